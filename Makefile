@@ -1,0 +1,52 @@
+# portable-mps: set-up, main job, tests. Variables a person may set: PYTHON, PORTABLE_MPS_ADAPTER, ARGS.
+
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+VENV   := .venv
+READY  := $(VENV)/.ready
+RUN    := $(VENV)/bin/python
+
+# Whoever calls make here wants our device, also where torch has another accelerator.
+export PORTABLE_MPS ?= 1
+export PYTHON VENV
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test lint format bench clean
+
+help:
+	@echo "make setup   install the system packages that are missing, make $(VENV), build"
+	@echo "make demo    train a network on handwritten digits on the mps device"
+	@echo "make test    run the tests (ARGS='-k softmax' selects)"
+	@echo "make lint    ruff, mypy, clang-format; make format repairs what they can"
+	@echo "make bench   time operators and training steps"
+	@echo "make clean   remove $(VENV) and what was built"
+
+setup: $(READY)
+
+# One stamp for all of it: the script skips what is already done.
+$(READY): pyproject.toml setup.py $(wildcard scripts/*.sh) $(wildcard csrc/*)
+	scripts/setup.sh
+	@touch $@
+
+demo: $(READY)
+	$(RUN) examples/digits.py $(ARGS)
+
+test: $(READY)
+	$(RUN) -m pytest -n 2 $(ARGS)
+
+lint: $(READY)
+	$(RUN) -m ruff check .
+	$(RUN) -m ruff format --check .
+	$(RUN) -m mypy
+	$(VENV)/bin/clang-format --dry-run -Werror csrc/*
+
+format: $(READY)
+	$(RUN) -m ruff check --fix .
+	$(RUN) -m ruff format .
+	$(VENV)/bin/clang-format -i csrc/*
+
+bench: $(READY)
+	$(RUN) benchmarks/overhead.py $(ARGS)
+
+clean:
+	rm -rf $(VENV) build *.egg-info portable_mps/_C.*
+	find . -name __pycache__ -prune -exec rm -rf {} +

@@ -1,0 +1,81 @@
+"""Trains the same models on mps and on cuda, each run in a process of its own, and prints how they compare.
+
+torch takes one accelerator a process, hence the processes: the mps side does not see CUDA, the cuda side does not
+load us. The losses differ by rounding, which training amplifies from step to step: the largest relative difference
+over the run is printed, and after the first step, where it is rounding alone. CUDA is taken as it comes: in float32
+its convolutions use TF32, its matrix products do not.
+"""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+TRAINING = Path(__file__).with_name("training.py")
+ENVIRONMENT = {
+    "mps": {"PORTABLE_MPS": "1", "CUDA_VISIBLE_DEVICES": ""},
+    "cuda": {"PORTABLE_MPS": "0"},
+}
+
+
+def measure(device: str, model: str, dtype: str, passed_on: list[str]) -> dict | None:
+    """training.py's result, or None, its error printed, where it failed."""
+    with tempfile.TemporaryDirectory() as folder:
+        out = Path(folder) / "result.json"
+        command = [sys.executable, str(TRAINING), f"--device={device}", f"--model={model}", f"--dtype={dtype}"]
+        done = subprocess.run([*command, f"--out={out}", *passed_on], env=os.environ | ENVIRONMENT[device])
+        return json.loads(out.read_text()) if done.returncode == 0 else None
+
+
+def difference(ours: list[float], theirs: list[float]) -> float:
+    """The largest relative difference of two loss curves."""
+    return max(abs(a - b) / abs(b) for a, b in zip(ours, theirs, strict=True))
+
+
+def row(ours: dict | None, theirs: dict | None) -> list[str]:
+    def cell(result: dict | None) -> str:
+        return f"{result['median_step_s'] * 1e3:.1f}" if result else "failed"
+
+    if not ours or not theirs:
+        return [cell(ours), cell(theirs), "", "", "", ""]
+    return [
+        cell(ours),
+        cell(theirs),
+        f"{ours['median_step_s'] / theirs['median_step_s']:.2f}",
+        f"{difference(ours['losses'][:1], theirs['losses'][:1]):.1e}",
+        f"{difference(ours['losses'], theirs['losses']):.1e}",
+        str(len(ours["fallbacks"])),
+    ]
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--models", nargs="+", default=["gpt2", "resnet50"])
+    parser.add_argument("--dtypes", nargs="+", default=["float32", "bfloat16"])
+    parser.add_argument("--devices", nargs=2, default=["mps", "cuda"], help=argparse.SUPPRESS)
+    parser.add_argument("--out", type=Path, help="JSON file for all results, losses included")
+    options, passed_on = parser.parse_known_args()  # the rest, such as --steps=5, is training.py's
+
+    ENVIRONMENT.setdefault("cpu", {"PORTABLE_MPS": "0"})
+    head = ["model", "dtype", "mps ms", "cuda ms", "mps/cuda", "loss diff, step 1", "all steps", "fallbacks"]
+    table, results = [head, ["---"] * len(head)], []
+    for model in options.models:
+        for dtype in options.dtypes:
+            pair = [measure(device, model, dtype, passed_on) for device in options.devices]
+            results += [result for result in pair if result]
+            table.append([model, dtype, *row(*pair)])
+            if options.out:  # after each pair: a run cut short keeps what it has
+                options.out.write_text(json.dumps(results, indent=1))
+
+    for result in {r["device"]: r for r in results}.values():
+        print(f"{result['device']}: {result['adapter']}, torch {result['torch']}")
+    for cells in table:
+        print("| " + " | ".join(cells) + " |")
+    return 0 if len(results) == 2 * (len(table) - 2) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

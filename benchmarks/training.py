@@ -1,0 +1,141 @@
+"""Times training steps of a known model on one device, and records the loss of each step.
+
+Weights and data are made on the CPU from one seed and there is no dropout, so that the loss curves of two devices
+can be compared. compare.py does that. Needs transformers (gpt2) or torchvision (resnet50); nothing is downloaded.
+"""
+
+import argparse
+import json
+import statistics
+import time
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+SEED = 0
+WARMUP = 3  # first steps compile kernels and fill the allocator: their losses count, their times do not
+
+
+@dataclass
+class Workload:
+    """A model, its optimiser, the data of one step, and the loss of the model on that data."""
+
+    model: nn.Module
+    optimizer: torch.optim.Optimizer
+    data: tuple[torch.Tensor, ...]
+    loss: Callable[..., torch.Tensor]
+
+
+def gpt2(device: str, batch: int, length: int) -> Workload:
+    """GPT-2 124M as transformers builds it; (batch, length) random tokens."""
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    config = GPT2Config(n_positions=max(1024, length), resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0)
+    config.use_cache, config.loss_type = False, "ForCausalLM"
+    tokens = torch.randint(config.vocab_size, (batch, length))
+    model = GPT2LMHeadModel(config).to(device)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=3e-4, weight_decay=0.1)
+    return Workload(model, optimizer, (tokens.to(device),), lambda tokens: model(tokens, labels=tokens).loss)
+
+
+def resnet50(device: str, batch: int, length: int) -> Workload:
+    """ResNet-50 as torchvision builds it; (batch, 3, length, length) random images, 1,000 classes."""
+    from torchvision.models import resnet50
+
+    images, labels = torch.randn(batch, 3, length, length), torch.randint(1000, (batch,))
+    model = resnet50(weights=None).to(device)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9, weight_decay=1e-4)
+    data = images.to(device), labels.to(device)
+    return Workload(model, optimizer, data, lambda images, labels: F.cross_entropy(model(images), labels))
+
+
+# name: builder, batch, length of the text or side of the images
+WORKLOADS: dict[str, tuple[Callable[[str, int, int], Workload], int, int]] = {
+    "gpt2": (gpt2, 8, 1024),
+    "resnet50": (resnet50, 64, 224),
+}
+
+
+def synchronize(device: str) -> None:
+    if device != "cpu":
+        getattr(torch, device).synchronize()
+
+
+def adapter(device: str) -> str:
+    return {"mps": torch.backends.mps.get_name, "cuda": torch.cuda.get_device_name}.get(device, lambda: "CPU")()
+
+
+def peak_memory(device: str) -> int | None:
+    """Bytes the driver gave this process, where the device can tell."""
+    match device:
+        case "cuda":
+            return torch.cuda.max_memory_reserved()
+        case "mps":
+            return torch.mps.driver_allocated_memory()
+    return None
+
+
+def train(workload: Workload, device: str, dtype: torch.dtype, steps: int) -> tuple[list[float], list[float]]:
+    """Losses and seconds of each step, the device idle before and after."""
+    losses, seconds = [], []
+    workload.model.train()
+    for _ in range(steps):
+        synchronize(device)
+        start = time.perf_counter()
+        with torch.autocast(device, dtype=torch.bfloat16, enabled=dtype == torch.bfloat16):
+            loss = workload.loss(*workload.data)
+        workload.optimizer.zero_grad()
+        loss.backward()
+        workload.optimizer.step()
+        synchronize(device)
+        seconds.append(time.perf_counter() - start)
+        losses.append(loss.item())
+    return losses, seconds
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--device", choices=["mps", "cuda", "cpu"], default="mps")
+    parser.add_argument("--model", choices=sorted(WORKLOADS), required=True)
+    parser.add_argument("--dtype", choices=["float32", "bfloat16"], default="float32", help="bfloat16: under autocast")
+    parser.add_argument("--steps", type=int, default=20)
+    parser.add_argument("--batch", type=int, help="default: the model's usual one")
+    parser.add_argument("--length", type=int, help="of the text, or side of the images; default: the usual one")
+    parser.add_argument("--out", type=Path, help="JSON file to write")
+    options = parser.parse_args()
+
+    torch.manual_seed(SEED)
+    build, batch, length = WORKLOADS[options.model]
+    batch, length = options.batch or batch, options.length or length
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        workload = build(options.device, batch, length)
+        losses, seconds = train(workload, options.device, getattr(torch, options.dtype), options.steps)
+    result = {
+        "model": options.model,
+        "dtype": options.dtype,
+        "device": options.device,
+        "adapter": adapter(options.device),
+        "torch": torch.__version__,
+        "batch": batch,
+        "length": length,
+        "median_step_s": statistics.median(seconds[WARMUP:] or seconds),
+        "peak_memory_bytes": peak_memory(options.device),
+        "fallbacks": sorted({str(w.message) for w in caught if "fall back to run on the CPU" in str(w.message)}),
+        "losses": losses,
+        "seconds": seconds,
+    }
+    text = json.dumps(result, indent=1)
+    if options.out:
+        options.out.write_text(text)
+    else:
+        print(text)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,75 @@
+#include "generator.h"
+
+#include "runtime.h"
+
+#include <ATen/Functions.h>
+#include <ATen/Utils.h>
+
+#include <cstring>
+
+namespace portable_mps {
+
+PhiloxGenerator::PhiloxGenerator()
+    : GeneratorImpl(runtime::mps_device(), c10::DispatchKeySet(c10::DispatchKey::MPS)),
+      seed_(c10::default_rng_seed_val) {}
+
+void PhiloxGenerator::set_current_seed(uint64_t seed) {
+  seed_ = seed;
+  offset_ = 0;
+}
+
+void PhiloxGenerator::set_offset(uint64_t offset) {
+  offset_ = offset;
+}
+
+uint64_t PhiloxGenerator::get_offset() const {
+  return offset_;
+}
+
+uint64_t PhiloxGenerator::current_seed() const {
+  return seed_;
+}
+
+uint64_t PhiloxGenerator::seed() {
+  set_current_seed(c10::detail::getNonDeterministicRandom());
+  return seed_;
+}
+
+void PhiloxGenerator::set_state(const c10::TensorImpl& state) {
+  at::detail::check_rng_state(state);
+  constexpr int64_t kBytes = 2 * sizeof(uint64_t);
+  TORCH_CHECK(state.numel() == kBytes, "RNG state is wrong size: expected ", kBytes, " bytes, got ", state.numel());
+  const auto* words = static_cast<const uint8_t*>(state.data());
+  std::memcpy(&seed_, words, sizeof(seed_));
+  std::memcpy(&offset_, words + sizeof(seed_), sizeof(offset_));
+}
+
+c10::intrusive_ptr<c10::TensorImpl> PhiloxGenerator::get_state() const {
+  at::Tensor state = at::detail::empty_cpu({2 * sizeof(uint64_t)}, at::kByte, {}, {}, {}, {});
+  auto* words = state.data_ptr<uint8_t>();
+  std::memcpy(words, &seed_, sizeof(seed_));
+  std::memcpy(words + sizeof(seed_), &offset_, sizeof(offset_));
+  return state.getIntrusivePtr();
+}
+
+PhiloxGenerator* PhiloxGenerator::clone_impl() const {
+  auto* copy = new PhiloxGenerator();
+  copy->seed_ = seed_;
+  copy->offset_ = offset_;
+  return copy;
+}
+
+const at::Generator& default_generator() {
+  static const auto* generator = new at::Generator(c10::make_intrusive<PhiloxGenerator>());
+  return *generator;
+}
+
+std::pair<uint64_t, uint64_t> reserve_philox(std::optional<at::Generator> generator, uint64_t counters) {
+  auto* philox = at::get_generator_or_default<PhiloxGenerator>(generator, default_generator());
+  std::lock_guard<std::mutex> lock(philox->mutex_);
+  const uint64_t offset = philox->get_offset();
+  philox->set_offset(offset + counters);
+  return {philox->current_seed(), offset};
+}
+
+}  // namespace portable_mps

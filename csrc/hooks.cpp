@@ -1,0 +1,82 @@
+// What torch asks of the `mps` backend as a whole: the hooks that `MPSHooksRegistry` would hold on a Mac.
+#include "allocator.h"
+#include "generator.h"
+#include "runtime.h"
+
+#include <ATen/detail/MPSHooksInterface.h>
+
+namespace portable_mps {
+namespace {
+
+struct Hooks final : at::MPSHooksInterface {
+  // torch 2.11 passes MPSHooksArgs here, later versions nothing.
+  template <typename... Args>
+  explicit Hooks(Args&&...) {}
+
+  void init() const override {}
+  bool hasMPS() const override {
+    return true;
+  }
+  bool isBuilt() const override {
+    return true;
+  }
+  bool isAvailable() const override {
+    return runtime::adapter_count() > 0;
+  }
+  bool hasPrimaryContext(c10::DeviceIndex) const override {
+    return true;
+  }
+  c10::DeviceIndex deviceCount() const override {
+    return 1;
+  }
+  c10::DeviceIndex getCurrentDevice() const override {
+    return 0;
+  }
+  bool isOnMacOSorNewer(unsigned, unsigned) const override {
+    return true;  // scripts ask this to learn whether newer operators exist; they do
+  }
+  at::Device getDeviceFromPtr(void*) const override {
+    return runtime::mps_device();
+  }
+
+  const at::Generator& getDefaultGenerator(c10::DeviceIndex) const override {
+    return default_generator();
+  }
+  at::Generator getNewGenerator(c10::DeviceIndex) const override {
+    return at::make_generator<PhiloxGenerator>();
+  }
+
+  at::Allocator* getMPSDeviceAllocator() const override {
+    return allocator();
+  }
+  void emptyCache() const override {
+    empty_cache();
+  }
+  size_t getCurrentAllocatedMemory() const override {
+    return memory_stats().allocated;
+  }
+  size_t getDriverAllocatedMemory() const override {
+    return memory_stats().driver;
+  }
+  size_t getRecommendedMaxMemory() const override {
+    return runtime::device_memory();
+  }
+  void setMemoryFraction(double ratio) const override {
+    set_memory_ratio(ratio);
+  }
+
+  void deviceSynchronize() const override {
+    runtime::synchronize();
+  }
+  void commitStream() const override {
+    runtime::commit();
+  }
+};
+
+}  // namespace
+}  // namespace portable_mps
+
+namespace at {
+using PortableMPSHooks = portable_mps::Hooks;
+C10_REGISTER_TYPED_CLASS(MPSHooksRegistry, "MPSHooks", PortableMPSHooks)
+}  // namespace at

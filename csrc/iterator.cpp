@@ -1,0 +1,297 @@
+#include "iterator.h"
+
+#include <ATen/ScalarOps.h>
+#include <ATen/TensorIterator.h>
+#include <pybind11/numpy.h>
+#include <torch/csrc/utils/pybind.h>
+
+#include <array>
+
+namespace portable_mps {
+namespace {
+
+constexpr int64_t kThreads = 256;     // a workgroup, as in dispatch/pointwise.py
+constexpr int64_t kVector = 4;        // elements a thread in the vectorised variant
+constexpr int64_t kGroupRow = 32768;  // workgroups in x before y counts up: Vulkan grants 65535
+constexpr std::array<int, 10> kRankClasses = {1, 2, 3, 4, 5, 6, 8, 12, 16, 64};
+
+int rank_class(int rank) {
+  for (int candidate : kRankClasses) {
+    if (rank <= candidate) {
+      return candidate;
+    }
+  }
+  TORCH_CHECK(false, "tensors of more than 64 dimensions are not supported");
+}
+
+// Bytes of the kernel's parameter block, with C's alignment rules.
+class Packer {
+ public:
+  template <typename T>
+  void put(T value) {
+    align(sizeof(T));
+    const auto* first = reinterpret_cast<const uint8_t*>(&value);
+    bytes_.insert(bytes_.end(), first, first + sizeof(T));
+  }
+
+  void put_index(int64_t value, bool wide) {
+    wide ? put<int64_t>(value) : put<int32_t>(static_cast<int32_t>(value));
+  }
+
+  py::array_t<uint8_t> finish() {
+    align(8);
+    return py::array_t<uint8_t>(static_cast<py::ssize_t>(bytes_.size()), bytes_.data());
+  }
+
+ private:
+  void align(size_t to) {
+    bytes_.resize((bytes_.size() + to - 1) / to * to);
+  }
+
+  c10::SmallVector<uint8_t, 256> bytes_;
+};
+
+// The 8-byte slot that an operand's address would take: the value, in the dtype's compute type.
+uint64_t scalar_slot(const at::TensorBase& value, at::ScalarType compute) {
+  const at::Scalar scalar = at::Tensor(value).item();
+  uint64_t slot = 0;
+  if (compute == at::kDouble) {
+    const double number = scalar.toDouble();
+    std::memcpy(&slot, &number, sizeof(number));
+  } else if (at::isFloatingType(compute)) {
+    const auto number = static_cast<float>(scalar.toDouble());
+    std::memcpy(&slot, &number, sizeof(number));
+  } else {
+    slot = static_cast<uint64_t>(scalar.isFloatingPoint() ? static_cast<int64_t>(scalar.toDouble()) : scalar.toLong());
+  }
+  return slot;
+}
+
+void put_scalar(Packer& packer, py::handle number, char format, at::ScalarType common) {
+  if (format == 'c') {
+    if (common == at::kDouble) {
+      format = 'd';
+    } else if (at::isFloatingType(common)) {
+      format = 'f';
+    } else {
+      format = common == at::kLong ? 'l' : 'i';
+    }
+  }
+  switch (format) {
+    case 'f':
+      return packer.put(static_cast<float>(number.cast<double>()));
+    case 'd':
+      return packer.put(number.cast<double>());
+    case 'i':
+    case 'l': {
+      const int64_t integer =
+          PyFloat_Check(number.ptr()) ? static_cast<int64_t>(number.cast<double>()) : number.cast<int64_t>();
+      return format == 'l' ? packer.put(integer) : packer.put(static_cast<int32_t>(integer));
+    }
+    default:
+      TORCH_CHECK(false, "unknown scalar format '", format, "'");
+  }
+}
+
+at::Scalar scalar_of(py::handle number) {
+  if (PyBool_Check(number.ptr())) {
+    return number.cast<bool>();
+  }
+  if (PyLong_Check(number.ptr())) {
+    return number.cast<int64_t>();
+  }
+  TORCH_CHECK_TYPE(PyFloat_Check(number.ptr()), "expected a tensor or a real number, got ",
+                   std::string(py::str(py::type::of(number))));
+  return number.cast<double>();
+}
+
+// torch hands Python kernels a wrapped number (the 2 of `x * 2`) as a plain Python number.
+at::Tensor tensor_of(py::handle object) {
+  if (object.is_none()) {
+    return {};
+  }
+  if (THPVariable_Check(object.ptr())) {
+    return THPVariable_Unpack(object.ptr());
+  }
+  at::Tensor number = at::scalar_to_tensor(scalar_of(object));
+  number.unsafeGetTensorImpl()->set_wrapped_number(true);
+  return number;
+}
+
+at::TensorIterator build(const std::vector<at::Tensor>& outputs, const std::vector<at::Tensor>& inputs,
+                         Promotion promotion) {
+  at::TensorIteratorConfig config;
+  config.set_check_mem_overlap(true).allow_cpu_scalars(true);
+  switch (promotion) {
+    case Promotion::kNone:
+      config.check_all_same_dtype(false);
+      break;
+    case Promotion::kSame:
+      break;
+    case Promotion::kFloat:
+      config.promote_inputs_to_common_dtype(true)
+          .cast_common_dtype_to_outputs(true)
+          .enforce_safe_casting_to_output(true)
+          .promote_integer_inputs_to_float(true);
+      break;
+    case Promotion::kDefault:
+      config.promote_inputs_to_common_dtype(true).cast_common_dtype_to_outputs(true).enforce_safe_casting_to_output(
+          true);
+      break;
+    case Promotion::kBool:
+      config.promote_inputs_to_common_dtype(true);
+      break;
+  }
+  bool static_bool = false;
+  for (const auto& output : outputs) {
+    static_bool = static_bool || !output.defined();
+    config.add_output(output);
+  }
+  if (promotion == Promotion::kBool && static_bool) {
+    config.declare_static_dtype(at::kBool);
+  }
+  for (const auto& input : inputs) {
+    config.add_const_input(input);
+  }
+  return config.build();
+}
+
+// Four elements a thread: every operand contiguous and its address aligned to a whole vector.
+bool vectorisable(const at::TensorIteratorBase& iter, const std::vector<bool>& is_scalar) {
+  if (iter.numel() % kVector != 0) {
+    return false;
+  }
+  for (int i = 0; i < iter.ntensors(); ++i) {
+    const auto item = static_cast<uint64_t>(iter.element_size(i));
+    if (!is_scalar[i] && reinterpret_cast<uint64_t>(iter.data_ptr(i)) % (item * kVector) != 0) {
+      return false;
+    }
+  }
+  return true;
+}
+
+}  // namespace
+
+Range byte_range(const at::TensorBase& tensor) {
+  int64_t last = 0;
+  for (int64_t i = 0; i < tensor.dim(); ++i) {
+    if (tensor.size(i) == 0) {
+      return {0, 0};
+    }
+    last += (tensor.size(i) - 1) * tensor.stride(i);
+  }
+  const auto begin = reinterpret_cast<uint64_t>(tensor.const_data_ptr());
+  return {begin, begin + static_cast<uint64_t>(last + 1) * tensor.element_size()};
+}
+
+py::tuple plan_pointwise(HazardTracker& hazards, const py::tuple& outputs, const py::tuple& inputs,
+                         const py::tuple& scalars, const std::string& formats, int promotion) {
+  std::vector<at::Tensor> outs, ins;
+  for (auto output : outputs) {
+    outs.push_back(tensor_of(output));
+  }
+  for (auto input : inputs) {
+    ins.push_back(tensor_of(input));
+  }
+  at::TensorIterator iter = build(outs, ins, static_cast<Promotion>(promotion));
+  py::tuple results(outs.size());
+  for (size_t i = 0; i < outs.size(); ++i) {
+    results[i] = outs[i].defined() ? py::reinterpret_borrow<py::object>(outputs[i])
+                                   : py::reinterpret_steal<py::object>(THPVariable_Wrap(iter.output(i)));
+  }
+  if (iter.numel() == 0) {
+    return py::make_tuple(results, 0, py::none(), 0, 0, false);
+  }
+
+  const int count = iter.ntensors();
+  const bool promoted = promotion != static_cast<int>(Promotion::kNone);
+  const at::ScalarType common = promoted ? iter.common_dtype() : iter.dtype(count - 1);
+  std::vector<bool> is_scalar(count, false);
+  std::vector<Range> reads, writes;
+  uint64_t scalar_mask = 0, dtypes = 0;
+  for (int i = 0; i < count; ++i) {
+    const at::TensorBase& operand = iter.tensor_base(i);
+    at::ScalarType dtype = operand.scalar_type();
+    if (i >= iter.noutputs() && operand.device().is_cpu()) {
+      is_scalar[i] = true;
+      scalar_mask |= uint64_t{1} << i;
+      dtype = promoted ? common : dtype;
+    } else {
+      (i < iter.noutputs() ? writes : reads).push_back(byte_range(operand));
+    }
+    dtypes |= static_cast<uint64_t>(dtype) << (6 * i);
+  }
+
+  const bool wide = !iter.can_use_32bit_indexing();
+  const bool contiguous = iter.is_contiguous() || iter.numel() == 1 || [&] {
+    // A CPU scalar has no stride of its own: the rest decides.
+    if (iter.ndim() != 1) {
+      return false;
+    }
+    for (int i = 0; i < count; ++i) {
+      if (!is_scalar[i] && iter.strides(i)[0] != iter.element_size(i)) {
+        return false;
+      }
+    }
+    return true;
+  }();
+  const bool vector = contiguous && vectorisable(iter, is_scalar);
+
+  Packer packer;
+  for (int i = 0; i < count; ++i) {
+    const at::ScalarType compute = promoted ? common : iter.dtype(i);
+    packer.put(is_scalar[i] ? scalar_slot(iter.tensor_base(i), compute)
+                            : reinterpret_cast<uint64_t>(iter.data_ptr(i)));
+  }
+  const int64_t threads = vector ? iter.numel() / kVector : iter.numel();
+  packer.put_index(threads, wide);
+  int rank = 0;
+  if (!contiguous) {
+    rank = rank_class(iter.ndim());
+    for (int d = 0; d < rank; ++d) {
+      packer.put_index(d < iter.ndim() ? iter.shape()[d] : 1, wide);
+    }
+    for (int i = 0; i < count; ++i) {
+      const int64_t item = iter.element_size(i);
+      for (int d = 0; d < rank; ++d) {
+        packer.put_index(d < iter.ndim() && !is_scalar[i] ? iter.strides(i)[d] / item : 0, wide);
+      }
+    }
+  }
+  for (size_t i = 0; i < scalars.size(); ++i) {
+    put_scalar(packer, scalars[i], formats[i], common);
+  }
+
+  // dtypes: 6 bits an operand; then the common dtype, scalar mask, rank class, vector and wide bits.
+  const py::tuple signature = py::make_tuple(dtypes, static_cast<int>(common),
+                                             scalar_mask << 9 | static_cast<uint64_t>(rank) << 2 |
+                                                 static_cast<uint64_t>(vector) << 1 | static_cast<uint64_t>(wide));
+  const int64_t groups = (threads + kThreads - 1) / kThreads;
+  const int64_t group_x = std::min(groups, kGroupRow);
+  const int64_t group_y = (groups + kGroupRow - 1) / kGroupRow;
+  return py::make_tuple(results, signature, packer.finish(), group_x, group_y, hazards.access(reads, writes));
+}
+
+py::tuple plan_reduction(const std::vector<at::Tensor>& outputs, const at::Tensor& input) {
+  at::TensorIteratorConfig config;
+  config.set_check_mem_overlap(false).is_reduction(true).resize_outputs(false).check_all_same_dtype(false);
+  for (const auto& output : outputs) {
+    config.add_output(output);
+  }
+  config.add_const_input(input);
+  at::TensorIterator iter = config.build();
+  py::list kept, reduced;
+  const int last = iter.ntensors() - 1;
+  for (int d = 0; d < iter.ndim(); ++d) {
+    py::list row;
+    row.append(iter.shape()[d]);
+    row.append(iter.strides(last)[d] / iter.element_size(last));
+    for (int i = 0; i < last; ++i) {
+      row.append(iter.strides(i)[d] / iter.element_size(i));
+    }
+    (iter.strides(0)[d] == 0 && iter.shape()[d] > 1 ? reduced : kept).append(py::tuple(row));
+  }
+  return py::make_tuple(kept, reduced);
+}
+
+}  // namespace portable_mps

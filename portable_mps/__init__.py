@@ -1,0 +1,58 @@
+"""PyTorch's `mps` device on any GPU.
+
+`import torch` calls `autoload` through torch's entry point; nothing here needs to be imported by a script.
+"""
+
+from __future__ import annotations
+
+import os
+
+from portable_mps import settings
+
+__version__ = "0.1.0"
+
+inactive_reason: str | None = "torch has not loaded portable_mps"
+"""Why `mps` is not ours in this process; None when it is."""
+
+
+def autoload() -> None:
+    """Make torch's `mps` device exist, unless torch already has an accelerator. Opens no device."""
+    global inactive_reason
+    inactive_reason = _reason_to_stay_out()
+    if inactive_reason is not None:
+        return
+    from portable_mps import _C, torch_mps  # noqa: F401  (the extension registers the hooks on import)
+
+    torch_mps.install()
+    from portable_mps import ops  # noqa: F401  (registers the operators)
+
+
+def _reason_to_stay_out() -> str | None:
+    import torch
+
+    if torch.backends.mps.is_built():
+        return "this build of torch has an mps device of its own"
+    wanted = settings.activate()
+    if wanted is not None:
+        return None if wanted else "PORTABLE_MPS=0"
+    other = _other_accelerator()
+    if other is not None:
+        return f"torch already has the accelerator '{other}' here; set PORTABLE_MPS=1 to use mps all the same"
+    return None
+
+
+def _other_accelerator() -> str | None:
+    """The accelerator that torch would use without us, asked in a way that survives a later fork."""
+    import torch
+
+    variable = "PYTORCH_NVML_BASED_CUDA_CHECK"  # makes torch count CUDA devices without starting CUDA
+    before = os.environ.get(variable)
+    os.environ[variable] = "1"
+    try:
+        accelerator = torch.accelerator.current_accelerator(check_available=True)
+    finally:
+        if before is None:
+            del os.environ[variable]
+        else:
+            os.environ[variable] = before
+    return None if accelerator is None else accelerator.type

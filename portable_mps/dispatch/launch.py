@@ -1,0 +1,42 @@
+"""Launching hand-written kernels: pack the parameters, track the hazards, record."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+
+from portable_mps.runtime import device
+from portable_mps.runtime.kernel import Template
+
+GROUP_ROW = 32768  # workgroups in x before y counts up; kernels use y * 32768 + x
+
+
+def grid(groups: int) -> tuple[int, int, int]:
+    """A dispatch size for a linear number of workgroups: Vulkan grants 65535 in each dimension."""
+    return (min(groups, GROUP_ROW), -(-groups // GROUP_ROW), 1)
+
+
+def launch(
+    template: Template,
+    groups: tuple[int, int, int],
+    arguments: Sequence[Any],
+    reads: Sequence[torch.Tensor],
+    writes: Sequence[torch.Tensor],
+    **defines: Any,
+) -> None:
+    """Record one dispatch of a kernel.
+
+    arguments fill the template's layout in order; a tensor stands for its address. reads and writes are the tensors
+    whose memory the kernel touches. defines choose the variant. A dispatch of zero workgroups is not recorded.
+    """
+    if 0 in groups:
+        return
+    kernel = template.variant(**defines)
+    values = [a.data_ptr() if isinstance(a, torch.Tensor) else a for a in arguments]
+    parameters = np.frombuffer(bytearray(template.layout.pack(*values)), np.uint8)
+    stream = device.current().stream
+    with stream.lock:
+        stream.dispatch(kernel, parameters, groups, stream.hazards.access(reads, writes))

@@ -1,0 +1,228 @@
+"""Elementwise operators: a scalar expression and a promotion make every kernel and every calling form.
+
+The C++ planner (csrc/iterator.cpp) wraps at::TensorIterator: it broadcasts, promotes, checks, collapses and packs the
+parameters. Here the kernel's source is generated for the variant that the planner asks for.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from portable_mps import _C
+from portable_mps.dispatch import registry
+from portable_mps.dispatch.promotion import Promotion, Storage, storage_of_code
+from portable_mps.runtime import device
+
+_VECTOR = 4  # elements a thread in the vectorised variant, as in csrc/iterator.cpp
+_LETTERS = "abcdefgh"
+
+
+@dataclass
+class Pointwise:
+    """An elementwise kernel family.
+
+    expressions: one a output, in Slang, of the inputs `a`, `b`, … (in their compute type), the scalars `s0`, `s1`, …
+    and the compute type `C`. scalars: a format character each (see csrc/iterator.h). modules: what to import beside
+    the library. by_type: other expressions for some compute types ("bool" is the common dtype, the rest what it is
+    computed in). integer: raise for floating dtypes with this operator's name.
+    """
+
+    name: str
+    expressions: tuple[str, ...]
+    inputs: int
+    scalars: str = ""
+    promotion: Promotion = Promotion.DEFAULT
+    modules: tuple[str, ...] = ()
+    by_type: dict[str, str] = field(default_factory=dict)
+    _kernels: dict[tuple[Any, ...], Any] = field(default_factory=dict, repr=False)
+
+    def __call__(
+        self, outputs: tuple[torch.Tensor | None, ...], inputs: tuple[torch.Tensor, ...], scalars: tuple[Any, ...] = ()
+    ) -> tuple[torch.Tensor, ...]:
+        """Launch; None outputs are allocated. Errors are TensorIterator's own. Returns the outputs."""
+        stream = (device._device or device.current()).stream
+        with stream.lock:
+            results, signature, parameters, x, y, barrier = _C.plan_pointwise(
+                stream.hazards, outputs, inputs, scalars, self.scalars, self.promotion
+            )
+            if x:
+                kernel = self._kernels.get(signature)
+                if kernel is None:
+                    kernel = self._kernels[signature] = self._compile(signature, len(parameters))
+                stream.dispatch(kernel, parameters, (x, y, 1), barrier)
+        return results  # type: ignore[no-any-return]
+
+    def _compile(self, signature: tuple[int, int, int], parameter_bytes: int) -> Any:
+        source = self.source(*signature)
+        return device.current().compiler.compile(self.name, source, parameter_bytes)
+
+    def source(self, dtypes: int, common: int, shape: int) -> str:
+        """The Slang source of one variant, from the three words of the planner's signature."""
+        wide, vector, rank = shape & 1, shape >> 1 & 1, shape >> 2 & 127
+        scalar_mask = shape >> 9
+        count = len(self.expressions) + self.inputs
+        operands = [storage_of_code(dtypes >> 6 * i & 63) for i in range(count)]
+        compute = storage_of_code(common).compute
+        expressions = self._specialised(compute)
+        arithmetic = "int" if compute == "bool" else compute
+        outputs, inputs = operands[: len(expressions)], operands[len(expressions) :]
+        body = _Body(self, inputs, outputs, expressions, arithmetic, scalar_mask >> len(expressions))
+
+        index, offset = ("uint64_t", "int64_t") if wide else ("uint", "int")
+        fields = []
+        for i, operand in enumerate(operands):
+            fields.append(f"uint64_t p{i};" if scalar_mask >> i & 1 else f"{operand.type}* p{i};")
+        fields.append(f"{index} n;")
+        fields += [f"{index} size{d};" for d in range(rank)]
+        fields += [f"{offset} stride{i}_{d};" for i in range(count) for d in range(rank)]
+        for i, character in enumerate(self.scalars):
+            fields.append(f"{_scalar_type(character, arithmetic)} s{i};")
+
+        lines = ["import lib.dtypes;", "import lib.casts;", "import lib.maths;"]
+        lines += [f"import {module};" for module in self.modules]
+        lines += ["struct Params {", *(f"    {f}" for f in fields), "};", f"typealias C = {arithmetic};"]
+        lines += ['[shader("compute")] [numthreads(256, 1, 1)]']
+        lines += ["void main(uint3 group : SV_GroupID, uint lane : SV_GroupIndex, PARAMS p)", "{"]
+        lines += [f"    {index} i = ({index}(group.y) * 32768 + group.x) * 256 + lane;", "    if (i >= p.n) return;"]
+        lines += [f"    let s{i} = p.s{i};" for i in range(len(self.scalars))]
+        if vector:
+            lines += _vector_body(body, index)
+        else:
+            lines += _offsets(rank, count, scalar_mask, index, offset)
+            lines += body.element([f"o{i}" for i in range(count)])
+        lines.append("}")
+        return "\n".join(lines) + "\n"
+
+    def _specialised(self, compute: str) -> tuple[str, ...]:
+        special = self.by_type.get(compute)
+        return self.expressions if special is None else (special,)
+
+
+def _scalar_type(character: str, compute: str) -> str:
+    return {"c": compute, "f": "float", "d": "double", "i": "int", "l": "int64_t"}[character]
+
+
+class _Body:
+    """Writes the load, compute and store statements of one element."""
+
+    def __init__(
+        self,
+        row: Pointwise,
+        inputs: list[Storage],
+        outputs: list[Storage],
+        expressions: tuple[str, ...],
+        compute: str,
+        scalar_mask: int,
+    ) -> None:
+        self.inputs, self.outputs, self.expressions = inputs, outputs, expressions
+        self.promoted = row.promotion != Promotion.NONE
+        self.compute, self.scalar_mask = compute, scalar_mask
+
+    def loaded(self, i: int, pointer: str, where: str) -> str:
+        """Declaration of input `i`, loaded from `pointer`[`where`] or taken from its parameter slot."""
+        operand = self.inputs[i]
+        own = operand.compute
+        if self.scalar_mask >> i & 1:
+            slot = {"float": "asfloat(uint({}))", "double": "asdouble(uint({0}), uint({0} >> 32))"}
+            value = slot.get(own, f"{own}({{}})" if own != "bool" else "({} != 0)").format(pointer)
+        else:
+            value = operand.load.format(f"{pointer}[{where}]")
+        target = self.compute if self.promoted else own
+        if target != own:
+            value = f"cast_{target}({value})" if target != "bool" else f"cast_bool({value})"
+        return f"{target} {_LETTERS[i]} = {value};"
+
+    def element(self, offsets: list[str]) -> list[str]:
+        """Statements for one element at these offsets, outputs' first."""
+        count = len(self.outputs)
+        lines = [self.loaded(i, f"p.p{i + count}", offsets[i + count]) for i in range(len(self.inputs))]
+        lines += [f"let r{i} = {expression};" for i, expression in enumerate(self.expressions)]
+        lines += [f"p.p{i}[{offsets[i]}] = {o.store.format(f'r{i}')};" for i, o in enumerate(self.outputs)]
+        return [f"    {line}" for line in lines]
+
+
+def _offsets(rank: int, count: int, scalar_mask: int, index: str, offset: str) -> list[str]:
+    """Statements that turn the linear index into an offset for each operand."""
+    if rank == 0:
+        return [f"    {offset} o{i} = {offset}(i);" for i in range(count)]
+    live = [i for i in range(count) if not scalar_mask >> i & 1]
+    lines = [f"    {offset} o{i} = 0;" for i in live] + [f"    {index} rest = i;"]
+    for d in range(rank):
+        last = d == rank - 1
+        lines.append(f"    {{ {index} quotient = {'0' if last else f'rest / p.size{d}'};")
+        lines.append(f"      {offset} at = {offset}({'rest' if last else f'rest - quotient * p.size{d}'});")
+        lines += [f"      o{i} += at * p.stride{i}_{d};" for i in live]
+        lines.append("      rest = quotient; }")
+    lines += [f"    {offset} o{i} = 0;" for i in range(count) if scalar_mask >> i & 1]
+    return lines
+
+
+def _vector_body(body: _Body, index: str) -> list[str]:
+    """Four contiguous elements: one wide load an input, one wide store an output."""
+    count = len(body.outputs)
+    lines = []
+    for i, operand in enumerate(body.inputs):
+        if not body.scalar_mask >> i & 1:
+            vector = f"vector<{operand.type}, {_VECTOR}>"
+            lines.append(f"    {vector} v{i + count} = (({vector}*)p.p{i + count})[i];")
+    lines += [f"    vector<{o.type}, {_VECTOR}> v{i};" for i, o in enumerate(body.outputs)]
+    lines.append(f"    [ForceUnroll] for (int k = 0; k < {_VECTOR}; ++k) {{")
+    for i in range(len(body.inputs)):
+        is_scalar = body.scalar_mask >> i & 1
+        lines.append("    " + body.loaded(i, f"p.p{i + count}" if is_scalar else f"v{i + count}", "k"))
+    lines += [f"    let r{i} = {expression};" for i, expression in enumerate(body.expressions)]
+    lines += [f"    v{i}[k] = {o.store.format(f'r{i}')};" for i, o in enumerate(body.outputs)]
+    lines.append("    }")
+    lines += [f"    ((vector<{o.type}, {_VECTOR}>*)p.p{i})[i] = v{i};" for i, o in enumerate(body.outputs)]
+    return lines
+
+
+def register(row: Pointwise, *names: str) -> Pointwise:
+    """Register `row` for ATen operators; their schemas say how it is called.
+
+    Tensors are inputs in order and numbers are scalars in order. Arguments that are written (out=, or self of an
+    in-place operator) are outputs; self of an in-place operator is also an input where the row has one for it.
+    """
+    for name in names:
+        registry.register(name, _caller(row, name))
+    return row
+
+
+def _caller(row: Pointwise, name: str) -> Any:
+    """A function with the schema's signature, written out so that a call costs no loop over arguments."""
+    schema = registry.schema(name)
+    positional, keyword, outputs, inputs, scalars = [], [], [], [], []
+    for argument in schema.arguments:
+        text = argument.name if not argument.has_default_value() else f"{argument.name}={argument.default_value!r}"
+        (keyword if argument.kwarg_only else positional).append(text)
+        written = argument.alias_info is not None and argument.alias_info.is_write
+        kind = str(argument.type)
+        if written:
+            outputs.append(argument.name)
+        if "Tensor" in kind:
+            if not (written and (argument.is_out or len(inputs) == row.inputs)):
+                inputs.append(argument.name)
+        elif kind in ("number", "Scalar", "float", "int", "bool", "Optional[float]", "Optional[number]"):
+            scalars.append(argument.name)
+    if any(a.is_out for a in schema.arguments):
+        inputs = [i for i in inputs if i not in outputs]
+    elif not outputs:
+        outputs = ["None"] * len(schema.returns)
+    if len(outputs) != len(row.expressions) or len(inputs) != row.inputs or len(scalars) != len(row.scalars):
+        raise RuntimeError(f"aten::{name} does not fit the row {row.name}: {schema}")
+
+    def tuple_of(items: list[str]) -> str:
+        return f"({', '.join(items)},)" if items else "()"
+
+    signature = ", ".join(positional + (["*", *keyword] if keyword else []))
+    result = "[0]" if len(outputs) == 1 else ""
+    source = (
+        f"def {row.name}({signature}):\n"
+        f"    return run({tuple_of(outputs)}, {tuple_of(inputs)}, {tuple_of(scalars)}){result}\n"
+    )
+    scope: dict[str, Any] = {"run": row}
+    exec(source, scope)
+    return scope[row.name]

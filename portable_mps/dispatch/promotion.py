@@ -1,0 +1,69 @@
+"""dtypes in kernels: how each is stored, what it is computed in, and how operands of several are reconciled."""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass
+
+import torch
+
+
+class Promotion(enum.IntEnum):
+    """How an operator's operand dtypes relate. The values are those of csrc/iterator.h."""
+
+    NONE = 0
+    DEFAULT = 1
+    FLOAT = 2
+    BOOL = 3
+    SAME = 4
+
+
+@dataclass(frozen=True)
+class Storage:
+    """A dtype in Slang.
+
+    type is the pointee, compute the type that arithmetic happens in, load and store the conversions between them as
+    format strings; code is torch's ScalarType number, which the C++ planner reports.
+    """
+
+    dtype: torch.dtype
+    code: int
+    type: str
+    compute: str
+    load: str = "{}"
+    store: str = "{}"
+
+
+_ROWS = (
+    Storage(torch.uint8, 0, "uint8_t", "int", "int({})", "cast_uint8({})"),
+    Storage(torch.int8, 1, "int8_t", "int", "int({})", "cast_int8({})"),
+    Storage(torch.int16, 2, "int16_t", "int", "int({})", "cast_int16({})"),
+    Storage(torch.int32, 3, "int", "int", "{}", "cast_int32({})"),
+    Storage(torch.int64, 4, "int64_t", "int64_t", "{}", "cast_int64({})"),
+    Storage(torch.float16, 5, "half", "float", "float({})", "cast_half({})"),
+    Storage(torch.float32, 6, "float", "float", "{}", "cast_float({})"),
+    Storage(torch.float64, 7, "double", "double", "{}", "cast_double({})"),
+    Storage(torch.bool, 11, "uint8_t", "bool", "({} != 0)", "uint8_t(cast_bool({}) ? 1 : 0)"),
+    Storage(torch.bfloat16, 15, "uint16_t", "float", "bf16_to_f32({})", "cast_bf16({})"),
+    Storage(torch.uint16, 27, "uint16_t", "int", "int({})", "uint16_t(cast_int32({}))"),
+    Storage(torch.uint32, 28, "uint", "int64_t", "int64_t({})", "uint(cast_int64({}))"),
+    Storage(torch.uint64, 29, "uint64_t", "uint64_t", "{}", "uint64_t(cast_int64({}))"),
+)
+BY_CODE = {row.code: row for row in _ROWS}
+BY_DTYPE = {row.dtype: row for row in _ROWS}
+
+
+def storage(dtype: torch.dtype) -> Storage:
+    """The row of `dtype`; raises TypeError, in the words of a Mac, for one that kernels do not take."""
+    try:
+        return BY_DTYPE[dtype]
+    except KeyError:
+        raise TypeError(f"Trying to use {dtype} on the MPS device, which this operator does not support") from None
+
+
+def storage_of_code(code: int) -> Storage:
+    """The row of a ScalarType number."""
+    try:
+        return BY_CODE[code]
+    except KeyError:
+        raise TypeError(f"Trying to use dtype number {code} on the MPS device, which this operator lacks") from None

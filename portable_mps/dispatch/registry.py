@@ -1,0 +1,39 @@
+"""Registration of operators with torch's dispatcher: the only caller of torch.library."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import torch
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+_library = torch.library.Library("aten", "IMPL", "MPS")
+registered: dict[str, Callable[..., Any]] = {}
+"""Every operator with an implementation in Python, by its ATen name with overload."""
+
+
+def register(name: str, function: Callable[..., Any]) -> None:
+    """Make `function` the `mps` kernel of ATen operator `name` ("add.out"). Raises for a second registration."""
+    if name in registered:
+        raise RuntimeError(f"aten::{name} is registered twice")
+    registered[name] = function
+    _library.impl(name, function)
+
+
+def implements(*names: str) -> Callable[[Function], Function]:
+    """Decorator: the function is the `mps` kernel of these operators; it takes their schema's arguments."""
+
+    def decorate(function: Function) -> Function:
+        for name in names:
+            register(name, function)
+        return function
+
+    return decorate
+
+
+def schema(name: str) -> torch._C.FunctionSchema:
+    """The schema of ATen operator `name`, without loading torch.ops' wrappers."""
+    base, _, overload = name.partition(".")
+    return torch._C._get_schema(f"aten::{base}", overload)

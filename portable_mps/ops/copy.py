@@ -1,0 +1,104 @@
+"""Copies between host and device and on the device, casts, and reading single values."""
+
+from __future__ import annotations
+
+import torch
+
+from portable_mps.dispatch.pointwise import Pointwise
+from portable_mps.dispatch.promotion import Promotion
+from portable_mps.dispatch.registry import implements
+from portable_mps.runtime import device
+
+_assign = Pointwise("copy", ("a",), inputs=1, promotion=Promotion.NONE)
+
+
+def copy_on_device(destination: torch.Tensor, source: torch.Tensor) -> None:
+    """destination[...] = source for two `mps` tensors of any dtypes and strides, source broadcast."""
+    if destination.is_complex() or source.is_complex():
+        raise TypeError("complex tensors cannot be copied on the MPS device yet")
+    same = destination.dtype == source.dtype and destination.is_contiguous() and source.is_contiguous()
+    if same and destination.shape == source.shape:
+        size = destination.nbytes
+        start, origin = destination.data_ptr(), source.data_ptr()
+        if size == 0 or start == origin:
+            return
+        if size >= 1 << 20 and (start + size <= origin or origin + size <= start):
+            device.current().stream.copy(start, origin, size)
+            return
+    _assign((destination,), (source,))
+
+
+def _bytes(tensor: torch.Tensor) -> object:
+    """A contiguous CPU tensor's memory as 1-d uint8 numpy array."""
+    return tensor.detach().view(-1).view(torch.uint8).numpy()
+
+
+def upload(destination: torch.Tensor, source: torch.Tensor) -> None:
+    """Fill an `mps` tensor from a CPU tensor of any dtype and strides, broadcast."""
+    source = source.resolve_conj().resolve_neg()
+    if source.dtype != destination.dtype and source.element_size() >= destination.element_size():
+        source = source.to(destination.dtype)
+    direct = source.dtype == destination.dtype and destination.is_contiguous()
+    if direct:
+        source = source.expand(destination.shape).contiguous()
+        target = destination
+    else:
+        source = source.contiguous()
+        target = torch.empty(source.shape, dtype=source.dtype, device=destination.device)
+    if source.numel():
+        device.current().stream.upload(target.data_ptr(), _bytes(source))
+    if not direct:
+        copy_on_device(destination, target)
+
+
+def download(destination: torch.Tensor, source: torch.Tensor) -> None:
+    """Fill a CPU tensor from an `mps` tensor of any dtype and strides; waits for the device."""
+    source = source.contiguous()
+    direct = (
+        source.dtype == destination.dtype
+        and destination.is_contiguous()
+        and destination.shape == source.shape
+        and not destination.is_neg()
+        and not destination.is_conj()
+    )
+    target = destination if direct else torch.empty(source.shape, dtype=source.dtype, device="cpu")
+    if source.numel():
+        device.current().stream.download(source.data_ptr(), _bytes(target))
+    if not direct:
+        destination.copy_(target)
+
+
+@implements("copy_")
+def copy_(self: torch.Tensor, src: torch.Tensor, non_blocking: bool = False) -> torch.Tensor:
+    """`non_blocking` needs nothing: uploads stage the host's bytes at once, downloads must be complete on return."""
+    if self is src:
+        return self
+    if self.device.type == "mps":
+        torch.broadcast_shapes(self.shape, src.shape)
+        if src.device.type == "mps":
+            copy_on_device(self, src)
+        elif src.device.type == "cpu":
+            upload(self, src)
+        else:
+            raise RuntimeError(f"cannot copy from {src.device} to {self.device}")
+    else:
+        download(self, src if self.shape == src.shape else src.expand(self.shape))
+    return self
+
+
+@implements("_copy_from")
+def _copy_from(self: torch.Tensor, dst: torch.Tensor, non_blocking: bool = False) -> torch.Tensor:
+    return copy_(dst, self, non_blocking)
+
+
+@implements("_copy_from_and_resize")
+def _copy_from_and_resize(self: torch.Tensor, dst: torch.Tensor) -> torch.Tensor:
+    dst.resize_(self.shape)
+    return copy_(dst, self)
+
+
+@implements("_local_scalar_dense")
+def _local_scalar_dense(self: torch.Tensor) -> bool | int | float | complex:
+    host = torch.empty((1,), dtype=self.dtype, device="cpu")
+    download(host, self.reshape(1))
+    return host.item()

@@ -1,0 +1,245 @@
+"""Vulkan adapters: what they can do, which one is ours, and the VkDevice that slangpy runs on.
+
+The VkDevice is always made here and handed over: slangpy's own creation refuses older drivers and crashes
+in NVIDIA's when CUDA's devices are hidden, and with our own we know exactly which features are enabled.
+"""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import dataclass, field
+from typing import Any
+
+from portable_mps import settings
+
+EXTENSIONS = (
+    "VK_KHR_cooperative_matrix",
+    "VK_KHR_shader_bfloat16",
+    "VK_EXT_shader_atomic_float",
+    "VK_EXT_shader_atomic_float2",
+    "VK_EXT_memory_budget",
+    "VK_KHR_portability_subset",
+)
+_SHADER_BFLOAT16_FEATURES = 1000141000  # sType newer than the bindings; the struct is {sType, pNext, 3 bools}
+_KINDS = {0: "other", 1: "integrated GPU", 2: "discrete GPU", 3: "virtual GPU", 4: "software (CPU)"}
+_PREFERENCE = {2: 0, 1: 1, 3: 2, 0: 3, 4: 4}
+_INSTALL = (
+    "Install one: on Debian or Ubuntu `apt-get install libvulkan1 mesa-vulkan-drivers` (AMD, Intel and a software "
+    "driver), or your GPU vendor's driver; then run `portable-mps doctor`."
+)
+
+
+class NoAdapterError(RuntimeError):
+    """There is no Vulkan loader, no driver, or no adapter that can run the kernels."""
+
+
+@dataclass(frozen=True)
+class Adapter:
+    """One Vulkan physical device and what it offers.
+
+    memory is the size of its largest device-local heap in bytes, coop_matrices the supported
+    (M, N, K, A type, result type) shapes at subgroup scope.
+    """
+
+    index: int
+    name: str
+    driver: str
+    kind: str
+    api_version: str
+    memory: int
+    subgroup_size: int
+    max_push_constants: int
+    max_shared_memory: int
+    max_workgroup: int
+    timestamp_period_ns: float
+    features: dict[str, bool]
+    coop_matrices: tuple[tuple[int, int, int, str, str], ...] = ()
+    handle: Any = field(default=None, repr=False, compare=False)
+
+    @property
+    def missing(self) -> list[str]:
+        """Features that no kernel can do without and this adapter lacks."""
+        return [name for name in ("bufferDeviceAddress", "shaderInt64", "shaderInt8") if not self.features[name]]
+
+
+def _vulkan() -> Any:
+    try:
+        import vulkan
+    except (ImportError, OSError) as error:
+        raise NoAdapterError(f"no Vulkan loader was found ({error}). {_INSTALL}") from error
+    return vulkan
+
+
+@functools.cache
+def _instance() -> Any:
+    vk = _vulkan()
+    application = vk.VkApplicationInfo(pApplicationName="portable-mps", apiVersion=vk.VK_MAKE_VERSION(1, 3, 0))
+    try:
+        return vk.vkCreateInstance(vk.VkInstanceCreateInfo(pApplicationInfo=application), None)
+    except Exception as error:
+        raise NoAdapterError(f"the Vulkan loader found no driver ({type(error).__name__}). {_INSTALL}") from error
+
+
+@functools.cache
+def adapters() -> tuple[Adapter, ...]:
+    """Every adapter that the Vulkan loader lists, in its order. Opens none."""
+    vk = _vulkan()
+    try:
+        handles = vk.vkEnumeratePhysicalDevices(_instance())
+    except vk.VkError as error:
+        raise NoAdapterError(f"the Vulkan loader found no adapter ({type(error).__name__}). {_INSTALL}") from error
+    return tuple(_describe(index, handle) for index, handle in enumerate(handles))
+
+
+def choose() -> Adapter:
+    """The adapter of this process: PORTABLE_MPS_ADAPTER, else by LOCAL_RANK, else the most capable kind.
+
+    Raises NoAdapterError where none fits.
+    """
+    found = adapters()
+    if not found:
+        raise NoAdapterError(f"the Vulkan loader lists no adapter. {_INSTALL}")
+    wanted = settings.adapter()
+    if wanted is not None:
+        matches = [a for a in found if wanted == str(a.index) or wanted.lower() in a.name.lower()]
+        if not matches:
+            names = ", ".join(f"{a.index}: {a.name}" for a in found)
+            raise NoAdapterError(f"PORTABLE_MPS_ADAPTER={wanted!r} names none of the adapters ({names})")
+        return matches[0]
+    usable = [a for a in found if not a.missing]
+    if not usable:
+        lacks = "; ".join(f"{a.name} lacks {', '.join(a.missing)}" for a in found)
+        raise NoAdapterError(f"no adapter can run the kernels: {lacks}. Update the driver, or install another. {_INSTALL}")
+    kinds = {kind: _PREFERENCE[number] for number, kind in _KINDS.items()}
+    best = min(kinds[a.kind] for a in usable)
+    alike = [a for a in usable if kinds[a.kind] == best]
+    return alike[(settings.local_rank() or 0) % len(alike)]
+
+
+def _version(number: int) -> str:
+    return f"{number >> 22}.{number >> 12 & 0x3FF}.{number & 0xFFF}"
+
+
+def _feature_chain(handle: Any) -> tuple[Any, dict[str, Any], list[str]]:
+    """All feature structs that the driver knows, filled: (head of the chain, structs by name, extensions)."""
+    vk = _vulkan()
+    available = {e.extensionName for e in vk.vkEnumerateDeviceExtensionProperties(handle, None)}
+    extensions = [name for name in EXTENSIONS if name in available]
+    structs: dict[str, Any] = {}
+    chain = None
+    if "VK_KHR_cooperative_matrix" in available:
+        chain = structs["cooperative"] = vk.VkPhysicalDeviceCooperativeMatrixFeaturesKHR(pNext=chain)
+    if "VK_EXT_shader_atomic_float" in available:
+        chain = structs["atomics"] = vk.VkPhysicalDeviceShaderAtomicFloatFeaturesEXT(pNext=chain)
+    if "VK_KHR_shader_bfloat16" in available:
+        ffi = vk.ffi
+        # The bindings' nearest struct has the same prefix; two of them leave room to spare.
+        raw = structs["bfloat16"] = ffi.new("VkPhysicalDeviceCooperativeMatrixFeaturesKHR[2]")
+        ffi.cast("uint32_t*", raw)[0] = _SHADER_BFLOAT16_FEATURES
+        if chain is not None:
+            ffi.cast("uintptr_t*", raw)[1] = int(ffi.cast("uintptr_t", ffi.addressof(chain)))
+        chain = ffi.cast("void*", raw)
+    structs["core13"] = chain = vk.VkPhysicalDeviceVulkan13Features(pNext=chain)
+    structs["core12"] = chain = vk.VkPhysicalDeviceVulkan12Features(pNext=chain)
+    structs["core11"] = chain = vk.VkPhysicalDeviceVulkan11Features(pNext=chain)
+    structs["head"] = head = vk.VkPhysicalDeviceFeatures2(pNext=chain)
+    vk.vkGetPhysicalDeviceFeatures2(handle, head)
+    return head, structs, extensions
+
+
+def _describe(index: int, handle: Any) -> Adapter:
+    vk = _vulkan()
+    subgroup = vk.VkPhysicalDeviceSubgroupProperties()
+    driver = vk.VkPhysicalDeviceDriverProperties(pNext=subgroup)
+    properties2 = vk.VkPhysicalDeviceProperties2(pNext=driver)
+    vk.vkGetPhysicalDeviceProperties2(handle, properties2)
+    properties = properties2.properties
+    _, structs, extensions = _feature_chain(handle)
+    core, core12, core11 = structs["head"].features, structs["core12"], structs["core11"]
+    features = {
+        "float16": bool(core12.shaderFloat16),
+        "float64": bool(core.shaderFloat64),
+        "shaderInt64": bool(core.shaderInt64),
+        "shaderInt16": bool(core.shaderInt16),
+        "shaderInt8": bool(core12.shaderInt8),
+        "storage8": bool(core12.storageBuffer8BitAccess),
+        "storage16": bool(core11.storageBuffer16BitAccess),
+        "bufferDeviceAddress": bool(core12.bufferDeviceAddress),
+        "int64_atomics": bool(core12.shaderBufferInt64Atomics),
+        "float32_atomics": "atomics" in structs and bool(structs["atomics"].shaderBufferFloat32AtomicAdd),
+        "cooperative_matrix": "cooperative" in structs and bool(structs["cooperative"].cooperativeMatrix),
+        "bfloat16": "VK_KHR_shader_bfloat16" in extensions,
+    }
+    heaps = vk.vkGetPhysicalDeviceMemoryProperties(handle)
+    all_heaps = [heaps.memoryHeaps[i] for i in range(heaps.memoryHeapCount)]
+    local = [heap.size for heap in all_heaps if heap.flags & vk.VK_MEMORY_HEAP_DEVICE_LOCAL_BIT]
+    limits = properties.limits
+    return Adapter(
+        index=index,
+        name=properties.deviceName,
+        driver=f"{driver.driverName} {driver.driverInfo}".strip(),
+        kind=_KINDS.get(properties.deviceType, "other"),
+        api_version=_version(properties.apiVersion),
+        memory=max(local, default=0),
+        subgroup_size=subgroup.subgroupSize,
+        max_push_constants=limits.maxPushConstantsSize,
+        max_shared_memory=limits.maxComputeSharedMemorySize,
+        max_workgroup=limits.maxComputeWorkGroupInvocations,
+        timestamp_period_ns=limits.timestampPeriod,
+        features=features,
+        coop_matrices=_cooperative_shapes(handle) if features["cooperative_matrix"] else (),
+        handle=handle,
+    )
+
+
+def _cooperative_shapes(handle: Any) -> tuple[tuple[int, int, int, str, str], ...]:
+    vk = _vulkan()
+    names = {0: "f16", 1: "f32", 2: "f64", 3: "i8", 4: "i16", 5: "i32", 7: "u8", 1000141000: "bf16"}
+    try:
+        query = vk.vkGetInstanceProcAddr(_instance(), "vkGetPhysicalDeviceCooperativeMatrixPropertiesKHR")
+        rows = query(handle)
+    except Exception:  # the bindings of some versions lack the entry point; the GEMM then takes its SIMT kernel
+        return ()
+    return tuple(
+        (r.MSize, r.NSize, r.KSize, names.get(r.AType, str(r.AType)), names.get(r.ResultType, str(r.ResultType)))
+        for r in rows
+        if r.scope == 3  # VK_SCOPE_SUBGROUP_KHR
+    )
+
+
+_kept_alive: list[Any] = []  # native handles and feature structs that the opened device borrows
+
+
+def open_device(adapter: Adapter, **options: Any) -> Any:
+    """A slangpy.Device over a VkDevice of `adapter` with every feature and extension enabled that we use."""
+    import slangpy as spy
+
+    vk = _vulkan()
+    head, structs, extensions = _feature_chain(adapter.handle)
+    queue = vk.VkDeviceQueueCreateInfo(queueFamilyIndex=0, queueCount=1, pQueuePriorities=[1.0])
+    create = vk.VkDeviceCreateInfo(
+        pNext=head,
+        queueCreateInfoCount=1,
+        pQueueCreateInfos=[queue],
+        enabledExtensionCount=len(extensions),
+        ppEnabledExtensionNames=extensions,
+    )
+    device = vk.vkCreateDevice(adapter.handle, create, None)
+    _kept_alive.extend((device, queue, create, structs))
+
+    def native(kind: Any, handle: Any) -> Any:
+        return spy.NativeHandle(kind, int(vk.ffi.cast("uintptr_t", handle)))
+
+    kinds = spy.NativeHandleType
+    handles = [
+        native(kinds.VkInstance, _instance()),
+        native(kinds.VkPhysicalDevice, adapter.handle),
+        native(kinds.VkDevice, device),
+    ]
+    return spy.Device(
+        type=spy.DeviceType.vulkan,
+        existing_device_handles=handles,
+        enable_rhi_validation=False,
+        enable_hot_reload=False,
+        **options,
+    )

@@ -1,0 +1,101 @@
+"""The process's one open device, opened at first use."""
+
+from __future__ import annotations
+
+import atexit
+import os
+import threading
+from typing import Any
+
+from portable_mps import _C, settings
+from portable_mps.runtime import adapter as adapters
+from portable_mps.runtime.errors import ErrorRecord
+from portable_mps.runtime.kernel import KERNELS, Compiler
+from portable_mps.runtime.memory import Slabs
+from portable_mps.runtime.stream import Stream
+
+class Device:
+    """An adapter, its memory, its stream and its compiler."""
+
+    def __init__(self) -> None:
+        import slangpy as spy
+
+        self.adapter = adapters.choose()
+        if self.adapter.missing:
+            raise adapters.NoAdapterError(f"{self.adapter.name} lacks {', '.join(self.adapter.missing)}")
+        cache = settings.cache_folder() / _folder_name(f"{self.adapter.name} {self.adapter.driver} {spy.SGL_VERSION}")
+        cache.mkdir(parents=True, exist_ok=True)
+        options = spy.SlangCompilerOptions()
+        options.include_paths = [str(KERNELS)]
+        mode = spy.SlangFloatingPointMode
+        options.floating_point_mode = mode.fast if settings.fast_math() else mode.precise
+        self.raw = adapters.open_device(
+            self.adapter,
+            compiler_options=options,
+            shader_cache_path=str(cache / "shaders"),
+            module_cache_path=str(cache / "modules"),
+            label="portable-mps",
+        )
+        self.cache_folder = cache
+        self.slabs = Slabs(self.raw)
+        self.stream = Stream(self.raw, self.slabs, self.adapter.timestamp_period_ns)
+        self.errors = ErrorRecord(self.stream, self.slabs)
+        self.stream.error_check = self.errors.check
+        self.compiler = Compiler(self.raw, self.adapter.max_push_constants)
+        _C.set_memory_ratio(settings.high_watermark_ratio())
+
+    def close(self) -> None:
+        """Wait for work in flight; the driver's own objects go with the process."""
+        self.stream.submit()
+        self.raw.wait_for_idle()
+
+
+def _folder_name(text: str) -> str:
+    return "".join(c if c.isalnum() or c in ".-" else "_" for c in text)
+
+
+_device: Device | None = None
+_lock = threading.Lock()
+_forked = False
+
+
+def current() -> Device:
+    """The device, opened by the first call.
+
+    Raises NoAdapterError where there is none, RuntimeError in a child forked after the parent opened it.
+    """
+    global _device
+    if _device is None:
+        if _forked:
+            raise RuntimeError(
+                "Cannot re-initialize MPS in forked subprocess. To use MPS with multiprocessing, you must use the "
+                "'spawn' start method"
+            )
+        with _lock:
+            if _device is None:
+                _device = Device()
+                atexit.register(_device.close)
+    return _device
+
+
+def is_open() -> bool:
+    """Whether the device has been used in this process."""
+    return _device is not None
+
+
+def in_bad_fork() -> bool:
+    """Whether this process was forked from one that had the device open."""
+    return _forked
+
+
+def _after_fork() -> None:
+    global _device, _forked
+    if _device is not None:
+        # The parent's handles are useless here: leave them alone, and refuse to go on.
+        _kept.append(_device)
+        atexit.unregister(_device.close)
+        _device, _forked = None, True
+
+
+_kept: list[Any] = []
+os.register_at_fork(after_in_child=_after_fork)

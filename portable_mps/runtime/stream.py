@@ -1,0 +1,194 @@
+"""The one in-order stream: records dispatches and copies, submits them, and knows what has finished."""
+
+from __future__ import annotations
+
+import threading
+from typing import Any
+
+import numpy as np
+
+from portable_mps._C import HazardTracker
+
+SUBMIT_AFTER = 128  # dispatches in an encoder before it is handed over, whatever the device is doing
+POLL_EVERY = 16  # dispatches between looks at whether the device has run dry
+_STAGING_STEP = 1 << 16
+_MAX_TRANSFER = 1 << 28  # bytes of host memory staged at a time
+
+
+class Stream:
+    """Records in the order of the calls. Every method may be called from any thread.
+
+    `hazards` is told of each dispatch's accesses before it is recorded, under `lock`.
+    """
+
+    def __init__(self, device: Any, slabs: Any, timestamp_period_ns: float) -> None:
+        import slangpy as spy
+
+        self._spy = spy
+        self._device = device
+        self._slabs = slabs
+        self._timestamp_period_ns = timestamp_period_ns
+        self._encoder: Any = None
+        self._recorded = 0
+        self._last_submission: int | None = None
+        self._submissions: dict[int, int] = {}  # event -> submission that completes it
+        self._next_event = 1
+        self._timestamps: dict[int, tuple[Any, int]] = {}
+        self._staging: dict[int, Any] = {}
+        self.lock = threading.RLock()
+        self.hazards = HazardTracker()
+        self.dispatched = 0
+        self.error_check: Any = None  # set by device: raises what kernels reported
+
+    # Recording ------------------------------------------------------------------------------------
+
+    def _open(self) -> Any:
+        self._encoder = encoder = self._device.create_command_encoder()
+        # Submissions to one queue may overlap: what they share is ordered by a barrier at the front.
+        encoder.global_barrier()
+        self.hazards.reset()
+        self._recorded = 0
+        return encoder
+
+    def dispatch(self, kernel: Any, parameters: np.ndarray, groups: tuple[int, int, int], barrier: bool) -> None:
+        """Record one dispatch. `barrier` is what the hazard tracker said; hold `lock` since asking it."""
+        encoder = self._encoder
+        if encoder is None:
+            encoder = self._open()
+        elif barrier:
+            encoder.global_barrier()
+        compute = encoder.begin_compute_pass()
+        cursor = self._spy.ShaderCursor(compute.bind_pipeline(kernel.pipeline)).find_entry_point(0)["p"]
+        if kernel.in_buffer:
+            cursor = cursor.dereference()
+        cursor.set_data(parameters)
+        compute.dispatch_compute(groups)
+        compute.end()
+        self.dispatched += 1
+        self._recorded += 1
+        if self._recorded % POLL_EVERY == 0 and (self._recorded >= SUBMIT_AFTER or self._idle()):
+            self.submit()
+
+    def _idle(self) -> bool:
+        last = self._last_submission
+        return last is None or self._device.is_submit_finished(last)
+
+    def _access(self, reads: list[tuple[int, int]], writes: list[tuple[int, int]]) -> Any:
+        encoder = self._encoder or self._open()
+        if self.hazards.access_ranges(reads, writes):
+            encoder.global_barrier()
+        return encoder
+
+    def copy(self, destination: int, source: int, size: int) -> None:
+        """Record a copy of `size` bytes between device addresses; the ranges must not overlap."""
+        with self.lock:
+            encoder = self._access([(source, source + size)], [(destination, destination + size)])
+            target, target_offset = self._slabs.locate(destination)
+            origin, origin_offset = self._slabs.locate(source)
+            encoder.copy_buffer(target, target_offset, origin, origin_offset, size)
+            self._after_transfer()
+
+    def upload(self, destination: int, data: np.ndarray) -> None:
+        """Copy host bytes (uint8, 1-d) to a device address. The host memory is free again on return."""
+        for start in range(0, data.size, _MAX_TRANSFER):
+            part = data[start : start + _MAX_TRANSFER]
+            with self.lock:
+                address = destination + start
+                encoder = self._access([], [(address, address + part.size)])
+                buffer, offset = self._slabs.locate(address)
+                encoder.upload_buffer_data(buffer, offset, part)
+                self._after_transfer()
+                if data.size > _MAX_TRANSFER:
+                    self.submit()
+
+    def download(self, source: int, data: np.ndarray) -> None:
+        """Copy device bytes into host memory (uint8, 1-d); waits for the device."""
+        for start in range(0, data.size, _MAX_TRANSFER):
+            part = data[start : start + _MAX_TRANSFER]
+            with self.lock:
+                address = source + start
+                staging = self._staging_buffer(part.size)
+                encoder = self._access([(address, address + part.size)], [])
+                buffer, offset = self._slabs.locate(address)
+                encoder.copy_buffer(staging, 0, buffer, offset, part.size)
+                self._after_transfer()
+                self.submit()
+                self._device.wait_for_submit(self._last_submission)
+                part[:] = staging.to_numpy().view(np.uint8)[: part.size]
+        if self.error_check is not None:
+            self.error_check()
+
+    def _after_transfer(self) -> None:
+        # Copies leave the buffer in a state that slangpy tracks; kernels bypass that, so order them by hand.
+        self._encoder.global_barrier()
+        self._recorded += 1
+
+    def _staging_buffer(self, size: int) -> Any:
+        rounded = 256 if size <= 256 else max(_STAGING_STEP, 1 << (size - 1).bit_length())
+        buffer = self._staging.get(rounded)
+        if buffer is None:
+            spy = self._spy
+            usage = spy.BufferUsage.copy_destination
+            buffer = self._device.create_buffer(size=rounded, memory_type=spy.MemoryType.read_back, usage=usage)
+            if rounded <= 1 << 24:  # larger ones are rare: not worth keeping
+                self._staging[rounded] = buffer
+        return buffer
+
+    # Submission and waiting -----------------------------------------------------------------------
+
+    def submit(self) -> None:
+        """Hand what is recorded to the device."""
+        with self.lock:
+            encoder, self._encoder = self._encoder, None
+            if encoder is not None:
+                self._last_submission = self._device.submit_command_buffer(encoder.finish())
+
+    def synchronize(self) -> None:
+        """Wait until everything recorded so far has run; raises what kernels reported."""
+        with self.lock:
+            self.submit()
+            last = self._last_submission
+        if last is not None:
+            self._device.wait_for_submit(last)
+        if self.error_check is not None:
+            self.error_check()
+
+    # Events ---------------------------------------------------------------------------------------
+
+    def record_event(self, timed: bool) -> int:
+        """A number for this position in the stream; `timed` ones also take a device timestamp."""
+        with self.lock:
+            event = self._next_event
+            self._next_event += 1
+            if timed:
+                pool = self._device.create_query_pool(type=self._spy.QueryType.timestamp, count=1)
+                encoder = self._encoder or self._open()
+                encoder.global_barrier()
+                encoder.write_timestamp(pool, 0)
+                self._timestamps[event] = (pool, 0)
+            self.submit()
+            self._submissions[event] = self._last_submission or 0
+            if len(self._submissions) > 1024:  # old events have long passed
+                for old in list(self._submissions)[:512]:
+                    self._submissions.pop(old)
+                    self._timestamps.pop(old, None)
+            return event
+
+    def query_event(self, event: int) -> bool:
+        """Whether the device has passed the event."""
+        submission = self._submissions.get(event)
+        return not submission or bool(self._device.is_submit_finished(submission))
+
+    def synchronize_event(self, event: int) -> None:
+        """Wait until the device has passed the event."""
+        submission = self._submissions.get(event)
+        if submission:
+            self._device.wait_for_submit(submission)
+
+    def elapsed_milliseconds(self, start: int, end: int) -> float:
+        """Device time between two timed events; ValueError for events that took no timestamp."""
+        if start not in self._timestamps or end not in self._timestamps:
+            raise ValueError("elapsed time needs two events made with enable_timing=True and recorded")
+        self.synchronize_event(end)
+        ticks = [self._timestamps[event][0].get_result(0) for event in (start, end)]
+        return (ticks[1] - ticks[0]) * self._timestamp_period_ns / 1e6

@@ -1,0 +1,62 @@
+"""Every environment variable that portable-mps reads, typed, in one place.
+
+Values are read when asked for, so that a script may set them before it first uses the device.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+
+def _flag(name: str) -> bool | None:
+    """True or False for a variable that is set ("0" and "" are False), None for one that is not."""
+    value = os.environ.get(name)
+    return None if value is None else value not in ("", "0")
+
+
+def activate() -> bool | None:
+    """PORTABLE_MPS: 1 takes the `mps` device even beside another accelerator, 0 never takes it."""
+    return _flag("PORTABLE_MPS")
+
+
+def adapter() -> str | None:
+    """PORTABLE_MPS_ADAPTER: the adapter's index in `portable-mps info`, or a part of its name."""
+    return os.environ.get("PORTABLE_MPS_ADAPTER") or None
+
+
+def local_rank() -> int | None:
+    """LOCAL_RANK, as `torchrun` sets it: picks one adapter for each process of a machine."""
+    value = os.environ.get("LOCAL_RANK")
+    return int(value) if value is not None and value.isdigit() else None
+
+
+def cache_folder() -> Path:
+    """PORTABLE_MPS_CACHE, or `portable-mps` in the user's cache folder: compiled kernels live there."""
+    chosen = os.environ.get("PORTABLE_MPS_CACHE")
+    if chosen:
+        return Path(chosen)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "portable-mps"
+
+
+def fallback_enabled() -> bool:
+    """PYTORCH_ENABLE_MPS_FALLBACK: run operators that the device lacks on the CPU, with a warning."""
+    return bool(_flag("PYTORCH_ENABLE_MPS_FALLBACK"))
+
+
+def high_watermark_ratio() -> float:
+    """PYTORCH_MPS_HIGH_WATERMARK_RATIO: share of the adapter's memory that may be taken; 0 is no limit."""
+    ratio = float(os.environ.get("PYTORCH_MPS_HIGH_WATERMARK_RATIO") or 1.0)
+    if not 0.0 <= ratio <= 2.0:
+        raise RuntimeError(f"invalid PYTORCH_MPS_HIGH_WATERMARK_RATIO {ratio}: expected 0 to 2")
+    return ratio
+
+
+def fast_math() -> bool:
+    """PYTORCH_MPS_FAST_MATH: let the shader compiler reassociate and contract float32 arithmetic."""
+    return bool(_flag("PYTORCH_MPS_FAST_MATH"))
+
+
+def debug_allocator() -> bool:
+    """PYTORCH_DEBUG_MPS_ALLOCATOR: log every slab that is taken from or returned to the driver."""
+    return bool(_flag("PYTORCH_DEBUG_MPS_ALLOCATOR"))

@@ -1,0 +1,97 @@
+"""What torch.mps and torch.backends.mps call in `torch._C` and a build without Metal lacks."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from portable_mps import _C
+from portable_mps.runtime import bridge
+
+
+class _Events:
+    """The numbered events behind torch.mps.Event."""
+
+    def __init__(self) -> None:
+        self._timed: dict[int, bool] = {}
+        self._recorded: dict[int, int] = {}
+        self._next = 1
+
+    def acquire(self, timed: bool) -> int:
+        number, self._next = self._next, self._next + 1
+        self._timed[number] = timed
+        return number
+
+    def release(self, number: int) -> None:
+        self._timed.pop(number, None)
+        self._recorded.pop(number, None)
+
+    def record(self, number: int) -> None:
+        self._recorded[number] = bridge.record_event(self._timed[number])
+
+    def wait(self, number: int) -> None:
+        """Nothing to do: there is one in-order stream, so later work runs behind the event anyway."""
+
+    def query(self, number: int) -> bool:
+        return number not in self._recorded or bridge.query_event(self._recorded[number])
+
+    def synchronize(self, number: int) -> None:
+        if number in self._recorded:
+            bridge.synchronize_event(self._recorded[number])
+
+    def elapsed(self, start: int, end: int) -> float:
+        if start not in self._recorded or end not in self._recorded:
+            raise RuntimeError("both events must be recorded before elapsed_time is asked for")
+        return bridge.elapsed_milliseconds(self._recorded[start], self._recorded[end])
+
+
+def _is_in_bad_fork() -> bool:
+    from portable_mps.runtime import device
+
+    return device.in_bad_fork()
+
+
+def _set_memory_fraction(fraction: float) -> None:
+    _C.set_memory_ratio(fraction)
+
+
+def _core_count() -> int:
+    """Vulkan does not tell the number of compute units; 0 says that it is unknown."""
+    return 0
+
+
+def _name() -> str:
+    from portable_mps.runtime import adapter
+
+    return adapter.choose().name
+
+
+def install() -> None:
+    """Give `torch._C` the functions that torch.mps and torch.backends.mps are written against."""
+    events = _Events()
+    functions: dict[str, Any] = {
+        "_mps_is_in_bad_fork": _is_in_bad_fork,
+        "_mps_is_available": lambda: bridge.adapter_count() > 0,
+        "_mps_is_on_macos_or_newer": lambda major, minor: True,
+        "_mps_get_name": _name,
+        "_mps_get_core_count": _core_count,
+        "_mps_get_default_generator": _C.default_generator,
+        "_mps_deviceSynchronize": bridge.synchronize,
+        "_mps_emptyCache": _C.empty_cache,
+        "_mps_setMemoryFraction": _set_memory_fraction,
+        "_mps_currentAllocatedMemory": lambda: _C.memory_stats()["allocated"],
+        "_mps_driverAllocatedMemory": lambda: _C.memory_stats()["driver"],
+        "_mps_recommendedMaxMemory": bridge.device_memory,
+        "_mps_acquireEvent": events.acquire,
+        "_mps_releaseEvent": events.release,
+        "_mps_recordEvent": events.record,
+        "_mps_waitForEvent": events.wait,
+        "_mps_queryEvent": events.query,
+        "_mps_synchronizeEvent": events.synchronize,
+        "_mps_elapsedTimeOfEvents": events.elapsed,
+    }
+    for name, function in functions.items():
+        setattr(torch._C, name, function)
+    torch._C._has_mps = True
+    torch.mps._is_in_bad_fork = _is_in_bad_fork
