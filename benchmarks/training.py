@@ -36,9 +36,10 @@ def gpt2(device: str, batch: int, length: int) -> Workload:
     from transformers import GPT2Config, GPT2LMHeadModel
 
     config = GPT2Config(n_positions=max(1024, length), resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0)
-    config.use_cache, config.loss_type = False, "ForCausalLM"
+    config.use_cache = False
     tokens = torch.randint(config.vocab_size, (batch, length))
     model = GPT2LMHeadModel(config).to(device)
+    model.loss_type = "ForCausalLM"  # what it takes anyway, with a warning
     optimizer = torch.optim.AdamW(model.parameters(), lr=3e-4, weight_decay=0.1)
     return Workload(model, optimizer, (tokens.to(device),), lambda tokens: model(tokens, labels=tokens).loss)
 

@@ -195,6 +195,7 @@ def _caller(row: Pointwise, name: str) -> Any:
     """A function with the schema's signature, written out so that a call costs no loop over arguments."""
     schema = registry.schema(name)
     positional, keyword, outputs, inputs, scalars = [], [], [], [], []
+    tensors = sum("Tensor" in str(a.type) and not a.is_out for a in schema.arguments)
     for argument in schema.arguments:
         text = argument.name if not argument.has_default_value() else f"{argument.name}={argument.default_value!r}"
         (keyword if argument.kwarg_only else positional).append(text)
@@ -205,7 +206,9 @@ def _caller(row: Pointwise, name: str) -> Any:
         if "Tensor" in kind:
             if not (written and (argument.is_out or len(inputs) == row.inputs)):
                 inputs.append(argument.name)
-        elif kind in ("number", "Scalar", "float", "int", "bool", "Optional[float]", "Optional[number]"):
+        elif kind == "number" and tensors < row.inputs:
+            inputs.append(argument.name)  # a number where the row has a tensor: it takes part in promotion
+        elif kind in ("number", "float", "int", "bool"):
             scalars.append(argument.name)
     if any(a.is_out for a in schema.arguments):
         inputs = [i for i in inputs if i not in outputs]

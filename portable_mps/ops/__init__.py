@@ -1,8 +1,17 @@
 """ATen operators, one file per family; importing a file registers its operators and does nothing else."""
 
-from portable_mps.ops import (
-    copy,
-    unary,
+from importlib import import_module
+
+FAMILIES = (
+    "activation",
+    "binary",
+    "convolution",
+    "copy",
+    "creation",
+    "matmul",
+    "reduction",
+    "unary",
 )
 
-__all__ = ["copy", "unary"]
+for _family in FAMILIES:
+    import_module(f"portable_mps.ops.{_family}")

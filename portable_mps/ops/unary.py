@@ -1,4 +1,146 @@
-"""Elementwise operators of one tensor."""
+"""Elementwise operators of one tensor, the activations apart (activation.py)."""
+
+from __future__ import annotations
+
+import torch
+
 from portable_mps.dispatch.pointwise import Pointwise, register
-register(Pointwise("add", ("a + s0 * b",), 2, "c"), "add.out")
-register(Pointwise("mul", ("a * b",), 2), "mul.out")
+from portable_mps.dispatch.promotion import Promotion
+from portable_mps.dispatch.registry import implements
+
+# Results are floating point: integers are promoted to the default dtype first.
+_ELEMENTARY = (
+    "acos acosh asin asinh atan atanh cos cosh exp exp2 expm1 log log10 log1p log2 rsqrt sigmoid sin sinc sinh sqrt tan tanh"
+)
+_SPECIAL = "digamma erf erfc erfinv i0 lgamma"
+_SPECIAL_NAMESPACE = "erfcx i0e i1 i1e log_ndtr ndtri"
+_BESSEL = "bessel_j0 bessel_j1 bessel_y0 bessel_y1 modified_bessel_k0 modified_bessel_k1"
+_BESSEL += " scaled_modified_bessel_k0 scaled_modified_bessel_k1"
+
+
+def _register_float(names: str, module: str | None, prefix: str = "") -> None:
+    """Rows for functions of the shader library that carry the operator's name."""
+    for name in names.split():
+        modules = () if module is None else (module,)
+        row = Pointwise(name, (f"maths::{name}(a)",), 1, promotion=Promotion.FLOAT, modules=modules)
+        register(row, f"{prefix}{name}.out")
+
+
+_register_float(_ELEMENTARY, None)
+_register_float("entr", None, "special_")
+_register_float(_SPECIAL, "lib.special")
+_register_float(_SPECIAL_NAMESPACE, "lib.special", "special_")
+_register_float(_BESSEL, "lib.bessel", "special_")
+register(Pointwise("reciprocal", ("maths::div(C(1), a)",), 1, promotion=Promotion.FLOAT), "reciprocal.out")
+
+# Results keep the dtype.
+_WHOLE = {"int": "a", "int64_t": "a"}
+register(Pointwise("abs", ("maths::abs(a)",), 1), "abs.out")
+register(Pointwise("neg", ("-a",), 1), "neg.out")
+register(Pointwise("conj_physical", ("a",), 1), "conj_physical.out")
+register(Pointwise("ceil", ("maths::ceil(a)",), 1, by_type=_WHOLE), "ceil.out")
+register(Pointwise("floor", ("maths::floor(a)",), 1, by_type=_WHOLE), "floor.out")
+register(Pointwise("trunc", ("maths::trunc(a)",), 1, by_type=_WHOLE), "trunc.out")
+register(Pointwise("round", ("maths::round(a)",), 1, by_type=_WHOLE), "round.out")
+register(Pointwise("frac", ("a - maths::trunc(a)",), 1), "frac.out")
+_SIGN = "(a > C(0) ? C(1) : C(0)) - (a < C(0) ? C(1) : C(0))"
+register(Pointwise("sign", (f"maths::isnan(a) ? C(0) : {_SIGN}",), 1, by_type={k: _SIGN for k in ("int", "int64_t", "bool")}), "sign.out")
+register(Pointwise("sgn", (f"maths::isnan(a) ? C(0) : {_SIGN}",), 1, by_type={k: _SIGN for k in ("int", "int64_t", "bool")}), "sgn.out")
+register(Pointwise("bitwise_not", ("~a",), 1, by_type={"bool": "a == 0"}), "bitwise_not.out")
+
+# Results are bool, or what out= says.
+_NEVER = {k: "false" for k in ("int", "int64_t", "bool")}
+register(Pointwise("logical_not", ("!cast_bool(a)",), 1, promotion=Promotion.BOOL), "logical_not.out")
+register(Pointwise("signbit", ("maths::signbit(a)",), 1, promotion=Promotion.BOOL, by_type={"int": "a < 0", "int64_t": "a < 0", "bool": "false"}), "signbit.out")
+register(Pointwise("isnan", ("maths::isnan(a)",), 1, promotion=Promotion.BOOL, by_type=_NEVER), "isnan")
+register(Pointwise("isposinf", ("maths::isinf(a) && a > C(0)",), 1, promotion=Promotion.BOOL, by_type=_NEVER), "isposinf.out")
+register(Pointwise("isneginf", ("maths::isinf(a) && a < C(0)",), 1, promotion=Promotion.BOOL, by_type=_NEVER), "isneginf.out")
+
+_round_decimals = Pointwise("round_decimals", ("maths::div(maths::round(a * s0), s0)",), 1, "c")
+_round_tens = Pointwise("round_tens", ("maths::round(maths::div(a, s0)) * s0",), 1, "c")
+
+
+@implements("round.decimals_out")
+def round_decimals_out(self: torch.Tensor, *, decimals: int, out: torch.Tensor) -> torch.Tensor:
+    row = _round_decimals if decimals >= 0 else _round_tens
+    return row((out,), (self,), (10.0 ** abs(decimals),))[0]
+
+
+_nan_to_num = Pointwise(
+    "nan_to_num",
+    ("maths::isnan(a) ? s0 : maths::isinf(a) ? (a > C(0) ? s1 : s2) : a",),
+    1,
+    "ccc",
+    by_type={k: "a" for k in ("int", "int64_t", "bool")},
+)
+
+
+@implements("nan_to_num.out")
+def nan_to_num_out(
+    self: torch.Tensor,
+    nan: float | None = None,
+    posinf: float | None = None,
+    neginf: float | None = None,
+    *,
+    out: torch.Tensor,
+) -> torch.Tensor:
+    limits = torch.finfo(self.dtype) if self.is_floating_point() else torch.iinfo(torch.int32)
+    values = (nan or 0.0, limits.max if posinf is None else posinf, limits.min if neginf is None else neginf)
+    return _nan_to_num((out,), (self,), values if self.is_floating_point() else (0, 0, 0))[0]
+
+
+_frexp = Pointwise(
+    "frexp",
+    ("maths::frexp_mantissa(a)", "maths::frexp_exponent(a)"),
+    1,
+    promotion=Promotion.NONE,
+)
+
+
+@implements("frexp.Tensor_out")
+def frexp_out(
+    self: torch.Tensor, *, mantissa: torch.Tensor, exponent: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    mantissa.resize_(self.shape), exponent.resize_(self.shape)
+    _frexp((mantissa, exponent), (self,))
+    return mantissa, exponent
+
+
+_angle = Pointwise("angle", ("maths::isnan(a) ? a : (a < C(0) ? C(3.14159265358979323846) : C(0))",), 1, promotion=Promotion.FLOAT)
+register(_angle, "angle", "angle.out")
+
+_logit = Pointwise("logit", ("maths::log(maths::div(a, C(1) - a))",), 1, promotion=Promotion.FLOAT)
+_logit_clamped = Pointwise(
+    "logit_clamped",
+    ("maths::log(maths::div(clamp(a, s0, C(1) - s0), C(1) - clamp(a, s0, C(1) - s0)))",),
+    1,
+    "c",
+    promotion=Promotion.FLOAT,
+)
+
+
+@implements("logit.out")
+def logit_out(self: torch.Tensor, eps: float | None = None, *, out: torch.Tensor) -> torch.Tensor:
+    return (_logit((out,), (self,)) if eps is None else _logit_clamped((out,), (self,), (eps,)))[0]
+
+
+@implements("logit")
+def logit(self: torch.Tensor, eps: float | None = None) -> torch.Tensor:
+    return (_logit((None,), (self,)) if eps is None else _logit_clamped((None,), (self,), (eps,)))[0]
+
+
+@implements("logit_")
+def logit_(self: torch.Tensor, eps: float | None = None) -> torch.Tensor:
+    return logit_out(self, eps, out=self)
+
+
+_polygamma = Pointwise(
+    "polygamma", ("maths::polygamma(s0, a)",), 1, "i", promotion=Promotion.FLOAT, modules=("lib.special",)
+)
+
+
+@implements("polygamma.out")
+def polygamma_out(n: int, self: torch.Tensor, *, out: torch.Tensor) -> torch.Tensor:
+    if n == 0:
+        return torch.digamma(self, out=out)
+    return _polygamma((out,), (self,), (n,))[0]

@@ -97,7 +97,7 @@ def evaluate(modules: list[str], expression: str, inputs: list[np.ndarray], dtyp
     """`expression` over the elements a, b, c … of `inputs`, stored as `dtype`; `modules` are imported first."""
     inputs = np.broadcast_arrays(*inputs)
     count, letters = inputs[0].size, "abcdef"[:len(inputs)]
-    fields = [f"{SLANG_TYPES[array.dtype.name]}* {letter};" for letter, array in zip(letters, inputs)]
+    fields = [f"{SLANG_TYPES[array.dtype.name]}* {letter};" for letter, array in zip(letters, inputs, strict=True)]
     values = [f"let {letter} = p.{letter}[id.x];" for letter in letters]
     source = "\n".join([
         *(f"import {module};" for module in modules),
@@ -107,6 +107,6 @@ def evaluate(modules: list[str], expression: str, inputs: list[np.ndarray], dtyp
         f"{{ if (id.x < p.count) {{ {' '.join(values)} p.result[id.x] = {SLANG_TYPES[dtype]}({expression}); }} }}"])
     buffers = [upload(array) for array in inputs]
     result = upload(np.zeros(count, dtype))
-    arguments = {letter: buffer.device_address for letter, buffer in zip(letters, buffers)}
+    arguments = {letter: buffer.device_address for letter, buffer in zip(letters, buffers, strict=True)}
     launch(source, arguments | {"result": result.device_address, "count": count}, count)
     return download(result, np.dtype(dtype), count)

@@ -1,0 +1,428 @@
+"""Reductions: a state, a step and a merge make the kernels for every shape, dtype and memory layout.
+
+Here shapes and strides become a launch; kernels/reduction.slang is the skeleton that the generated source precedes.
+"""
+
+from __future__ import annotations
+
+import enum
+import math
+import struct
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+
+from portable_mps.dispatch.launch import grid
+from portable_mps.dispatch.promotion import Storage, storage
+from portable_mps.runtime import device
+from portable_mps.runtime.kernel import KERNELS
+
+THREADS = 256  # a workgroup, as in kernels/reduction.slang
+_VECTOR = 4  # elements in one load where the reduced dimension is contiguous
+_OUTER_HEIGHT = 8  # threads along the reduced dimensions where a kept one is innermost
+_ENOUGH_GROUPS = 2048  # workgroups that fill a large device
+_SPLIT_FROM = 32  # loads a thread from which it pays to split a reduction over workgroups
+_RANKS = (1, 2, 4)  # kept or reduced dimensions that a kernel takes; more are made fewer by a copy
+_STATE_BYTES = 32  # at most, in the memory between two dispatches
+_LETTERS = "abcdefgh"
+_CACHED = 8192  # launches remembered by a row
+
+_LIMITS = {
+    "float": ("asfloat(0xff800000u)", "asfloat(0x7f800000u)"),
+    "double": ("-maths::inf_of(A(0))", "maths::inf_of(A(0))"),
+    "int": ("int(0x80000000u)", "0x7fffffff"),
+    "int64_t": ("int64_t(0x8000000000000000ull)", "0x7fffffffffffffffll"),
+}
+
+
+class Accumulate(enum.Enum):
+    """Which type a row computes in."""
+
+    INPUT = "the input's compute type; bool as int"
+    OUTPUT = "the first output's compute type; integers as int64"
+
+
+@dataclass
+class Reduction:
+    """A reduction kernel family; every text is a Slang expression.
+
+    state: the type of a partial result; identity: that of no elements. step: the state `s` after the i-th element with
+    values `a`, `b`, … (in the accumulator type A), and scalars `k0`, `k1`, … (in A, too). merge: of the states `x` and
+    `y`. results: one an output, of `s`, the count `n` of elements and the scalars. LOWEST and HIGHEST are A's ends.
+    kernels/reducers.slangh has states and helpers. ordered: `i` counts in the input's logical order.
+    """
+
+    name: str
+    identity: str
+    step: str
+    merge: str
+    results: tuple[str, ...] = ("s",)
+    state: str = "A"
+    inputs: int = 1
+    scalars: int = 0
+    accumulate: Accumulate = Accumulate.INPUT
+    ordered: bool = False
+    _launches: dict[tuple[Any, ...], _Launch] = field(default_factory=dict, repr=False)
+
+    def __call__(
+        self,
+        outputs: Sequence[torch.Tensor],
+        inputs: Sequence[torch.Tensor],
+        dims: tuple[int, ...],
+        scalars: tuple[float, ...] = (),
+    ) -> None:
+        """Reduce inputs of one shape over `dims` (none negative, none twice) into outputs of the reduced shape.
+
+        Outputs have the reduced dimensions with size 1 or lack them all. An empty reduction gives the identity's result.
+        """
+        first = inputs[0]
+        for tensor in (*outputs, *inputs):
+            if not tensor.is_mps:
+                raise RuntimeError(
+                    "Expected all tensors to be on the same device, but found at least two devices, "
+                    f"{tensor.device} and mps:0!"
+                )
+        if outputs[0].numel() == 0:
+            return
+        strides = outputs[0].stride()
+        for i, output in enumerate(outputs[1:], 1):
+            if output.stride() != strides:  # one set of strides serves all outputs in a kernel
+                same = torch.empty_strided(output.shape, strides, dtype=output.dtype, device=output.device)
+                self([*outputs[:i], same, *outputs[i + 1 :]], inputs, dims, scalars)
+                output.copy_(same)
+                return
+        aligned = first.data_ptr() % (_VECTOR * first.element_size()) == 0
+        dtypes = tuple([t.dtype for t in (*outputs, *inputs)])
+        key = (dims, first.shape, strides, dtypes, aligned, *[t.stride() for t in inputs])
+        launch = self._launches.get(key)
+        if launch is None:
+            plan = _plan(first.shape, dims, strides, [t.stride() for t in inputs], self.ordered)
+            if max(len(plan.kept), len(plan.reduced)) > _RANKS[-1]:
+                self._with_fewer_dimensions(outputs, inputs, dims, scalars)
+                return
+            if len(self._launches) >= _CACHED:
+                self._launches.clear()
+            launch = self._launches[key] = self._prepare(plan, dtypes, len(outputs), aligned)
+        launch.record(outputs, inputs, scalars)
+
+    def _with_fewer_dimensions(
+        self,
+        outputs: Sequence[torch.Tensor],
+        inputs: Sequence[torch.Tensor],
+        dims: tuple[int, ...],
+        scalars: tuple[float, ...],
+    ) -> None:
+        """Copies with the reduced dimensions last: one kept and one reduced dimension remain."""
+        kept = [d for d in range(inputs[0].dim()) if d not in dims]
+        count = math.prod(inputs[0].shape[d] for d in kept)
+        moved = [t.permute(*kept, *dims).reshape(count, -1) for t in inputs]
+        results = [torch.empty(count, dtype=o.dtype, device=o.device) for o in outputs]
+        self(results, moved, (1,), scalars)
+        for output, result in zip(outputs, results, strict=True):
+            output.copy_(result.view(output.shape))
+
+    def _prepare(self, plan: _Plan, dtypes: tuple[torch.dtype, ...], outputs: int, aligned: bool) -> _Launch:
+        operands = [storage(dtype) for dtype in dtypes]
+        accumulator = self._accumulator(operands[0], operands[outputs])
+        kept_count = math.prod(d[0] for d in plan.kept)
+        reduced_count = math.prod(d[0] for d in plan.reduced)
+        vector = self.inputs == 1 and aligned and _is_vectorisable(plan)
+        shape = _geometry(kept_count, reduced_count, plan.reduced_innermost, vector)
+        ranks = (_rank_class(len(plan.kept)), _rank_class(len(plan.reduced)))
+
+        source = self._source(operands[:outputs], operands[outputs:], accumulator, ranks, plan.wide, vector)
+        index, offset = ("Q", "q") if plan.wide else ("I", "i")
+        layout = struct.Struct(
+            f"@{len(operands)}Q{self.scalars}{'d' if accumulator == 'double' else 'f'}4{index}I"
+            + f"{index}{1 + self.inputs}{offset}" * ranks[0]
+            + f"{index}{self.inputs}{offset}" * ranks[1]
+            + "0Q"
+        )
+        kept = [*plan.kept, *[(1, 0, *[0] * self.inputs)] * (ranks[0] - len(plan.kept))]
+        reduced = [*plan.reduced, *[(1, *[0] * self.inputs)] * (ranks[1] - len(plan.reduced))]
+        sizes = [x for dimension in (*kept, *reduced) for x in dimension]
+        compile_ = device.current().compiler.compile
+        constants = (kept_count, reduced_count, shape.split_size, shape.splits, shape.geometry, *sizes)
+        merge, merge_groups, merge_constants = None, 0, constants
+        if shape.splits > 1:
+            merge = compile_(f"{self.name}_merge", source, layout.size, "merge_splits")
+            height_log2 = min(8, (shape.splits - 1).bit_length())
+            merge_groups = -(-kept_count // (THREADS >> height_log2))
+            merge_constants = (*constants[:4], height_log2 | 16, *sizes)
+        return _Launch(
+            kernel=compile_(self.name, source, layout.size),
+            groups=grid(shape.groups),
+            layout=layout,
+            constants=constants,
+            partial_bytes=kept_count * shape.splits * _STATE_BYTES,
+            merge=merge,
+            merge_groups=grid(merge_groups),
+            merge_constants=merge_constants,
+        )
+
+    def _accumulator(self, output: Storage, first: Storage) -> str:
+        if self.accumulate is Accumulate.INPUT:
+            return "int" if first.compute == "bool" else first.compute
+        return output.compute if output.compute in ("float", "double") else "int64_t"
+
+    def _source(
+        self,
+        outputs: list[Storage],
+        inputs: list[Storage],
+        accumulator: str,
+        ranks: tuple[int, int],
+        wide: bool,
+        vector: bool,
+    ) -> str:
+        """The generated part, then the skeleton."""
+        names = [f"i{k}" for k in range(self.inputs)]
+        letters = _LETTERS[: self.inputs]
+        index, offset = ("uint64_t", "int64_t") if wide else ("uint", "int")
+        low, high = _LIMITS[accumulator]
+        fields = [f"{o.type}* o{k};" for k, o in enumerate(outputs)]
+        fields += [f"{t.type}* i{k};" for k, t in enumerate(inputs)]
+        fields += [f"A k{k};" for k in range(self.scalars)]
+        fields += ["Index kept; Index reduced; Index split_size; Index splits; uint geometry;"]
+        for prefix, rank, strides in (("kept", ranks[0], ["o", *names]), ("reduced", ranks[1], names)):
+            for d in range(rank):
+                fields.append(f"Index {prefix}_size{d}; Offset {' '.join(f'{prefix}_{s}_{d},' for s in strides)[:-1]};")
+        scalars = [f"let k{k} = p.k{k};" for k in range(self.scalars)]
+        values = [f"let {c} = v.{c};" for c in letters]
+        results = [f"p.o{k}[at] = {o.store.format(f'({self.results[k]})')};" for k, o in enumerate(outputs)]
+        loads = []
+        for k, operand in enumerate(inputs):
+            loads.append(f"{letters[k]} = {_loaded(operand, accumulator, f'p.i{k}[at.i{k}]')};")
+        lines = [
+            *("import lib.dtypes;", "import lib.casts;", "import lib.maths;"),
+            *(f"typealias A = {accumulator};", f"typealias Index = {index};", f"typealias Offset = {offset};"),
+            *(f"#define WIDTH {_VECTOR if vector else 1}u", f"#define LOWEST {low}", f"#define HIGHEST {high}"),
+            '#include "reducers.slangh"',
+            f"typealias State = {self.state};",
+            f"struct Params {{ {' '.join(fields)} }};",
+            f"struct Offsets {{ Offset o; {' '.join(f'Offset {n};' for n in names)} }};",
+            f"struct Values {{ {' '.join(f'A {c};' for c in letters)} }};",
+            f"State identity() {{ return {self.identity}; }}",
+            f"State step(State s, Values v, Index i, Params p) {{ {' '.join(scalars + values)} return {self.step}; }}",
+            f"State merge(State x, State y) {{ return {self.merge}; }}",
+            "void finish(Params p, Offset at, State s)",
+            f"{{ let n = p.reduced; {' '.join(scalars + results)} }}",
+            "Offsets kept_offsets(Params p, Index output)",
+            "{ Offsets at = {}; Index rest = output;",
+            *_advance("kept", ranks[0], ["o", *names]),
+            "return at; }",
+            "Values load_one(Params p, Offsets base, Index element)",
+            "{ Offsets at = base; Index rest = element;",
+            *_advance("reduced", ranks[1], names),
+            f"Values v; {' '.join(f'v.{line}' for line in loads)} return v; }}",
+            "void load(Params p, Offsets base, Index unit, out Values v[WIDTH])",
+        ]
+        if vector:
+            pointee = f"vector<{inputs[0].type}, {_VECTOR}>"
+            lines += [
+                f"{{ {pointee} raw = (({pointee}*)(p.i0 + base.i0))[unit];",
+                f"[ForceUnroll] for (uint c = 0; c < WIDTH; ++c) v[c].a = {_loaded(inputs[0], accumulator, 'raw[c]')}; }}",
+            ]
+        else:
+            lines.append("{ v[0] = load_one(p, base, unit); }")
+        return "\n".join(lines) + "\n" + (KERNELS / "reduction.slang").read_text()
+
+
+def _loaded(operand: Storage, accumulator: str, element: str) -> str:
+    value = operand.load.format(element)
+    return value if operand.compute == accumulator else f"cast_{accumulator}({value})"
+
+
+def _advance(prefix: str, rank: int, operands: list[str]) -> list[str]:
+    """Statements that add the offsets of the linear index `rest` over `rank` dimensions to `at`."""
+    lines = []
+    for d in range(rank):
+        if d == rank - 1:
+            lines.append("{ Offset place = Offset(rest);")
+        else:
+            lines.append(f"{{ Index quotient = rest / p.{prefix}_size{d};")
+            lines.append(f"  Offset place = Offset(rest - quotient * p.{prefix}_size{d}); rest = quotient;")
+        lines += [f"  at.{o} += place * p.{prefix}_{o}_{d};" for o in operands]
+        lines.append("}")
+    return lines
+
+
+@dataclass(frozen=True)
+class _Launch:
+    """A prepared launch: all but the addresses and the scalars. Group counts are of workgroups."""
+
+    kernel: Any
+    groups: tuple[int, int, int]
+    layout: struct.Struct
+    constants: tuple[int, ...]
+    partial_bytes: int
+    merge: Any
+    merge_groups: tuple[int, int, int]
+    merge_constants: tuple[int, ...]
+
+    def record(
+        self, outputs: Sequence[torch.Tensor], inputs: Sequence[torch.Tensor], scalars: tuple[float, ...]
+    ) -> None:
+        stream = device.current().stream
+        targets = [o.data_ptr() for o in outputs]
+        sources = [t.data_ptr() for t in inputs]
+        with stream.lock:
+            if self.merge is None:
+                packed = self._pack(*targets, *sources, *scalars, *self.constants)
+                stream.dispatch(self.kernel, packed, self.groups, stream.hazards.access(inputs, outputs))
+                return
+            partials = torch.empty(self.partial_bytes, dtype=torch.uint8, device=inputs[0].device)
+            between = partials.data_ptr()
+            packed = self._pack(between, *targets[1:], *sources, *scalars, *self.constants)
+            stream.dispatch(self.kernel, packed, self.groups, stream.hazards.access(inputs, (partials,)))
+            packed = self._pack(*targets, between, *sources[1:], *scalars, *self.merge_constants)
+            stream.dispatch(self.merge, packed, self.merge_groups, stream.hazards.access((partials,), outputs))
+
+    def _pack(self, *values: Any) -> np.ndarray:
+        return np.frombuffer(bytearray(self.layout.pack(*values)), np.uint8)
+
+
+class _Plan(NamedTuple):
+    """Collapsed dimensions, the innermost first: (size, output stride, input strides…), reduced ones without the
+    output's. wide: some index or offset needs 64 bits."""
+
+    kept: list[tuple[int, ...]]
+    reduced: list[tuple[int, ...]]
+    reduced_innermost: bool
+    wide: bool
+
+
+def _plan(
+    shape: Sequence[int],
+    dims: tuple[int, ...],
+    output_strides: tuple[int, ...],
+    input_strides: list[tuple[int, ...]],
+    ordered: bool,
+) -> _Plan:
+    keeps_dims = len(output_strides) == len(shape)
+    kept, reduced = [], []
+    place = 0
+    for d, size in enumerate(shape):
+        strides = tuple([s[d] for s in input_strides])
+        if d in dims:
+            reduced.append((size, *strides))
+        else:
+            kept.append((size, output_strides[d if keeps_dims else place], *strides))
+            place += 1
+    kept = _collapse(sorted(kept, key=lambda row: row[2:] + row[1:2], reverse=True))
+    reduced = _collapse(reduced if ordered else sorted(reduced, key=lambda row: row[1:], reverse=True))
+    inner = not kept or not reduced or reduced[0][1] < kept[0][2]
+    far = max(
+        [sum((row[0] - 1) * row[2 + i] for row in kept) + sum((row[0] - 1) * row[1 + i] for row in reduced)
+         for i in range(len(input_strides))]
+    )  # fmt: skip
+    far = max(far, sum((row[0] - 1) * row[1] for row in kept))
+    count = math.prod(shape)
+    return _Plan(kept, reduced, inner, max(far, count) >= 2**31 - THREADS * _VECTOR)
+
+
+def _collapse(rows: list[tuple[int, ...]]) -> list[tuple[int, ...]]:
+    """Rows (size, strides…), outermost first, with neighbours merged and the innermost first."""
+    merged: list[tuple[int, ...]] = []
+    for row in reversed(rows):
+        if row[0] == 1:
+            continue
+        if merged and all(s == merged[-1][0] * t for s, t in zip(row[1:], merged[-1][1:], strict=True)):
+            merged[-1] = (merged[-1][0] * row[0], *merged[-1][1:])
+        else:
+            merged.append(row)
+    return merged
+
+
+def _is_vectorisable(plan: _Plan) -> bool:
+    """One contiguous reduced dimension, every output's part of it aligned if the first is."""
+    return (
+        len(plan.reduced) == 1
+        and plan.reduced[0][1] == 1
+        and plan.reduced[0][0] >= 4 * _VECTOR
+        and all(row[2] % _VECTOR == 0 for row in plan.kept)
+    )
+
+
+def _rank_class(rank: int) -> int:
+    return next(r for r in _RANKS if rank <= r)
+
+
+class _Geometry(NamedTuple):
+    """groups: workgroups of the first dispatch. geometry: log2 of the threads along the reduction, plus 16 where the
+    reduced dimensions are innermost. split_size is in loads."""
+
+    groups: int
+    splits: int
+    split_size: int
+    geometry: int
+
+
+def _geometry(kept: int, reduced: int, reduced_innermost: bool, vector: bool) -> _Geometry:
+    loads = reduced // _VECTOR if vector else reduced
+    if reduced_innermost:
+        height = _power_of_two(-(-loads // 4), THREADS)
+    else:
+        height = max(_power_of_two(-(-loads // 8), _OUTER_HEIGHT), THREADS // _power_of_two(kept, THREADS))
+        height = min(height, _power_of_two(loads, THREADS))
+    blocks = -(-kept // (THREADS // height))
+    each = -(-loads // height)
+    splits = 1
+    if blocks < _ENOUGH_GROUPS and each >= _SPLIT_FROM:
+        splits = min(-(-_ENOUGH_GROUPS // blocks), each // (_SPLIT_FROM // 2))
+    split_size = -(-loads // splits)
+    split_size = -(-split_size // height) * height
+    splits = max(1, -(-loads // split_size)) if split_size else 1
+    return _Geometry(blocks * splits, splits, split_size, (height.bit_length() - 1) | (16 if reduced_innermost else 0))
+
+
+def _power_of_two(at_least: int, at_most: int) -> int:
+    return min(1 << max(at_least - 1, 0).bit_length(), at_most)
+
+
+# Arguments -------------------------------------------------------------------------------------------
+
+
+def canonical_dims(dim: int | Sequence[int] | None, rank: int) -> tuple[int, ...]:
+    """Dimensions as non-negative numbers, sorted; all of them for None or an empty list. Errors are torch's."""
+    if dim is None:
+        return tuple(range(rank))
+    wanted = (dim,) if isinstance(dim, int) else dim
+    if not wanted:
+        return tuple(range(rank))
+    limit = max(rank, 1)
+    found = []
+    for d in wanted:
+        if not -limit <= d < limit:
+            raise IndexError(f"Dimension out of range (expected to be in range of [{-limit}, {limit - 1}], but got {d})")
+        d %= limit
+        if d in found:
+            raise RuntimeError(f"dim {d} appears multiple times in the list of dims")
+        found.append(d)
+    return tuple(sorted(found)) if rank else ()
+
+
+def reduced_shape(shape: Sequence[int], dims: tuple[int, ...], keepdim: bool) -> list[int]:
+    """The shape of a reduction over `dims`."""
+    if keepdim:
+        return [1 if d in dims else size for d, size in enumerate(shape)]
+    return [size for d, size in enumerate(shape) if d not in dims]
+
+
+def check_out(out: torch.Tensor, shape: Sequence[int], dtype: torch.dtype | None = None) -> None:
+    """Make `out` of a direct call with out= fit: RuntimeError for another dtype, a resize for another shape."""
+    if dtype is not None and out.dtype != dtype:
+        raise RuntimeError(f"Expected out tensor to have dtype {dtype}, but got {out.dtype} instead")
+    if list(out.shape) != list(shape):
+        if out.numel():
+            warnings.warn(
+                f"An output with one or more elements was resized since it had shape {list(out.shape)}, which does not "
+                f"match the required output shape {list(shape)}. This behavior is deprecated, and in a future PyTorch "
+                "release outputs will not be resized unless they have zero elements. You can explicitly reuse an out "
+                "tensor t by resizing it, inplace, to zero elements with t.resize_(0).",
+                stacklevel=3,
+            )
+        out.resize_(shape)

@@ -1,0 +1,146 @@
+"""Hand-written kernels over strided operands: one thread an element, the variant is the rank.
+
+Counterpart of kernels/lib/strided.slangh. Used where the elementwise planner does not fit, because an operand is
+addressed through an index or read at another place than its own.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from portable_mps.dispatch.launch import grid, launch
+from portable_mps.dispatch.promotion import storage
+from portable_mps.runtime.kernel import Template
+
+_THREADS = 256
+_RANKS = (1, 2, 3, 4, 5, 6, 8, 12, 16)
+_LIMIT = 2**31 - 1
+_WORDS = {1: "uint8_t", 2: "uint16_t", 4: "uint", 8: "uint64_t"}
+
+
+def word(dtype: torch.dtype) -> str:
+    """The Slang integer as wide as an element, for kernels that only move data. Raises TypeError past 8 bytes."""
+    try:
+        return _WORDS[dtype.itemsize]
+    except KeyError:
+        raise TypeError(f"Trying to use {dtype} on the MPS device, which this operator does not support") from None
+
+
+def dtype_defines(name: str, dtype: torch.dtype) -> dict[str, str]:
+    """Definitions of a dtype: NAME its storage, NAME_C its compute type, NAME_LOAD(x) and NAME_STORE(x)."""
+    row = storage(dtype)
+    compute = "int" if row.compute == "bool" else row.compute
+    load = row.load if row.compute != "bool" else "({} != 0 ? 1 : 0)"
+    return {
+        name: row.type,
+        f"{name}_C": compute,
+        f"{name}_LOAD(x)": load.format("(x)"),
+        f"{name}_STORE(x)": row.store.format("x"),
+    }
+
+
+def collapse(shape: Sequence[int], strides: Sequence[Sequence[int]]) -> list[tuple[int, ...]]:
+    """(size, stride of each operand) per dimension, the innermost first, merged where every operand allows it."""
+    merged: list[tuple[int, ...]] = []
+    for size, *steps in reversed(list(zip(shape, *strides, strict=True))):
+        if size == 1:
+            continue
+        if merged and all(step == merged[-1][0] * inner for step, inner in zip(steps, merged[-1][1:], strict=True)):
+            merged[-1] = (size * merged[-1][0], *merged[-1][1:])
+        else:
+            merged.append((size, *steps))
+    return merged or [(1, *(0 for _ in strides))]
+
+
+class Strided:
+    """An entry point whose Params are `pointers` addresses, STRIDED_FIELDS for `operands`, and `extras`.
+
+    extras is a layout as in runtime.kernel.Template.
+    """
+
+    def __init__(self, stem: str, entry: str, pointers: int, operands: int, extras: str = "") -> None:
+        self.stem, self.entry = stem, entry
+        self.pointers, self.operands, self.extras = pointers, operands, extras
+        self._templates: dict[tuple[int, bool], Template] = {}
+
+    def __call__(
+        self,
+        shape: Sequence[int],
+        strides: Sequence[Sequence[int]],
+        pointers: Sequence[Any],
+        extras: Sequence[Any],
+        reads: Sequence[torch.Tensor],
+        writes: Sequence[torch.Tensor],
+        **defines: Any,
+    ) -> None:
+        """Run one thread for each element of `shape`. strides: each operand's, in elements.
+
+        reads and writes are the tensors whose memory is touched; addresses reached through `extras` are the
+        caller's to mark as wide by a define of its own.
+        """
+        dims = collapse(shape, strides)
+        count = 1
+        for size, *_ in dims:
+            count *= size
+        if count == 0:
+            return
+        wide = "WIDE" in defines or _is_wide(count, dims, (*reads, *writes))
+        rank = next((r for r in _RANKS if r >= len(dims)), None)
+        if rank is None:
+            raise RuntimeError(f"{self.entry}: more than {_RANKS[-1]} dimensions that do not merge")
+        dims += [(1, *(0 for _ in strides))] * (rank - len(dims))
+        template = self._templates.get((rank, wide))
+        if template is None:
+            size_code, stride_code = "Qq" if wide else "Ii"
+            layout = "Q" * self.pointers + size_code * (1 + rank) + stride_code * rank * self.operands + self.extras
+            template = self._templates[rank, wide] = Template(self.stem, self.entry, layout)
+        arguments = [*pointers, count, *(d[0] for d in dims)]
+        for operand in range(self.operands):
+            arguments += [d[operand + 1] for d in dims]
+        defines = {"RANK": rank, "OPERANDS": self.operands, **defines}
+        if wide:
+            defines["WIDE"] = 1
+        launch(template, grid(-(-count // _THREADS)), [*arguments, *extras], reads, writes, **defines)
+
+
+def _is_wide(count: int, dims: list[tuple[int, ...]], tensors: Sequence[torch.Tensor]) -> bool:
+    if count > _LIMIT or any(tensor.untyped_storage().nbytes() > _LIMIT for tensor in tensors):
+        return True
+    return any(sum((d[0] - 1) * abs(d[i]) for d in dims) > _LIMIT for i in range(1, len(dims[0])))
+
+
+def run_linear(
+    template: Template,
+    count: int,
+    arguments: Sequence[Any],
+    reads: Sequence[torch.Tensor],
+    writes: Sequence[torch.Tensor],
+    **defines: Any,
+) -> None:
+    """Run one thread for each of `count` positions; kernels take it with POSITION of strided.slangh."""
+    launch(template, grid(-(-count // _THREADS)), arguments, reads, writes, **defines)
+
+
+def resized(out: torch.Tensor, shape: Sequence[int]) -> torch.Tensor:
+    """`out` with this shape, by torch's rules for out=: a warning where it had elements of another shape."""
+    if out.shape != torch.Size(shape):
+        if out.numel():
+            warnings.warn(
+                f"An output with one or more elements was resized since it had shape {list(out.shape)}, which does "
+                f"not match the required output shape {list(shape)}. This behavior is deprecated, and in a future "
+                "PyTorch release outputs will not be resized unless they have zero elements.",
+                UserWarning,
+                stacklevel=3,
+            )
+        out.resize_(shape)
+    return out
+
+
+def written(out: torch.Tensor, dtype: torch.dtype) -> None:
+    """Check the dtype of an out= argument, in torch's words."""
+    if out.dtype != dtype:
+        raise RuntimeError(f"Expected out tensor to have dtype {dtype}, but got {out.dtype} instead")

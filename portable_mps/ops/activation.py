@@ -1,0 +1,195 @@
+"""Activation functions and their derivatives."""
+
+from __future__ import annotations
+
+import torch
+
+from portable_mps.dispatch.pointwise import Pointwise, register
+from portable_mps.dispatch.promotion import Promotion
+from portable_mps.dispatch.registry import implements
+
+register(Pointwise("relu", ("maths::isnan(a) ? a : max(a, C(0))",), 1, by_type={k: "max(a, C(0))" for k in ("int", "int64_t")}), "relu", "relu_")
+register(Pointwise("threshold", ("a <= s0 ? s1 : a",), 1, "cc"), "threshold.out")
+register(Pointwise("threshold_backward", ("b <= s0 ? C(0) : a",), 2, "c"), "threshold_backward.grad_input")
+register(Pointwise("hardtanh", ("maths::minimum(maths::maximum(a, s0), s1)",), 1, "cc"), "hardtanh", "hardtanh_", "hardtanh.out")
+register(
+    Pointwise("hardtanh_backward", ("(b <= s0 || b >= s1) ? C(0) : a",), 2, "cc"),
+    "hardtanh_backward",
+    "hardtanh_backward.grad_input",
+)
+register(Pointwise("leaky_relu", ("a > C(0) ? a : a * s0",), 1, "c"), "leaky_relu.out")
+# self_is_result changes nothing: a positive slope keeps the sign.
+register(Pointwise("leaky_relu_backward", ("b > C(0) ? a : a * s0",), 2, "ci"), "leaky_relu_backward.grad_input")
+register(
+    Pointwise("elu", ("a < C(0) ? maths::expm1(a * s2) * (s0 * s1) : a * s1",), 1, "ccc"), "elu.out"
+)
+register(
+    Pointwise(
+        "elu_backward",
+        (
+            "b > C(0) ? a * s1 : (s3 != 0 ? a * s2 * (b + s0 * s1) : a * s2 * s0 * s1 * maths::exp(b * s2))",
+        ),
+        2,
+        "ccci",
+    ),
+    "elu_backward.grad_input",
+)
+register(Pointwise("silu", ("maths::silu(a)",), 1), "silu.out")
+register(
+    Pointwise("silu_backward", ("a * maths::sigmoid(b) * (C(1) + b * (C(1) - maths::sigmoid(b)))",), 2),
+    "silu_backward.grad_input",
+)
+register(Pointwise("mish", ("maths::mish(a)",), 1), "mish.out")
+register(
+    Pointwise(
+        "mish_backward",
+        (
+            "a * (maths::tanh(maths::softplus(b, C(1), C(20))) + b * maths::sigmoid(b)"
+            " * (C(1) - maths::tanh(maths::softplus(b, C(1), C(20))) * maths::tanh(maths::softplus(b, C(1), C(20)))))",
+        ),
+        2,
+    ),
+    "mish_backward",
+)
+register(Pointwise("sigmoid_backward", ("a * (C(1) - b) * b",), 2), "sigmoid_backward.grad_input")
+register(Pointwise("tanh_backward", ("a * (C(1) - b * b)",), 2), "tanh_backward.grad_input")
+_RELU6 = "clamp(a + C(3), C(0), C(6))"
+register(Pointwise("hardswish", (f"a * {_RELU6} / C(6)",), 1), "hardswish", "hardswish_", "hardswish.out")
+register(
+    Pointwise("hardswish_backward", ("b <= C(-3) ? C(0) : (b < C(3) ? a * (b / C(3) + C(0.5)) : a)",), 2),
+    "hardswish_backward",
+)
+register(Pointwise("hardsigmoid", (f"{_RELU6} / C(6)",), 1), "hardsigmoid.out")
+register(
+    Pointwise("hardsigmoid_backward", ("b > C(-3) && b < C(3) ? a / C(6) : C(0)",), 2), "hardsigmoid_backward.grad_input"
+)
+register(Pointwise("hardshrink", ("a >= -s0 && a <= s0 ? C(0) : a",), 1, "c"), "hardshrink.out")
+register(Pointwise("shrink_backward", ("b >= -s0 && b <= s0 ? C(0) : a",), 2, "c"), "hardshrink_backward.grad_input")
+register(Pointwise("softshrink", ("a > s0 ? a - s0 : (a < -s0 ? a + s0 : a * C(0))",), 1, "c"), "softshrink.out")
+register(
+    Pointwise("softshrink_backward", ("b >= -s0 && b <= s0 ? C(0) : a",), 2, "c"), "softshrink_backward.grad_input"
+)
+register(
+    Pointwise("softplus", ("a * s0 > s1 ? a : maths::div(maths::log1p(maths::exp(a * s0)), s0)",), 1, "cc"), "softplus.out"
+)
+register(
+    Pointwise("softplus_backward", ("b * s0 > s1 ? a : a * maths::sigmoid(b * s0)",), 2, "cc"),
+    "softplus_backward.grad_input",
+)
+
+# The buffer of log_sigmoid belongs to the CPU's vectorised kernel; it stays empty here, as on CUDA.
+_log_sigmoid = Pointwise("log_sigmoid", ("maths::log_sigmoid(a)",), 1)
+_log_sigmoid_backward = Pointwise("log_sigmoid_backward", ("a * maths::sigmoid(-b)",), 2)
+
+
+@implements("log_sigmoid_forward")
+def log_sigmoid_forward(self: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    return _log_sigmoid((None,), (self,))[0], self.new_empty(0)
+
+
+@implements("log_sigmoid_forward.output")
+def log_sigmoid_forward_output(
+    self: torch.Tensor, *, output: torch.Tensor, buffer: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    return _log_sigmoid((output,), (self,))[0], buffer
+
+
+@implements("log_sigmoid_backward")
+def log_sigmoid_backward(grad_output: torch.Tensor, self: torch.Tensor, buffer: torch.Tensor) -> torch.Tensor:
+    return _log_sigmoid_backward((None,), (grad_output, self))[0]
+
+
+@implements("log_sigmoid_backward.grad_input")
+def log_sigmoid_backward_out(
+    grad_output: torch.Tensor, self: torch.Tensor, buffer: torch.Tensor, *, grad_input: torch.Tensor
+) -> torch.Tensor:
+    return _log_sigmoid_backward((grad_input,), (grad_output, self))[0]
+
+
+_gelu = {
+    "none": Pointwise("gelu", ("maths::gelu(a)",), 1, modules=("lib.special",)),
+    "tanh": Pointwise("gelu_tanh", ("maths::gelu_tanh(a)",), 1),
+}
+# d/dx x Phi(x) = Phi(x) + x phi(x), with 1/sqrt(2) and 1/sqrt(2 pi).
+_PHI = "C(0.5) * (C(1) + maths::erf(b * C(0.70710678118654752440)))"
+_DENSITY = "C(0.39894228040143267794) * maths::exp(C(-0.5) * b * b)"
+# The tanh form with k = sqrt(2/pi) and its inner derivative.
+_INNER = "maths::tanh(C(0.79788456080286535588) * (b + C(0.044715) * b * b * b))"
+_SLOPE = "C(0.79788456080286535588) * (C(1) + C(3 * 0.044715) * b * b)"
+_gelu_backward = {
+    "none": Pointwise("gelu_backward", (f"a * ({_PHI} + b * {_DENSITY})",), 2, modules=("lib.special",)),
+    "tanh": Pointwise(
+        "gelu_tanh_backward",
+        (f"a * (C(0.5) * (C(1) + {_INNER}) + C(0.5) * b * (C(1) - {_INNER} * {_INNER}) * {_SLOPE})",),
+        2,
+    ),
+}
+
+
+def _approximation(rows: dict[str, Pointwise], approximate: str) -> Pointwise:
+    if approximate not in rows:
+        raise RuntimeError("approximate argument must be either none or tanh.")
+    return rows[approximate]
+
+
+@implements("gelu.out")
+def gelu_out(self: torch.Tensor, *, approximate: str = "none", out: torch.Tensor) -> torch.Tensor:
+    return _approximation(_gelu, approximate)((out,), (self,))[0]
+
+
+@implements("gelu_backward.grad_input")
+def gelu_backward_out(
+    grad_output: torch.Tensor, self: torch.Tensor, *, approximate: str = "none", grad_input: torch.Tensor
+) -> torch.Tensor:
+    return _approximation(_gelu_backward, approximate)((grad_input,), (grad_output, self))[0]
+
+
+_glu = Pointwise("glu", ("a * maths::sigmoid(b)",), 2)
+_glu_backward = Pointwise(
+    "glu_backward",
+    ("a * maths::sigmoid(c)", "a * b * maths::sigmoid(c) * (C(1) - maths::sigmoid(c))"),
+    3,
+)
+
+
+@implements("glu.out")
+def glu_out(self: torch.Tensor, dim: int = -1, *, out: torch.Tensor) -> torch.Tensor:
+    first, second = self.chunk(2, dim)
+    return _glu((out,), (first, second))[0]
+
+
+@implements("glu_backward")
+def glu_backward(grad_output: torch.Tensor, self: torch.Tensor, dim: int) -> torch.Tensor:
+    return glu_backward_out(grad_output, self, dim, grad_input=torch.empty_like(self))
+
+
+@implements("glu_backward.grad_input")
+def glu_backward_out(
+    grad_output: torch.Tensor, self: torch.Tensor, dim: int, *, grad_input: torch.Tensor
+) -> torch.Tensor:
+    grad_input.resize_(self.shape)
+    _glu_backward(tuple(grad_input.chunk(2, dim)), (grad_output, *self.chunk(2, dim)))
+    return grad_input
+
+
+_prelu_backward = Pointwise(
+    "prelu_backward", ("b > C(0) ? a : a * c", "b > C(0) ? C(0) : a * b"), 3, promotion=Promotion.SAME
+)
+register(Pointwise("prelu", ("a > C(0) ? a : a * b",), 2), "_prelu_kernel")
+register(_prelu_backward, "_prelu_kernel_backward")
+
+register(Pointwise("dropout_backward", ("cast_bool(b) ? a * s0 : C(0)",), 2, "c", promotion=Promotion.DEFAULT), "native_dropout_backward")
+
+_logit_backward = Pointwise("logit_backward", ("b < C(0) || b > C(1) ? maths::nan_of(a) : maths::div(a, b * (C(1) - b))",), 2)
+_logit_backward_clamped = Pointwise(
+    "logit_backward_clamped", ("b < s0 || b > C(1) - s0 ? C(0) : maths::div(a, b * (C(1) - b))",), 2, "c"
+)
+
+
+@implements("logit_backward.grad_input")
+def logit_backward_out(
+    grad_output: torch.Tensor, self: torch.Tensor, eps: float | None = None, *, grad_input: torch.Tensor
+) -> torch.Tensor:
+    if eps is None:
+        return _logit_backward((grad_input,), (grad_output, self))[0]
+    return _logit_backward_clamped((grad_input,), (grad_output, self), (eps,))[0]

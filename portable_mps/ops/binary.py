@@ -1,0 +1,137 @@
+"""Elementwise operators of two or three tensors: arithmetic, comparison, logic."""
+
+from __future__ import annotations
+
+import torch
+
+from portable_mps.dispatch.pointwise import Pointwise, register
+from portable_mps.dispatch.promotion import Promotion
+from portable_mps.dispatch.registry import implements
+
+# Arithmetic. `alpha` is 1 in nearly every call, and IEEE makes a + 1 * b exactly a + b.
+register(Pointwise("add", ("a + s0 * b",), 2, "c"), "add.out")
+register(Pointwise("sub", ("a - s0 * b",), 2, "c"), "sub.out")
+register(Pointwise("rsub", ("b - s0 * a",), 2, "c"), "rsub.Tensor")
+register(Pointwise("mul", ("a * b",), 2), "mul.out")
+_true_divide = register(Pointwise("div", ("maths::div(a, b)",), 2, promotion=Promotion.FLOAT), "div.out")
+_floor_divide = register(
+    Pointwise("floor_divide", ("maths::floor_divide(a, b)",), 2), "floor_divide", "floor_divide.out", "floor_divide_.Tensor"
+)
+_trunc_divide = Pointwise("trunc_divide", ("maths::trunc(maths::div(a, b))",), 2, by_type={"int": "a / b", "int64_t": "a / b"})
+
+
+@implements("div.out_mode")
+def div_out_mode(
+    self: torch.Tensor, other: torch.Tensor, *, rounding_mode: str | None, out: torch.Tensor
+) -> torch.Tensor:
+    rows = {None: _true_divide, "floor": _floor_divide, "trunc": _trunc_divide}
+    if rounding_mode not in rows:
+        raise RuntimeError(
+            f"div expected rounding_mode to be one of None, 'trunc', or 'floor' but found '{rounding_mode}'"
+        )
+    return rows[rounding_mode]((out,), (self, other))[0]
+
+
+register(Pointwise("fmod", ("maths::fmod(a, b)",), 2), "fmod.Tensor_out")
+register(Pointwise("remainder", ("maths::remainder(a, b)",), 2), "remainder.Tensor_out", "remainder.Scalar_Tensor")
+register(
+    Pointwise("pow", ("maths::pow(a, b)",), 2), "pow.Tensor_Tensor_out", "pow.Tensor_Scalar_out", "pow.Scalar_out"
+)
+register(Pointwise("maximum", ("maths::maximum(a, b)",), 2), "maximum.out")
+register(Pointwise("minimum", ("maths::minimum(a, b)",), 2), "minimum.out")
+register(Pointwise("fmax", ("maths::fmax(a, b)",), 2), "fmax.out")
+register(Pointwise("fmin", ("maths::fmin(a, b)",), 2), "fmin.out")
+register(Pointwise("gcd", ("maths::gcd(a, b)",), 2), "gcd.out")
+register(Pointwise("lcm", ("maths::lcm(a, b)",), 2), "lcm.out")
+register(Pointwise("heaviside", ("a == C(0) ? b : (a > C(0) ? C(1) : C(0))",), 2), "heaviside.out")
+
+for _name in "atan2 copysign".split():
+    register(Pointwise(_name, (f"maths::{_name}(a, b)",), 2, promotion=Promotion.FLOAT), f"{_name}.out")
+for _name in "hypot nextafter logaddexp logaddexp2".split():
+    register(Pointwise(_name, (f"maths::{_name}(a, b)",), 2), f"{_name}.out")
+register(Pointwise("xlogy", ("maths::xlogy(a, b)",), 2, promotion=Promotion.FLOAT), "xlogy.OutTensor")
+register(Pointwise("xlog1py", ("maths::xlog1py(a, b)",), 2, promotion=Promotion.FLOAT), "special_xlog1py.out")
+_zeta = Pointwise("zeta", ("maths::zeta(a, b)",), 2, promotion=Promotion.FLOAT, modules=("lib.special",))
+register(_zeta, "special_zeta.out")
+
+# Bits.
+for _name, _sign in {"and": "&", "or": "|", "xor": "^"}.items():
+    register(Pointwise(f"bitwise_{_name}", (f"a {_sign} b",), 2), f"bitwise_{_name}.Tensor_out")
+# Shifts past the width, as torch's CPU has them: zero, or the sign for a right shift.
+_WIDTH = "(b < C(0) || b >= C(8 * sizeof(C)))"
+_shift_left = Pointwise("shift_left", (f"{_WIDTH} ? C(0) : a << b",), 2)
+_shift_right = Pointwise("shift_right", (f"{_WIDTH} ? (a < C(0) ? C(-1) : C(0)) : a >> b",), 2)
+register(_shift_left, "bitwise_left_shift.Tensor_out", "__lshift__.Tensor", "__lshift__.Scalar")
+register(_shift_left, "__ilshift__.Tensor", "__ilshift__.Scalar")
+register(_shift_right, "bitwise_right_shift.Tensor_out", "__rshift__.Tensor", "__rshift__.Scalar")
+register(_shift_right, "__irshift__.Tensor", "__irshift__.Scalar")
+
+# Comparison and logic: results are bool, or what out= says.
+for _name, _sign in {"eq": "==", "ne": "!=", "lt": "<", "le": "<=", "gt": ">", "ge": ">="}.items():
+    row = Pointwise(_name, (f"a {_sign} b",), 2, promotion=Promotion.BOOL)
+    register(row, f"{_name}.Tensor_out", f"{_name}.Scalar_out")
+for _name, _sign in {"and": "&&", "or": "||", "xor": "!="}.items():
+    expression = f"cast_bool(a) {_sign} cast_bool(b)"
+    register(Pointwise(f"logical_{_name}", (expression,), 2, promotion=Promotion.BOOL), f"logical_{_name}.out")
+
+# Three tensors.
+register(Pointwise("addcmul", ("a + s0 * b * c",), 3, "c"), "addcmul.out")
+register(Pointwise("addcdiv", ("a + s0 * maths::div(b, c)",), 3, "c"), "addcdiv.out")
+# The form that is exact at both ends, as ATen's lerp.
+_lerp = "abs({0}) < C(0.5) ? a + {0} * (b - a) : b - (b - a) * (C(1) - {0})"
+register(Pointwise("lerp_scalar", (_lerp.format("s0"),), 2, "c"), "lerp.Scalar_out")
+register(Pointwise("lerp", (_lerp.format("c"),), 3), "lerp.Tensor_out")
+
+_where = Pointwise("where", ("a ? C(b) : c",), 3, promotion=Promotion.NONE)
+
+
+def _where_operands(
+    condition: torch.Tensor, self: torch.Tensor, other: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    if condition.dtype not in (torch.bool, torch.uint8):
+        raise RuntimeError(f"where expected condition to be a boolean tensor, but got a tensor with dtype {condition.dtype}")
+    dtype = torch.result_type(self, other)
+    self, other = (torch.as_tensor(t, dtype=dtype) if not isinstance(t, torch.Tensor) else t.to(dtype) for t in (self, other))
+    return condition, self, other
+
+
+@implements("where.self")
+def where(condition: torch.Tensor, self: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
+    operands = _where_operands(condition, self, other)
+    shape = torch.broadcast_shapes(*(t.shape for t in operands))
+    out = torch.empty(shape, dtype=operands[1].dtype, device="mps")
+    return _where((out,), operands)[0]
+
+
+@implements("where.self_out")
+def where_out(
+    condition: torch.Tensor, self: torch.Tensor, other: torch.Tensor, *, out: torch.Tensor
+) -> torch.Tensor:
+    operands = _where_operands(condition, self, other)
+    if out.dtype != operands[1].dtype:
+        raise RuntimeError(f"Expected out type to be {operands[1].dtype} but got {out.dtype}")
+    return _where((out,), operands)[0]
+
+
+_clamp = Pointwise("clamp", ("maths::minimum(maths::maximum(a, b), c)",), 3)
+_clamp_min = Pointwise("clamp_min", ("maths::maximum(a, b)",), 2)
+_clamp_max = Pointwise("clamp_max", ("maths::minimum(a, b)",), 2)
+register(_clamp_min, "clamp_min.out", "clamp_min.Tensor_out")
+register(_clamp_max, "clamp_max.out", "clamp_max.Tensor_out")
+
+
+@implements("clamp.out", "clamp.Tensor_out")
+def clamp_out(
+    self: torch.Tensor,
+    min: float | torch.Tensor | None = None,
+    max: float | torch.Tensor | None = None,
+    *,
+    out: torch.Tensor,
+) -> torch.Tensor:
+    if min is not None and max is not None:
+        return _clamp((out,), (self, min, max))[0]
+    if min is not None:
+        return _clamp_min((out,), (self, min))[0]
+    if max is not None:
+        return _clamp_max((out,), (self, max))[0]
+    raise RuntimeError("torch.clamp: At least one of 'min' or 'max' must not be None")

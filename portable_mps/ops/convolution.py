@@ -1,0 +1,273 @@
+"""Convolution in one, two and three dimensions, transposed, grouped, dilated, and its gradients.
+
+Ungrouped convolutions are matrix products over columns; grouped ones have direct kernels. A transposed convolution is
+the adjoint of a plain one, so three functions (forward, image gradient, weight gradient) serve both.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+from portable_mps.dispatch.launch import grid, launch
+from portable_mps.dispatch.promotion import storage
+from portable_mps.dispatch.registry import implements
+from portable_mps.ops.matmul import product, summed_product
+from portable_mps.runtime.kernel import Template
+
+_LAYOUT = "QQQ" + "i" * 22
+_im2col = Template("convolution", "im2col", _LAYOUT)
+_col2im = Template("convolution", "col2im", _LAYOUT)
+_forward = Template("convolution", "forward", _LAYOUT)
+_backward_image = Template("convolution", "backward_image", _LAYOUT)
+_backward_weight = Template("convolution", "backward_weight", _LAYOUT)
+_COLUMN_BYTES = 1 << 30  # columns held at a time: larger batches go in parts
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """A plain convolution from `image` (batch, channels, *size) to (batch, filters, *output), padded to 3 dimensions."""
+
+    batch: int
+    channels: int
+    filters: int
+    groups: int
+    size: tuple[int, ...]
+    output: tuple[int, ...]
+    kernel: tuple[int, ...]
+    stride: tuple[int, ...]
+    padding: tuple[int, ...]
+    dilation: tuple[int, ...]
+
+    @property
+    def taps(self) -> int:
+        return self.kernel[0] * self.kernel[1] * self.kernel[2]
+
+    @property
+    def spots(self) -> int:
+        return self.output[0] * self.output[1] * self.output[2]
+
+    @property
+    def is_pointwise(self) -> bool:
+        """A 1x1 convolution that reads each position once: the image is its own columns."""
+        return self.taps == 1 and set(self.stride) == {1} and set(self.padding) == {0}
+
+    def arguments(self, batch: int) -> tuple[int, ...]:
+        sizes = (*self.size, *self.output, *self.kernel, *self.stride, *self.padding, *self.dilation)
+        return (self.channels, self.filters, self.groups, batch, *sizes)
+
+
+def _three(values: Sequence[int], fill: int) -> tuple[int, ...]:
+    return (fill,) * (3 - len(values)) + tuple(values)
+
+
+def _types(dtype: torch.dtype) -> dict[str, str]:
+    row = storage(dtype)
+    return {"T": row.type, "LOAD(x)": row.load.format("x"), "STORE(x)": row.store.format("x"), "ACC": row.compute}
+
+
+def _direct(template: Template, geometry: Geometry, image: torch.Tensor, weight: torch.Tensor, result: torch.Tensor) -> None:
+    written = {_forward: result, _backward_image: image, _backward_weight: weight}[template]
+    read = [t for t in (image, weight, result) if t is not written]
+    if template is _backward_weight:
+        x, y, _ = grid(written.numel())
+        groups = (x, y, 1)
+    else:
+        x, y, _ = grid(-(-written[0].numel() // 256))
+        groups = (x, y, geometry.batch)
+    arguments = (image, weight, result, *geometry.arguments(geometry.batch))
+    launch(template, groups, arguments, reads=read, writes=(written,), **_types(image.dtype))
+
+
+def _parts(geometry: Geometry, item: int) -> list[slice]:
+    """Slices of the batch whose columns fit in the space for them."""
+    each = max(1, geometry.channels * geometry.taps * geometry.spots * item)
+    count = max(1, min(geometry.batch, _COLUMN_BYTES // each, 32768))
+    return [slice(start, min(start + count, geometry.batch)) for start in range(0, geometry.batch, count)]
+
+
+def _columns(geometry: Geometry, image: torch.Tensor) -> torch.Tensor:
+    """(batch, channels * taps, spots) for a part of the batch."""
+    if geometry.is_pointwise:
+        return image.reshape(image.shape[0], geometry.channels, -1)
+    rows = geometry.channels * geometry.taps
+    columns = image.new_empty((image.shape[0], rows, geometry.spots))
+    x, y, _ = grid(-(-rows * geometry.spots // 256))
+    arguments = (image, columns, image, *geometry.arguments(image.shape[0]))
+    launch(_im2col, (x, y, image.shape[0]), arguments, reads=(image,), writes=(columns,), **_types(image.dtype))
+    return columns
+
+
+def _convolve(geometry: Geometry, image: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
+    """(batch, filters, spots) of contiguous image and weight."""
+    result = image.new_empty((geometry.batch, geometry.filters, geometry.spots))
+    if result.numel() == 0:
+        return result
+    if geometry.groups > 1:
+        _direct(_forward, geometry, image, weight, result)
+        return result if bias is None else result.add_(bias.view(1, -1, 1))
+    matrix = weight.reshape(1, geometry.filters, -1)
+    added = None if bias is None else bias.view(1, -1, 1)
+    for part in _parts(geometry, image.element_size()):
+        columns = _columns(geometry, image[part])
+        left = matrix.expand(columns.shape[0], -1, -1)
+        product(left, columns, result[part], added, beta=0.0 if added is None else 1.0)
+    return result
+
+
+def _image_gradient(geometry: Geometry, result: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+    """The adjoint of `_convolve` in its image: (batch, channels, *size)."""
+    image = result.new_empty((geometry.batch, geometry.channels, *geometry.size))
+    if image.numel() == 0:
+        return image
+    if geometry.groups > 1:
+        _direct(_backward_image, geometry, image, weight, result)
+        return image
+    matrix = weight.reshape(1, geometry.filters, -1).transpose(1, 2)
+    for part in _parts(geometry, image.element_size()):
+        gradient = result[part].reshape(-1, geometry.filters, geometry.spots)
+        left = matrix.expand(gradient.shape[0], -1, -1)
+        if geometry.is_pointwise:
+            product(left, gradient, image[part].view(-1, geometry.channels, geometry.spots))
+            continue
+        columns = result.new_empty((gradient.shape[0], geometry.channels * geometry.taps, geometry.spots))
+        product(left, gradient, columns)
+        target = image[part]
+        x, y, _ = grid(-(-target[0].numel() // 256))
+        arguments = (target, columns, target, *geometry.arguments(target.shape[0]))
+        launch(_col2im, (x, y, target.shape[0]), arguments, reads=(columns,), writes=(target,), **_types(image.dtype))
+    return image
+
+
+def _weight_gradient(geometry: Geometry, image: torch.Tensor, result: torch.Tensor, shape: torch.Size) -> torch.Tensor:
+    """The adjoint of `_convolve` in its weight."""
+    weight = image.new_empty(shape)
+    if weight.numel() == 0 or geometry.batch == 0 or geometry.spots == 0:
+        return weight.zero_()
+    if geometry.groups > 1:
+        _direct(_backward_weight, geometry, image, weight, result)
+        return weight
+    total = weight.view(geometry.filters, -1)
+    for number, part in enumerate(_parts(geometry, image.element_size())):
+        columns = _columns(geometry, image[part]).transpose(1, 2)
+        gradient = result[part].reshape(-1, geometry.filters, geometry.spots)
+        target = total if number == 0 else torch.empty_like(total)
+        summed_product(gradient, columns, target)
+        if number:
+            total.add_(target)
+    return weight
+
+
+def _check(input: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, groups: int, transposed: bool) -> None:
+    for other, name in ((weight, "weight"), (bias, "bias")):
+        if other is not None and other.dtype != input.dtype:
+            raise RuntimeError(
+                f"Input type ({input.dtype}) and {name} type ({other.dtype}) should be the same"
+            )
+    channels = weight.shape[0] if transposed else weight.shape[1] * groups
+    if input.shape[1] != channels:
+        raise RuntimeError(
+            f"Given {'transposed=1' if transposed else f'groups={groups}'}, weight of size {list(weight.shape)}, expected "
+            f"input{list(input.shape)} to have {channels} channels, but got {input.shape[1]} channels instead"
+        )
+
+
+def _geometry(
+    image: Sequence[int],
+    result: Sequence[int],
+    weight: torch.Size,
+    groups: int,
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+) -> Geometry:
+    rank = len(weight) - 2
+
+    def spread(values: Sequence[int]) -> Sequence[int]:
+        return list(values) * rank if len(values) == 1 else values
+
+    return Geometry(
+        batch=image[0],
+        channels=image[1],
+        filters=result[1],
+        groups=groups,
+        size=_three(image[2:], 1),
+        output=_three(result[2:], 1),
+        kernel=_three(weight[2:], 1),
+        stride=_three(spread(stride), 1),
+        padding=_three(spread(padding), 0),
+        dilation=_three(spread(dilation), 1),
+    )
+
+
+@implements("convolution")
+def convolution(
+    input: torch.Tensor,
+    weight: torch.Tensor,
+    bias: torch.Tensor | None,
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+    transposed: bool,
+    output_padding: Sequence[int],
+    groups: int,
+) -> torch.Tensor:
+    """Shapes and their checks are those of torch's own meta function."""
+    if input.dim() == weight.dim() - 1:
+        batched = convolution(
+            input.unsqueeze(0), weight, bias, stride, padding, dilation, transposed, output_padding, groups
+        )
+        return batched.squeeze(0)
+    _check(input, weight, bias, groups, transposed)
+    shape = torch.ops.aten.convolution.default(
+        *(None if t is None else torch.empty(t.shape, device="meta") for t in (input, weight, bias)),
+        stride,
+        padding,
+        dilation,
+        transposed,
+        output_padding,
+        groups,
+    ).shape
+    input, weight = input.contiguous(), weight.contiguous()
+    if transposed:
+        geometry = _geometry(shape, input.shape, weight.shape, groups, stride, padding, dilation)
+        result = _image_gradient(geometry, input, weight).view(shape)
+        return result if bias is None else result.add_(bias.view(1, -1, *(1,) * (len(shape) - 2)))
+    geometry = _geometry(input.shape, shape, weight.shape, groups, stride, padding, dilation)
+    return _convolve(geometry, input, weight, bias).view(shape)
+
+
+@implements("convolution_backward")
+def convolution_backward(
+    grad_output: torch.Tensor,
+    input: torch.Tensor,
+    weight: torch.Tensor,
+    bias_sizes: Sequence[int] | None,
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+    transposed: bool,
+    output_padding: Sequence[int],
+    groups: int,
+    output_mask: Sequence[bool],
+) -> tuple[torch.Tensor | None, torch.Tensor | None, torch.Tensor | None]:
+    if input.dim() == weight.dim() - 1:
+        arguments = (bias_sizes, stride, padding, dilation, transposed, output_padding, groups, output_mask)
+        grads = convolution_backward(grad_output.unsqueeze(0), input.unsqueeze(0), weight, *arguments)
+        return (None if grads[0] is None else grads[0].squeeze(0), *grads[1:])
+    grad_output, input, weight = grad_output.contiguous(), input.contiguous(), weight.contiguous()
+    image, result = (grad_output, input) if transposed else (input, grad_output)
+    geometry = _geometry(image.shape, result.shape, weight.shape, groups, stride, padding, dilation)
+    grad_input = grad_weight = grad_bias = None
+    if output_mask[0]:
+        if transposed:
+            grad_input = _convolve(geometry, grad_output, weight, None).view(input.shape)
+        else:
+            grad_input = _image_gradient(geometry, grad_output, weight).view(input.shape)
+    if output_mask[1]:
+        grad_weight = _weight_gradient(geometry, image, result, weight.shape)
+    if output_mask[2]:
+        grad_bias = grad_output.sum([0, *range(2, grad_output.dim())])
+    return grad_input, grad_weight, grad_bias

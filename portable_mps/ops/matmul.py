@@ -1,0 +1,295 @@
+"""Matrix products: mm, bmm, their forms with an added term, and products with vectors."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from portable_mps.dispatch.launch import launch
+from portable_mps.dispatch.promotion import storage
+from portable_mps.dispatch.registry import implements
+from portable_mps.runtime.kernel import Template
+
+_plain = Template("matmul", "matmul", "QQQqqqiiiiiiiii")
+_scaled = Template("matmul", "matmul", "QQQqqqQqiiiiiiiiiiiff")
+_outer = Template("matmul", "matmul", "QQQqqqqqiiiiiiiiiii")
+_MAX_BATCH = 32768  # workgroups in z
+
+
+def _check_out(out: torch.Tensor, shape: tuple[int, ...], dtype: torch.dtype, name: str) -> torch.Tensor:
+    """`out` with the result's shape, by torch's rules for out= arguments."""
+    if out.dtype != dtype:
+        raise RuntimeError(f"{name}: expected out tensor to have dtype {dtype}, but got {out.dtype} instead")
+    if out.shape != shape:
+        torch._prims_common.wrappers._maybe_resize_out(out, shape)
+    return out
+
+
+def _contiguous_way(tensor: torch.Tensor) -> torch.Tensor:
+    """A (batch, rows, columns) view or copy with one of the last two strides equal to 1."""
+    return tensor if 1 in tensor.stride()[1:] else tensor.contiguous()
+
+
+def product(
+    a: torch.Tensor,
+    b: torch.Tensor,
+    out: torch.Tensor,
+    added: torch.Tensor | None = None,
+    alpha: float = 1.0,
+    beta: float = 0.0,
+) -> None:
+    """out = alpha * a @ b + beta * added.
+
+    a (batch, m, k), b (batch, k, n), out (batch, m, n), one dtype; added broadcasts to out. Any strides. Accumulates in
+    float32 for half types, in the dtype's own width otherwise.
+    """
+    batch, m, k = a.shape
+    n = b.shape[2]
+    if out.numel() == 0:
+        return
+    if batch > _MAX_BATCH:
+        for start in range(0, batch, _MAX_BATCH):
+            part = slice(start, start + _MAX_BATCH)
+            product(a[part], b[part], out[part], None if added is None else added.expand_as(out)[part], alpha, beta)
+        return
+    if added is not None:
+        added = added.expand_as(out)
+        if beta != 0 and _overlaps(added, out):
+            added = added.clone()
+    a, b = _contiguous_way(a), _contiguous_way(b)
+    sizes = (m, n, k, a.stride(1), a.stride(2), b.stride(1), b.stride(2), out.stride(1), out.stride(2))
+    batches = (a, b, out, a.stride(0), b.stride(0), out.stride(0))
+    tile, per_thread = _tile(m, n, batch)
+    groups = (-(-n // tile), -(-m // tile), batch)
+    variant = _variant(a, b, out.dtype, tile, per_thread)
+    if added is None and alpha == 1:
+        launch(_plain, groups, batches + sizes, reads=(a, b), writes=(out,), SCALED=0, OUTER=0, **variant)
+    else:
+        d = out if added is None else added
+        arguments = (*batches, d, d.stride(0), *sizes, d.stride(1), d.stride(2), float(alpha), float(beta))
+        launch(_scaled, groups, arguments, reads=(a, b, d), writes=(out,), SCALED=1, OUTER=0, **variant)
+
+
+def summed_product(a: torch.Tensor, b: torch.Tensor, out: torch.Tensor) -> None:
+    """out (m, n) = the sum over the first dimension of a (outer, m, k) @ b (outer, k, n).
+
+    The outer dimension is split over workgroups until they fill a large GPU; the parts are added up in float32.
+    """
+    outer, m, k = a.shape
+    n = b.shape[2]
+    if out.numel() == 0:
+        return
+    if outer == 0 or k == 0:
+        out.zero_()
+        return
+    a, b = _contiguous_way(a), _contiguous_way(b)
+    tile, per_thread = _tile(m, n, 1)
+    tiles = -(-n // tile) * -(-m // tile)
+    splits = max(1, min(outer, 512 // tiles, 256))
+    step = -(-outer // splits)
+    splits = -(-outer // step)
+    partial = out
+    if splits > 1:
+        accumulator = torch.float64 if out.dtype == torch.float64 else torch.float32
+        partial = torch.empty((splits, m, n), dtype=accumulator, device="mps")
+    c_batch, c_m, c_n = (0, *partial.stride()) if partial is out else partial.stride()
+    arguments = (a, b, partial, 0, 0, c_batch, a.stride(0), b.stride(0))
+    arguments += (m, n, k, a.stride(1), a.stride(2), b.stride(1), b.stride(2), c_m, c_n, outer, step)
+    variant = _variant(a, b, partial.dtype, tile, per_thread)
+    groups = (-(-n // tile), -(-m // tile), splits)
+    launch(_outer, groups, arguments, reads=(a, b), writes=(partial,), SCALED=0, OUTER=1, **variant)
+    if splits > 1:
+        out.copy_(partial.sum(0))
+
+
+def _variant(a: torch.Tensor, b: torch.Tensor, result: torch.dtype, tile: int, per_thread: int) -> dict[str, Any]:
+    """The compile key: types, tile, and which way the operands are contiguous."""
+    row, result_row = storage(a.dtype), storage(result)
+    accumulator = "int" if row.compute == "bool" else row.compute
+    along_k, along_n = a.stride(2) == 1, b.stride(2) == 1
+    vector = _aligned(a, 2 if along_k else 1) and _aligned(b, 2 if along_n else 1)
+    fused = "fma(x, y, z)" if accumulator in ("float", "double") else "(x) * (y) + (z)"
+    return {
+        "A_T": row.type,
+        "B_T": row.type,
+        "C_T": result_row.type,
+        "LOAD_A(x)": row.load.format("x"),
+        "LOAD_B(x)": row.load.format("x"),
+        "LOAD_C(x)": result_row.load.format("x"),
+        "STORE_C(x)": result_row.store.format("x"),
+        "ACC": accumulator,
+        "MULTIPLY_ADD(x, y, z)": fused,
+        "BM": tile,
+        "BN": tile,
+        "TM": per_thread,
+        "TN": per_thread,
+        "A_ALONG_K": int(along_k),
+        "B_ALONG_N": int(along_n),
+        "VECTOR": int(vector),
+    }
+
+
+def _tile(m: int, n: int, batch: int) -> tuple[int, int]:
+    """Tile and elements a thread: large tiles once they fill a large GPU, small ones before."""
+    large = -(-m // 128) * -(-n // 128) * batch
+    return (128, 8) if large >= 64 and min(m, n) >= 64 else (64, 4)
+
+
+def _aligned(tensor: torch.Tensor, dim: int) -> bool:
+    """Whether four elements along contiguous `dim` can be one load everywhere."""
+    others = [tensor.stride(d) for d in range(3) if d != dim]
+    start = tensor.data_ptr() % (4 * tensor.element_size()) == 0
+    return tensor.stride(dim) == 1 and tensor.shape[dim] % 4 == 0 and start and all(s % 4 == 0 for s in others)
+
+
+def _overlaps(a: torch.Tensor, b: torch.Tensor) -> bool:
+    """Whether writing b while reading a could differ from reading first: same memory at other places."""
+    same_place = a.data_ptr() == b.data_ptr() and a.stride() == b.stride()
+    return not same_place and a.untyped_storage().data_ptr() == b.untyped_storage().data_ptr()
+
+
+def _batched(matrix: torch.Tensor) -> torch.Tensor:
+    return matrix.unsqueeze(0)
+
+
+def _same_dtype(name: str, first: torch.Tensor, second: torch.Tensor) -> None:
+    if first.dtype != second.dtype:
+        raise RuntimeError(
+            f"expected m1 and m2 to have the same dtype, but got: {first.dtype} != {second.dtype} ({name})"
+        )
+
+
+@implements("mm.out")
+def mm_out(self: torch.Tensor, mat2: torch.Tensor, *, out: torch.Tensor) -> torch.Tensor:
+    if self.dim() != 2 or mat2.dim() != 2:
+        raise RuntimeError("self and mat2 must be matrices")
+    if self.shape[1] != mat2.shape[0]:
+        shapes = f"{self.shape[0]}x{self.shape[1]} and {mat2.shape[0]}x{mat2.shape[1]}"
+        raise RuntimeError(f"mat1 and mat2 shapes cannot be multiplied ({shapes})")
+    _same_dtype("mm", self, mat2)
+    _check_out(out, (self.shape[0], mat2.shape[1]), self.dtype, "mm")
+    product(_batched(self), _batched(mat2), _batched(out))
+    return out
+
+
+@implements("bmm.out")
+def bmm_out(self: torch.Tensor, mat2: torch.Tensor, *, out: torch.Tensor) -> torch.Tensor:
+    _check_batches(self, mat2)
+    _check_out(out, (self.shape[0], self.shape[1], mat2.shape[2]), self.dtype, "bmm")
+    product(self, mat2, out)
+    return out
+
+
+def _check_batches(batch1: torch.Tensor, batch2: torch.Tensor) -> None:
+    if batch1.dim() != 3 or batch2.dim() != 3:
+        raise RuntimeError("batch1 and batch2 must be 3D tensors")
+    expected = [batch1.shape[0], batch1.shape[2]]
+    if list(batch2.shape[:2]) != expected:
+        raise RuntimeError(
+            f"Expected size for first two dimensions of batch2 tensor to be: {expected} but got: {list(batch2.shape[:2])}."
+        )
+    _same_dtype("bmm", batch1, batch2)
+
+
+@implements("addmm.out")
+def addmm_out(
+    self: torch.Tensor,
+    mat1: torch.Tensor,
+    mat2: torch.Tensor,
+    *,
+    beta: float = 1,
+    alpha: float = 1,
+    out: torch.Tensor,
+) -> torch.Tensor:
+    if mat1.dim() != 2 or mat2.dim() != 2:
+        raise RuntimeError(f"mat1 and mat2 must be matrices, got {mat1.dim()}-D and {mat2.dim()}-D")
+    if mat1.shape[1] != mat2.shape[0]:
+        shapes = f"{mat1.shape[0]}x{mat1.shape[1]} and {mat2.shape[0]}x{mat2.shape[1]}"
+        raise RuntimeError(f"mat1 and mat2 shapes cannot be multiplied ({shapes})")
+    _same_dtype("addmm", mat1, mat2)
+    _check_out(out, (mat1.shape[0], mat2.shape[1]), mat1.dtype, "addmm")
+    product(_batched(mat1), _batched(mat2), _batched(out), _batched(self.expand(out.shape)), alpha, beta)
+    return out
+
+
+@implements("baddbmm.out")
+def baddbmm_out(
+    self: torch.Tensor,
+    batch1: torch.Tensor,
+    batch2: torch.Tensor,
+    *,
+    beta: float = 1,
+    alpha: float = 1,
+    out: torch.Tensor,
+) -> torch.Tensor:
+    _check_batches(batch1, batch2)
+    _check_out(out, (batch1.shape[0], batch1.shape[1], batch2.shape[2]), batch1.dtype, "baddbmm")
+    product(batch1, batch2, out, self, alpha, beta)
+    return out
+
+
+@implements("addbmm.out")
+def addbmm_out(
+    self: torch.Tensor,
+    batch1: torch.Tensor,
+    batch2: torch.Tensor,
+    *,
+    beta: float = 1,
+    alpha: float = 1,
+    out: torch.Tensor,
+) -> torch.Tensor:
+    _check_batches(batch1, batch2)
+    batch, rows, inner = batch1.shape
+    # The batch is one more inner dimension: sum over b and k of batch1[b, :, k] batch2[b, k, :].
+    left = batch1.permute(1, 0, 2).reshape(rows, batch * inner)
+    return addmm_out(self, left, batch2.reshape(batch * inner, -1), beta=beta, alpha=alpha, out=out)
+
+
+@implements("addbmm")
+def addbmm(
+    self: torch.Tensor, batch1: torch.Tensor, batch2: torch.Tensor, *, beta: float = 1, alpha: float = 1
+) -> torch.Tensor:
+    out = batch1.new_empty((batch1.shape[1], batch2.shape[-1]))
+    return addbmm_out(self, batch1, batch2, beta=beta, alpha=alpha, out=out)
+
+
+@implements("addbmm_")
+def addbmm_(
+    self: torch.Tensor, batch1: torch.Tensor, batch2: torch.Tensor, *, beta: float = 1, alpha: float = 1
+) -> torch.Tensor:
+    return addbmm_out(self, batch1, batch2, beta=beta, alpha=alpha, out=self)
+
+
+@implements("addmv.out")
+def addmv_out(
+    self: torch.Tensor, mat: torch.Tensor, vec: torch.Tensor, *, beta: float = 1, alpha: float = 1, out: torch.Tensor
+) -> torch.Tensor:
+    _same_dtype("addmv", mat, vec)
+    _check_out(out, (mat.shape[0],), mat.dtype, "addmv")
+    added = self.expand(out.shape).reshape(1, -1, 1)
+    product(_batched(mat), vec.reshape(1, -1, 1), out.view(1, -1, 1) if out.is_contiguous() else out[None, :, None], added, alpha, beta)
+    return out
+
+
+@implements("dot")
+def dot(self: torch.Tensor, tensor: torch.Tensor) -> torch.Tensor:
+    if self.dim() != 1 or tensor.dim() != 1:
+        raise RuntimeError(f"1D tensors expected, but got {self.dim()}D and {tensor.dim()}D tensors")
+    if self.dtype != tensor.dtype:
+        raise RuntimeError(
+            f"dot : expected both vectors to have same dtype, but found {self.dtype} and {tensor.dtype}"
+        )
+    if self.shape != tensor.shape:
+        raise RuntimeError(
+            f"inconsistent tensor size, expected tensor [{self.shape[0]}] and src [{tensor.shape[0]}] to have the same "
+            f"number of elements, but got {self.shape[0]} and {tensor.shape[0]} elements respectively"
+        )
+    if self.dtype in (torch.float16, torch.bfloat16):
+        return (self.float() * tensor.float()).sum().to(self.dtype)
+    return (self * tensor).sum(dtype=self.dtype)
+
+
+@implements("vdot")
+def vdot(self: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
+    return dot(self, other)

@@ -1,0 +1,354 @@
+"""Reductions: sums, products, extrema, truth, norms and moments."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+
+from portable_mps.dispatch.reduction import Accumulate, Reduction, canonical_dims, check_out, reduced_shape
+from portable_mps.dispatch.registry import implements, register
+
+Dims = int | Sequence[int] | None
+
+_sum = Reduction("sum", "A(0)", "s + a", "x + y", accumulate=Accumulate.OUTPUT)
+_nansum = Reduction("nansum", "A(0)", "is_nan(a) ? s : s + a", "x + y", accumulate=Accumulate.OUTPUT)
+_prod = Reduction("prod", "A(1)", "s * a", "x * y", accumulate=Accumulate.OUTPUT)
+_mean = Reduction("mean", "A(0)", "s + a", "x + y", ("maths::div(s, A(n))",), accumulate=Accumulate.OUTPUT)
+_max = Reduction("max", "LOWEST", "larger(s, a)", "larger(x, y)")
+_min = Reduction("min", "HIGHEST", "smaller(s, a)", "smaller(x, y)")
+_range = Reduction("range", "{ HIGHEST, LOWEST }", "span(s, { a, a })", "span(x, y)", ("s.low", "s.high"), "Range")
+_any = Reduction("any", "0u", "s | (cast_bool(a) ? 1u : 0u)", "x | y", state="uint")
+_all = Reduction("all", "1u", "s & (cast_bool(a) ? 1u : 0u)", "x & y", state="uint")
+_count = Reduction("count_nonzero", "Index(0)", "s + (cast_bool(a) ? 1 : 0)", "x + y", state="Index")
+
+
+def _ranked(name: str, identity: str, better: str, results: tuple[str, ...]) -> Reduction:
+    empty = f"{{ {identity}, ~Index(0) }}"
+    return Reduction(name, empty, f"{better}(s, {{ a, i }})", f"{better}(x, y)", results, "Ranked", ordered=True)
+
+
+_max_dim = _ranked("max_dim", "LOWEST", "largest", ("s.value", "s.index"))
+_min_dim = _ranked("min_dim", "HIGHEST", "smallest", ("s.value", "s.index"))
+_argmax = _ranked("argmax", "LOWEST", "largest", ("s.index",))
+_argmin = _ranked("argmin", "HIGHEST", "smallest", ("s.index",))
+
+_norms = {
+    0.0: Reduction("norm_0", "A(0)", "s + (cast_bool(a) ? A(1) : A(0))", "x + y", accumulate=Accumulate.OUTPUT),
+    1.0: Reduction("norm_1", "A(0)", "s + maths::abs(a)", "x + y", accumulate=Accumulate.OUTPUT),
+    2.0: Reduction("norm_2", "A(0)", "s + a * a", "x + y", ("maths::sqrt(s)",), accumulate=Accumulate.OUTPUT),
+    math.inf: Reduction("norm_max", "A(0)", "larger(s, maths::abs(a))", "larger(x, y)", accumulate=Accumulate.OUTPUT),
+    -math.inf: Reduction(
+        "norm_min", "HIGHEST", "smaller(s, maths::abs(a))", "smaller(x, y)", accumulate=Accumulate.OUTPUT
+    ),
+}
+_norm = Reduction(
+    "norm_p",
+    "A(0)",
+    "s + maths::pow(maths::abs(a), k0)",
+    "x + y",
+    ("maths::pow(s, maths::rcp(k0))",),
+    scalars=1,
+    accumulate=Accumulate.OUTPUT,
+)
+
+
+def _moments(name: str, *results: str, scalars: int = 1) -> Reduction:
+    return Reduction(
+        name,
+        "{ A(0), A(0), A(0) }",
+        "extended(s, a)",
+        "pooled(x, y)",
+        results,
+        "Moments",
+        scalars=scalars,
+        accumulate=Accumulate.OUTPUT,
+    )
+
+
+_VARIANCE = "maths::div(s.deviations, larger(A(n) - k0, A(0)))"
+_MEAN = "n == 0 ? maths::nan_of(A(0)) : s.mean"
+_var = _moments("var", _VARIANCE)
+_std = _moments("std", f"maths::sqrt({_VARIANCE})")
+_var_mean = _moments("var_mean", _VARIANCE, _MEAN)
+_std_mean = _moments("std_mean", f"maths::sqrt({_VARIANCE})", _MEAN)
+
+
+def _into(
+    row: Reduction,
+    outputs: Sequence[torch.Tensor],
+    input: torch.Tensor,
+    dim: Dims,
+    keepdim: bool,
+    dtype: torch.dtype | None = None,
+    scalars: tuple[float, ...] = (),
+) -> None:
+    """Launch `row` into outputs of a call with out=; `dtype` is what the first must have."""
+    dims = canonical_dims(dim, input.dim())
+    shape = reduced_shape(input.shape, dims, keepdim)
+    for output in outputs:
+        check_out(output, shape, dtype if output is outputs[0] else None)
+    row(outputs, (input,), dims, scalars)
+
+
+def _sum_dtype(input: torch.Tensor, dtype: torch.dtype | None) -> torch.dtype:
+    """What a sum or a product of `input` has: integers and bool become int64."""
+    if dtype is not None:
+        return dtype
+    return input.dtype if input.is_floating_point() or input.is_complex() else torch.int64
+
+
+# Sums, products, means -------------------------------------------------------------------------------
+
+
+@implements("sum.IntList_out")
+def sum_out(
+    self: torch.Tensor, dim: Dims, keepdim: bool = False, *, dtype: torch.dtype | None = None, out: torch.Tensor
+) -> torch.Tensor:
+    _into(_sum, (out,), self, dim, keepdim, dtype)
+    return out
+
+
+@implements("nansum.out")
+def nansum_out(
+    self: torch.Tensor, dim: Dims = None, keepdim: bool = False, *, dtype: torch.dtype | None = None, out: torch.Tensor
+) -> torch.Tensor:
+    row = _nansum if self.is_floating_point() and out.is_floating_point() else _sum
+    _into(row, (out,), self, dim, keepdim, _sum_dtype(self, dtype))
+    return out
+
+
+@implements("nansum")
+def nansum(
+    self: torch.Tensor, dim: Dims = None, keepdim: bool = False, *, dtype: torch.dtype | None = None
+) -> torch.Tensor:
+    out = torch.empty((0,), dtype=_sum_dtype(self, dtype), device=self.device)
+    return nansum_out(self, dim, keepdim, dtype=dtype, out=out)
+
+
+@implements("prod.int_out")
+def prod_out(
+    self: torch.Tensor, dim: int, keepdim: bool = False, *, dtype: torch.dtype | None = None, out: torch.Tensor
+) -> torch.Tensor:
+    _into(_prod, (out,), self, dim, keepdim, dtype)
+    return out
+
+
+@implements("prod")
+def prod(self: torch.Tensor, *, dtype: torch.dtype | None = None) -> torch.Tensor:
+    out = torch.empty((), dtype=_sum_dtype(self, dtype), device=self.device)
+    _into(_prod, (out,), self, None, False)
+    return out
+
+
+@implements("mean.out")
+def mean_out(
+    self: torch.Tensor, dim: Dims, keepdim: bool = False, *, dtype: torch.dtype | None = None, out: torch.Tensor
+) -> torch.Tensor:
+    if not out.is_floating_point():
+        raise RuntimeError(
+            f"mean(): could not infer output dtype. Input dtype must be either a floating point or complex dtype. "
+            f"Got: {self.dtype}"
+        )
+    _into(_mean, (out,), self, dim, keepdim, dtype)
+    return out
+
+
+# Extrema ---------------------------------------------------------------------------------------------
+
+
+def _require_elements(name: str, input: torch.Tensor, dim: Dims) -> None:
+    """torch's errors for extrema of nothing, which have no identity."""
+    if dim is None or dim == []:
+        if input.numel() == 0:
+            raise RuntimeError(
+                f"{name}(): Expected reduction dim to be specified for input.numel() == 0. "
+                "Specify the reduction dim with the 'dim' argument."
+            )
+        return
+    for d in canonical_dims(dim, input.dim()):
+        if input.shape[d] == 0:
+            raise IndexError(f"{name}(): Expected reduction dim {d} to have non-zero size.")
+
+
+def _register_extrema(name: str, row: Reduction, with_index: Reduction, index: Reduction) -> None:
+    """amax, max, max.dim and argmax, or those of min."""
+
+    def along(self: torch.Tensor, dim: Dims = None, keepdim: bool = False, *, out: torch.Tensor) -> torch.Tensor:
+        _require_elements(f"a{name}", self, dim)
+        _into(row, (out,), self, dim, keepdim, self.dtype)
+        return out
+
+    def whole_out(self: torch.Tensor, *, out: torch.Tensor) -> torch.Tensor:
+        _require_elements(name, self, None)
+        _into(row, (out,), self, None, False, self.dtype)
+        return out
+
+    def whole(self: torch.Tensor) -> torch.Tensor:
+        return whole_out(self, out=torch.empty((), dtype=self.dtype, device=self.device))
+
+    def ranked(
+        self: torch.Tensor, dim: int, keepdim: bool = False, *, values: torch.Tensor, indices: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        _require_elements(name, self, dim)
+        check_out(indices, reduced_shape(self.shape, canonical_dims(dim, self.dim()), keepdim), torch.int64)
+        _into(with_index, (values, indices), self, dim, keepdim, self.dtype)
+        return values, indices
+
+    def place(self: torch.Tensor, dim: int | None = None, keepdim: bool = False, *, out: torch.Tensor) -> torch.Tensor:
+        _require_elements(f"arg{name}", self, dim)
+        _into(index, (out,), self, dim, keepdim, torch.int64)
+        return out
+
+    register(f"a{name}.out", along)
+    register(f"{name}.unary_out", whole_out)
+    register(name, whole)
+    register(f"arg{name}.out", place)
+    if name == "max":  # the schemas call the outputs differently
+        register("max.dim_max", lambda self, dim, keepdim=False, *, max, max_values: ranked(
+            self, dim, keepdim, values=max, indices=max_values))  # fmt: skip
+    else:
+        register("min.dim_min", lambda self, dim, keepdim=False, *, min, min_indices: ranked(
+            self, dim, keepdim, values=min, indices=min_indices))  # fmt: skip
+
+
+_register_extrema("max", _max, _max_dim, _argmax)
+_register_extrema("min", _min, _min_dim, _argmin)
+
+
+@implements("aminmax.out")
+def aminmax_out(
+    self: torch.Tensor, *, dim: int | None = None, keepdim: bool = False, min: torch.Tensor, max: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    _require_elements("aminmax", self, dim)
+    if max.dtype != self.dtype:
+        raise RuntimeError(f"Expected out tensor to have dtype {self.dtype}, but got {max.dtype} instead")
+    _into(_range, (min, max), self, dim, keepdim, self.dtype)
+    return min, max
+
+
+# Truth -----------------------------------------------------------------------------------------------
+
+
+def _truth_dtype(input: torch.Tensor) -> torch.dtype:
+    return torch.uint8 if input.dtype == torch.uint8 else torch.bool
+
+
+def _register_truth(name: str, row: Reduction) -> None:
+    def along(self: torch.Tensor, dim: Dims = None, keepdim: bool = False, *, out: torch.Tensor) -> torch.Tensor:
+        _into(row, (out,), self, dim, keepdim)
+        return out
+
+    def whole(self: torch.Tensor, *, out: torch.Tensor) -> torch.Tensor:
+        return along(self, out=out)
+
+    register(f"{name}.out", along)
+    register(f"{name}.dims_out", along)
+    register(f"{name}.all_out", whole)
+
+
+_register_truth("any", _any)
+_register_truth("all", _all)
+
+
+@implements("count_nonzero.dim_IntList")
+def count_nonzero(self: torch.Tensor, dim: Dims) -> torch.Tensor:
+    dims = canonical_dims(dim, self.dim())
+    out = torch.empty(reduced_shape(self.shape, dims, False), dtype=torch.int64, device=self.device)
+    _count((out,), (self,), dims)
+    return out
+
+
+@implements("equal")
+def equal(self: torch.Tensor, other: torch.Tensor) -> bool:
+    """The one reduction whose result the host must see: it waits for the device."""
+    if self.dtype != other.dtype:
+        raise RuntimeError(f"Expected object of data type {self.dtype} but got data type {other.dtype} for argument #2")
+    if self.shape != other.shape:
+        return False
+    return bool((self == other).all())
+
+
+# Norms and moments -----------------------------------------------------------------------------------
+
+
+def _norm_into(
+    self: torch.Tensor, ord: float, dim: Dims, keepdim: bool, dtype: torch.dtype | None, out: torch.Tensor
+) -> None:
+    if dtype is not None and self.dtype != dtype:
+        self = self.to(dtype)
+    row = _norms.get(float(ord))
+    _into(row or _norm, (out,), self, dim, keepdim, dtype, () if row else (float(ord),))
+
+
+@implements("linalg_vector_norm.out")
+def linalg_vector_norm_out(
+    self: torch.Tensor,
+    ord: float = 2,
+    dim: Dims = None,
+    keepdim: bool = False,
+    *,
+    dtype: torch.dtype | None = None,
+    out: torch.Tensor,
+) -> torch.Tensor:
+    if not self.is_floating_point():
+        raise RuntimeError(f"linalg.vector_norm: Expected a floating point or complex tensor as input. Got {self.dtype}")
+    _norm_into(self, ord, dim, keepdim, dtype, out)
+    return out
+
+
+@implements("norm.out")
+def norm_out(
+    self: torch.Tensor, p: float | None, dim: Dims, keepdim: bool = False, *, out: torch.Tensor
+) -> torch.Tensor:
+    _norm_into(self, 2.0 if p is None else p, dim, keepdim, None, out)
+    return out
+
+
+@implements("norm.dtype_out")
+def norm_dtype_out(
+    self: torch.Tensor, p: float | None, dim: Dims, keepdim: bool, *, dtype: torch.dtype, out: torch.Tensor
+) -> torch.Tensor:
+    _norm_into(self, 2.0 if p is None else p, dim, keepdim, dtype, out)
+    return out
+
+
+def _register_moments(name: str, row: Reduction, with_mean: Reduction) -> None:
+    def prepare(input: torch.Tensor, correction: float | None) -> tuple[float, ...]:
+        if not input.is_floating_point():
+            raise RuntimeError(f"{name} only support floating point and complex dtypes")
+        return (1.0 if correction is None else float(correction),)
+
+    def out(
+        self: torch.Tensor,
+        dim: Dims = None,
+        *,
+        correction: float | None = None,
+        keepdim: bool = False,
+        out: torch.Tensor,
+    ) -> torch.Tensor:
+        _into(row, (out,), self, dim, keepdim, None, prepare(self, correction))
+        return out
+
+    def one(
+        self: torch.Tensor, dim: Dims = None, *, correction: float | None = None, keepdim: bool = False
+    ) -> torch.Tensor:
+        result = self.new_empty((0,))
+        _into(row, (result,), self, dim, keepdim, None, prepare(self, correction))
+        return result
+
+    def both(
+        self: torch.Tensor, dim: Dims = None, *, correction: float | None = None, keepdim: bool = False
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        results = (self.new_empty((0,)), self.new_empty((0,)))
+        _into(with_mean, results, self, dim, keepdim, None, prepare(self, correction))
+        return results
+
+    register(f"{name}.correction", one)
+    register(f"{name}.correction_out", out)
+    register(f"{name}_mean.correction", both)
+
+
+_register_moments("var", _var, _var_mean)
+_register_moments("std", _std, _std_mean)

@@ -1,0 +1,77 @@
+"""Comparison of the device against torch on the CPU, shared by every test of operators."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch.utils._pytree import tree_flatten, tree_map
+
+FLOATS = (torch.float32, torch.float16, torch.bfloat16)
+INTEGERS = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
+
+# torch.testing's own defaults; half types are compared with a float32 reference rounded once.
+TOLERANCES = {
+    torch.float16: {"rtol": 1e-3, "atol": 1e-3},
+    torch.bfloat16: {"rtol": 1.6e-2, "atol": 1e-3},
+    torch.float32: {"rtol": 1.3e-6, "atol": 1e-5},
+    torch.float64: {"rtol": 1e-7, "atol": 1e-7},
+}
+
+
+def to_mps(value: Any) -> Any:
+    """The same nest of arguments on the device; tensors that require grad stay leaves."""
+    return tree_map(lambda v: _move(v) if isinstance(v, torch.Tensor) else v, value)
+
+
+def _move(tensor: torch.Tensor) -> torch.Tensor:
+    moved = torch.empty_strided(tensor.size(), tensor.stride(), dtype=tensor.dtype, device="mps")
+    moved = moved.copy_(tensor.detach()) if not _overlapping(tensor) else tensor.detach().to("mps")
+    return moved.requires_grad_(tensor.requires_grad)
+
+
+def _overlapping(tensor: torch.Tensor) -> bool:
+    return any(stride == 0 and size > 1 for size, stride in zip(tensor.size(), tensor.stride(), strict=True))
+
+
+def assert_same(actual: Any, expected: Any, **tolerance: Any) -> None:
+    """Same nest, shapes, dtypes and (to `tolerance`, torch's default for the dtype) values; actual is on the device."""
+    actual_leaves, expected_leaves = tree_flatten(actual)[0], tree_flatten(expected)[0]
+    assert len(actual_leaves) == len(expected_leaves)
+    for mine, reference in zip(actual_leaves, expected_leaves, strict=True):
+        if isinstance(reference, torch.Tensor):
+            assert mine.device.type == "mps", f"the result is on {mine.device}"
+            limits = {**TOLERANCES.get(reference.dtype, {}), **tolerance}
+            torch.testing.assert_close(mine.detach().cpu(), reference.detach(), equal_nan=True, **limits)
+        else:
+            assert mine == reference
+
+
+def compare(function: Callable[..., Any], *arguments: Any, grad: bool = False, **tolerance: Any) -> None:
+    """function(*arguments) on the device must equal it on the CPU; with `grad`, the gradients too.
+
+    Arguments are CPU values. With `grad`, every floating-point tensor among them gets a gradient, for a fixed
+    pseudo-random cotangent of each floating-point output.
+    """
+    if grad:
+        arguments = tree_map(
+            lambda v: v.detach().clone().requires_grad_() if isinstance(v, torch.Tensor) and v.is_floating_point() else v,
+            arguments,
+        )
+    on_device = to_mps(arguments)
+    expected, actual = function(*arguments), function(*on_device)
+    assert_same(actual, expected, **tolerance)
+    if grad:
+        outputs = [o for o in tree_flatten(expected)[0] if isinstance(o, torch.Tensor) and o.requires_grad]
+        mine = [o for o in tree_flatten(actual)[0] if isinstance(o, torch.Tensor) and o.requires_grad]
+        generator = torch.Generator().manual_seed(0)
+        cotangents = [torch.randn(o.shape, generator=generator).to(o.dtype) for o in outputs]
+        leaves = [a for a in tree_flatten(arguments)[0] if isinstance(a, torch.Tensor) and a.requires_grad]
+        device_leaves = [a for a in tree_flatten(on_device)[0] if isinstance(a, torch.Tensor) and a.requires_grad]
+        expected_grads = torch.autograd.grad(outputs, leaves, cotangents, allow_unused=True)
+        actual_grads = torch.autograd.grad(mine, device_leaves, [c.to("mps") for c in cotangents], allow_unused=True)
+        for have, want in zip(actual_grads, expected_grads, strict=True):
+            assert (have is None) == (want is None)
+            if want is not None:
+                assert_same(have, want, **tolerance)
