@@ -124,7 +124,8 @@ at::TensorIterator build(const std::vector<at::Tensor>& outputs, const std::vect
   config.set_check_mem_overlap(true).allow_cpu_scalars(true);
   switch (promotion) {
     case Promotion::kNone:
-      config.check_all_same_dtype(false);
+      // Assignments: the output's shape is given and inputs are broadcast to it.
+      config.check_all_same_dtype(false).resize_outputs(false);
       break;
     case Promotion::kSame:
       break;

@@ -25,6 +25,7 @@ def autoload() -> None:
 
     torch_mps.install()
     from portable_mps import ops  # noqa: F401  (registers the operators)
+    from portable_mps.dispatch import fallback  # noqa: F401  (and what happens with all others)
 
 
 def _reason_to_stay_out() -> str | None:
@@ -42,17 +43,20 @@ def _reason_to_stay_out() -> str | None:
 
 
 def _other_accelerator() -> str | None:
-    """The accelerator that torch would use without us, asked in a way that survives a later fork."""
+    """The accelerator that torch would use without us, asked in a way that survives a later fork.
+
+    Not through torch.accelerator: it would make torch look up, and keep, the hooks of `mps` before ours are there.
+    """
     import torch
 
     variable = "PYTORCH_NVML_BASED_CUDA_CHECK"  # makes torch count CUDA devices without starting CUDA
     before = os.environ.get(variable)
     os.environ[variable] = "1"
     try:
-        accelerator = torch.accelerator.current_accelerator(check_available=True)
+        backends = {"cuda": torch.cuda, "xpu": torch.xpu, "mtia": torch.mtia}
+        return next((name for name, backend in backends.items() if backend.is_available()), None)
     finally:
         if before is None:
             del os.environ[variable]
         else:
             os.environ[variable] = before
-    return None if accelerator is None else accelerator.type

@@ -56,7 +56,9 @@ def compare(function: Callable[..., Any], *arguments: Any, grad: bool = False, *
     """
     if grad:
         arguments = tree_map(
-            lambda v: v.detach().clone().requires_grad_() if isinstance(v, torch.Tensor) and v.is_floating_point() else v,
+            lambda v: (
+                v.detach().clone().requires_grad_() if isinstance(v, torch.Tensor) and v.is_floating_point() else v
+            ),
             arguments,
         )
     on_device = to_mps(arguments)

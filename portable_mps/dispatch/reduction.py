@@ -77,7 +77,7 @@ class Reduction:
     ) -> None:
         """Reduce inputs of one shape over `dims` (none negative, none twice) into outputs of the reduced shape.
 
-        Outputs have the reduced dimensions with size 1 or lack them all. An empty reduction gives the identity's result.
+        Outputs have the reduced dimensions with size 1 or lack them all. Of no elements, the result is the identity's.
         """
         first = inputs[0]
         for tensor in (*outputs, *inputs):
@@ -224,7 +224,8 @@ class Reduction:
             pointee = f"vector<{inputs[0].type}, {_VECTOR}>"
             lines += [
                 f"{{ {pointee} raw = (({pointee}*)(p.i0 + base.i0))[unit];",
-                f"[ForceUnroll] for (uint c = 0; c < WIDTH; ++c) v[c].a = {_loaded(inputs[0], accumulator, 'raw[c]')}; }}",
+                "[ForceUnroll] for (uint c = 0; c < WIDTH; ++c)",
+                f"    v[c].a = {_loaded(inputs[0], accumulator, 'raw[c]')}; }}",
             ]
         else:
             lines.append("{ v[0] = load_one(p, base, unit); }")
@@ -397,7 +398,9 @@ def canonical_dims(dim: int | Sequence[int] | None, rank: int) -> tuple[int, ...
     found = []
     for d in wanted:
         if not -limit <= d < limit:
-            raise IndexError(f"Dimension out of range (expected to be in range of [{-limit}, {limit - 1}], but got {d})")
+            raise IndexError(
+                f"Dimension out of range (expected to be in range of [{-limit}, {limit - 1}], but got {d})"
+            )
         d %= limit
         if d in found:
             raise RuntimeError(f"dim {d} appears multiple times in the list of dims")

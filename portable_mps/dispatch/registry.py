@@ -10,6 +10,7 @@ import torch
 Function = TypeVar("Function", bound=Callable[..., Any])
 
 _library = torch.library.Library("aten", "IMPL", "MPS")
+_autograd_library = torch.library.Library("aten", "IMPL", "AutogradMPS")
 registered: dict[str, Callable[..., Any]] = {}
 """Every operator with an implementation in Python, by its ATen name with overload."""
 
@@ -20,6 +21,12 @@ def register(name: str, function: Callable[..., Any]) -> None:
         raise RuntimeError(f"aten::{name} is registered twice")
     registered[name] = function
     _library.impl(name, function)
+
+
+def register_composite(name: str, function: Callable[..., Any]) -> None:
+    """Replace a composite operator: `function` calls differentiable operators, so it serves above autograd too."""
+    register(name, function)
+    _autograd_library.impl(name, function)
 
 
 def implements(*names: str) -> Callable[[Function], Function]:

@@ -113,16 +113,29 @@ def _is_wide(count: int, dims: list[tuple[int, ...]], tensors: Sequence[torch.Te
     return any(sum((d[0] - 1) * abs(d[i]) for d in dims) > _LIMIT for i in range(1, len(dims[0])))
 
 
-def run_linear(
-    template: Template,
-    count: int,
-    arguments: Sequence[Any],
-    reads: Sequence[torch.Tensor],
-    writes: Sequence[torch.Tensor],
-    **defines: Any,
-) -> None:
-    """Run one thread for each of `count` positions; kernels take it with POSITION of strided.slangh."""
-    launch(template, grid(-(-count // _THREADS)), arguments, reads, writes, **defines)
+class Linear:
+    """An entry point over linear positions, whose operands are contiguous.
+
+    layout is that of runtime.kernel.Template, with "x" for a field of type uindex; the kernel takes its place with
+    POSITION of strided.slangh, so it has a field `n`.
+    """
+
+    def __init__(self, stem: str, entry: str, layout: str) -> None:
+        self._templates = [Template(stem, entry, layout.replace("x", code)) for code in "IQ"]
+
+    def __call__(
+        self,
+        count: int,
+        arguments: Sequence[Any],
+        reads: Sequence[torch.Tensor],
+        writes: Sequence[torch.Tensor],
+        **defines: Any,
+    ) -> None:
+        """Run one thread for each of `count` positions."""
+        wide = count > _LIMIT or any(tensor.numel() > _LIMIT for tensor in (*reads, *writes))
+        if wide:
+            defines["WIDE"] = 1
+        launch(self._templates[wide], grid(-(-count // _THREADS)), arguments, reads, writes, **defines)
 
 
 def resized(out: torch.Tensor, shape: Sequence[int]) -> torch.Tensor:

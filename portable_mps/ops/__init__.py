@@ -4,12 +4,18 @@ from importlib import import_module
 
 FAMILIES = (
     "activation",
+    "attention",
     "binary",
     "convolution",
     "copy",
     "creation",
+    "indexing",
     "matmul",
     "reduction",
+    "softmax",
+    "scatter",
+    "selection",
+    "shape",
     "unary",
 )
 

@@ -8,10 +8,21 @@ from portable_mps.dispatch.pointwise import Pointwise, register
 from portable_mps.dispatch.promotion import Promotion
 from portable_mps.dispatch.registry import implements
 
-register(Pointwise("relu", ("maths::isnan(a) ? a : max(a, C(0))",), 1, by_type={k: "max(a, C(0))" for k in ("int", "int64_t")}), "relu", "relu_")
+register(
+    Pointwise(
+        "relu", ("maths::isnan(a) ? a : max(a, C(0))",), 1, by_type={k: "max(a, C(0))" for k in ("int", "int64_t")}
+    ),
+    "relu",
+    "relu_",
+)
 register(Pointwise("threshold", ("a <= s0 ? s1 : a",), 1, "cc"), "threshold.out")
 register(Pointwise("threshold_backward", ("b <= s0 ? C(0) : a",), 2, "c"), "threshold_backward.grad_input")
-register(Pointwise("hardtanh", ("maths::minimum(maths::maximum(a, s0), s1)",), 1, "cc"), "hardtanh", "hardtanh_", "hardtanh.out")
+register(
+    Pointwise("hardtanh", ("maths::minimum(maths::maximum(a, s0), s1)",), 1, "cc"),
+    "hardtanh",
+    "hardtanh_",
+    "hardtanh.out",
+)
 register(
     Pointwise("hardtanh_backward", ("(b <= s0 || b >= s1) ? C(0) : a",), 2, "cc"),
     "hardtanh_backward",
@@ -20,15 +31,11 @@ register(
 register(Pointwise("leaky_relu", ("a > C(0) ? a : a * s0",), 1, "c"), "leaky_relu.out")
 # self_is_result changes nothing: a positive slope keeps the sign.
 register(Pointwise("leaky_relu_backward", ("b > C(0) ? a : a * s0",), 2, "ci"), "leaky_relu_backward.grad_input")
-register(
-    Pointwise("elu", ("a < C(0) ? maths::expm1(a * s2) * (s0 * s1) : a * s1",), 1, "ccc"), "elu.out"
-)
+register(Pointwise("elu", ("a < C(0) ? maths::expm1(a * s2) * (s0 * s1) : a * s1",), 1, "ccc"), "elu.out")
 register(
     Pointwise(
         "elu_backward",
-        (
-            "b > C(0) ? a * s1 : (s3 != 0 ? a * s2 * (b + s0 * s1) : a * s2 * s0 * s1 * maths::exp(b * s2))",
-        ),
+        ("b > C(0) ? a * s1 : (s3 != 0 ? a * s2 * (b + s0 * s1) : a * s2 * s0 * s1 * maths::exp(b * s2))",),
         2,
         "ccci",
     ),
@@ -61,7 +68,8 @@ register(
 )
 register(Pointwise("hardsigmoid", (f"{_RELU6} / C(6)",), 1), "hardsigmoid.out")
 register(
-    Pointwise("hardsigmoid_backward", ("b > C(-3) && b < C(3) ? a / C(6) : C(0)",), 2), "hardsigmoid_backward.grad_input"
+    Pointwise("hardsigmoid_backward", ("b > C(-3) && b < C(3) ? a / C(6) : C(0)",), 2),
+    "hardsigmoid_backward.grad_input",
 )
 register(Pointwise("hardshrink", ("a >= -s0 && a <= s0 ? C(0) : a",), 1, "c"), "hardshrink.out")
 register(Pointwise("shrink_backward", ("b >= -s0 && b <= s0 ? C(0) : a",), 2, "c"), "hardshrink_backward.grad_input")
@@ -70,7 +78,8 @@ register(
     Pointwise("softshrink_backward", ("b >= -s0 && b <= s0 ? C(0) : a",), 2, "c"), "softshrink_backward.grad_input"
 )
 register(
-    Pointwise("softplus", ("a * s0 > s1 ? a : maths::div(maths::log1p(maths::exp(a * s0)), s0)",), 1, "cc"), "softplus.out"
+    Pointwise("softplus", ("a * s0 > s1 ? a : maths::div(maths::log1p(maths::exp(a * s0)), s0)",), 1, "cc"),
+    "softplus.out",
 )
 register(
     Pointwise("softplus_backward", ("b * s0 > s1 ? a : a * maths::sigmoid(b * s0)",), 2, "cc"),
@@ -178,9 +187,14 @@ _prelu_backward = Pointwise(
 register(Pointwise("prelu", ("a > C(0) ? a : a * b",), 2), "_prelu_kernel")
 register(_prelu_backward, "_prelu_kernel_backward")
 
-register(Pointwise("dropout_backward", ("cast_bool(b) ? a * s0 : C(0)",), 2, "c", promotion=Promotion.DEFAULT), "native_dropout_backward")
+register(
+    Pointwise("dropout_backward", ("cast_bool(b) ? a * s0 : C(0)",), 2, "c", promotion=Promotion.DEFAULT),
+    "native_dropout_backward",
+)
 
-_logit_backward = Pointwise("logit_backward", ("b < C(0) || b > C(1) ? maths::nan_of(a) : maths::div(a, b * (C(1) - b))",), 2)
+_logit_backward = Pointwise(
+    "logit_backward", ("b < C(0) || b > C(1) ? maths::nan_of(a) : maths::div(a, b * (C(1) - b))",), 2
+)
 _logit_backward_clamped = Pointwise(
     "logit_backward_clamped", ("b < s0 || b > C(1) - s0 ? C(0) : maths::div(a, b * (C(1) - b))",), 2, "c"
 )

@@ -15,9 +15,14 @@ register(Pointwise("rsub", ("b - s0 * a",), 2, "c"), "rsub.Tensor")
 register(Pointwise("mul", ("a * b",), 2), "mul.out")
 _true_divide = register(Pointwise("div", ("maths::div(a, b)",), 2, promotion=Promotion.FLOAT), "div.out")
 _floor_divide = register(
-    Pointwise("floor_divide", ("maths::floor_divide(a, b)",), 2), "floor_divide", "floor_divide.out", "floor_divide_.Tensor"
+    Pointwise("floor_divide", ("maths::floor_divide(a, b)",), 2),
+    "floor_divide",
+    "floor_divide.out",
+    "floor_divide_.Tensor",
 )
-_trunc_divide = Pointwise("trunc_divide", ("maths::trunc(maths::div(a, b))",), 2, by_type={"int": "a / b", "int64_t": "a / b"})
+_trunc_divide = Pointwise(
+    "trunc_divide", ("maths::trunc(maths::div(a, b))",), 2, by_type={"int": "a / b", "int64_t": "a / b"}
+)
 
 
 @implements("div.out_mode")
@@ -34,9 +39,7 @@ def div_out_mode(
 
 register(Pointwise("fmod", ("maths::fmod(a, b)",), 2), "fmod.Tensor_out")
 register(Pointwise("remainder", ("maths::remainder(a, b)",), 2), "remainder.Tensor_out", "remainder.Scalar_Tensor")
-register(
-    Pointwise("pow", ("maths::pow(a, b)",), 2), "pow.Tensor_Tensor_out", "pow.Tensor_Scalar_out", "pow.Scalar_out"
-)
+register(Pointwise("pow", ("maths::pow(a, b)",), 2), "pow.Tensor_Tensor_out", "pow.Tensor_Scalar_out", "pow.Scalar_out")
 register(Pointwise("maximum", ("maths::maximum(a, b)",), 2), "maximum.out")
 register(Pointwise("minimum", ("maths::minimum(a, b)",), 2), "minimum.out")
 register(Pointwise("fmax", ("maths::fmax(a, b)",), 2), "fmax.out")
@@ -45,9 +48,9 @@ register(Pointwise("gcd", ("maths::gcd(a, b)",), 2), "gcd.out")
 register(Pointwise("lcm", ("maths::lcm(a, b)",), 2), "lcm.out")
 register(Pointwise("heaviside", ("a == C(0) ? b : (a > C(0) ? C(1) : C(0))",), 2), "heaviside.out")
 
-for _name in "atan2 copysign".split():
+for _name in ["atan2", "copysign"]:
     register(Pointwise(_name, (f"maths::{_name}(a, b)",), 2, promotion=Promotion.FLOAT), f"{_name}.out")
-for _name in "hypot nextafter logaddexp logaddexp2".split():
+for _name in ["hypot", "nextafter", "logaddexp", "logaddexp2"]:
     register(Pointwise(_name, (f"maths::{_name}(a, b)",), 2), f"{_name}.out")
 register(Pointwise("xlogy", ("maths::xlogy(a, b)",), 2, promotion=Promotion.FLOAT), "xlogy.OutTensor")
 register(Pointwise("xlog1py", ("maths::xlog1py(a, b)",), 2, promotion=Promotion.FLOAT), "special_xlog1py.out")
@@ -89,9 +92,13 @@ def _where_operands(
     condition: torch.Tensor, self: torch.Tensor, other: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     if condition.dtype not in (torch.bool, torch.uint8):
-        raise RuntimeError(f"where expected condition to be a boolean tensor, but got a tensor with dtype {condition.dtype}")
+        raise RuntimeError(
+            f"where expected condition to be a boolean tensor, but got a tensor with dtype {condition.dtype}"
+        )
     dtype = torch.result_type(self, other)
-    self, other = (torch.as_tensor(t, dtype=dtype) if not isinstance(t, torch.Tensor) else t.to(dtype) for t in (self, other))
+    self, other = (
+        torch.as_tensor(t, dtype=dtype) if not isinstance(t, torch.Tensor) else t.to(dtype) for t in (self, other)
+    )
     return condition, self, other
 
 
@@ -104,9 +111,7 @@ def where(condition: torch.Tensor, self: torch.Tensor, other: torch.Tensor) -> t
 
 
 @implements("where.self_out")
-def where_out(
-    condition: torch.Tensor, self: torch.Tensor, other: torch.Tensor, *, out: torch.Tensor
-) -> torch.Tensor:
+def where_out(condition: torch.Tensor, self: torch.Tensor, other: torch.Tensor, *, out: torch.Tensor) -> torch.Tensor:
     operands = _where_operands(condition, self, other)
     if out.dtype != operands[1].dtype:
         raise RuntimeError(f"Expected out type to be {operands[1].dtype} but got {out.dtype}")

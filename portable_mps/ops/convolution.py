@@ -28,7 +28,7 @@ _COLUMN_BYTES = 1 << 30  # columns held at a time: larger batches go in parts
 
 @dataclass(frozen=True)
 class Geometry:
-    """A plain convolution from `image` (batch, channels, *size) to (batch, filters, *output), padded to 3 dimensions."""
+    """A plain convolution of `image` (batch, channels, *size) to (batch, filters, *output), padded to 3 dimensions."""
 
     batch: int
     channels: int
@@ -68,7 +68,9 @@ def _types(dtype: torch.dtype) -> dict[str, str]:
     return {"T": row.type, "LOAD(x)": row.load.format("x"), "STORE(x)": row.store.format("x"), "ACC": row.compute}
 
 
-def _direct(template: Template, geometry: Geometry, image: torch.Tensor, weight: torch.Tensor, result: torch.Tensor) -> None:
+def _direct(
+    template: Template, geometry: Geometry, image: torch.Tensor, weight: torch.Tensor, result: torch.Tensor
+) -> None:
     written = {_forward: result, _backward_image: image, _backward_weight: weight}[template]
     read = [t for t in (image, weight, result) if t is not written]
     if template is _backward_weight:
@@ -163,14 +165,12 @@ def _weight_gradient(geometry: Geometry, image: torch.Tensor, result: torch.Tens
 def _check(input: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, groups: int, transposed: bool) -> None:
     for other, name in ((weight, "weight"), (bias, "bias")):
         if other is not None and other.dtype != input.dtype:
-            raise RuntimeError(
-                f"Input type ({input.dtype}) and {name} type ({other.dtype}) should be the same"
-            )
+            raise RuntimeError(f"Input type ({input.dtype}) and {name} type ({other.dtype}) should be the same")
     channels = weight.shape[0] if transposed else weight.shape[1] * groups
     if input.shape[1] != channels:
         raise RuntimeError(
-            f"Given {'transposed=1' if transposed else f'groups={groups}'}, weight of size {list(weight.shape)}, expected "
-            f"input{list(input.shape)} to have {channels} channels, but got {input.shape[1]} channels instead"
+            f"Given {'transposed=1' if transposed else f'groups={groups}'}, weight of size {list(weight.shape)}, "
+            f"expected input{list(input.shape)} to have {channels} channels, but got {input.shape[1]} channels instead"
         )
 
 

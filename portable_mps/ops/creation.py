@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import math
-
 import torch
 
-from portable_mps.dispatch.pointwise import Pointwise, register
+from portable_mps.dispatch.pointwise import Pointwise
 from portable_mps.dispatch.promotion import Promotion
 from portable_mps.dispatch.registry import implements
 

@@ -135,8 +135,6 @@ def _expand_masks(self: torch.Tensor, indices: Sequence[torch.Tensor | None]) ->
             result += list(index.nonzero().unbind(1))
         elif index.dtype in _INDEX_TYPES:
             result.append(index)
-        elif index.is_floating_point() or index.is_complex() or index.dtype not in (torch.int8, torch.int16):
-            raise IndexError("tensors used as indices must be long, int, byte or bool tensors")
         else:
             raise IndexError("tensors used as indices must be long, int, byte or bool tensors")
     if len(result) > self.dim():
@@ -168,7 +166,9 @@ class _Plan:
         self.strides = [strides[d] for d in front] + [0] * len(common) + [strides[d] for d in rest]
         self.extents = [(sizes[d], strides[d]) for d in self.dims]
         missing = [1] * len(rest)
-        self.indices = [index.reshape([*([1] * (len(common) - index.dim())), *index.shape, *missing]) for index in tensors]
+        self.indices = [
+            index.reshape([*([1] * (len(common) - index.dim())), *index.shape, *missing]) for index in tensors
+        ]
         if any(size == 0 for size, _ in self.extents) and 0 not in self.shape:
             dim = next(d for d in self.dims if sizes[d] == 0)
             raise IndexError(f"index is out of bounds for dimension {dim} with size 0")
@@ -218,7 +218,8 @@ def _index_put_impl_(
         before = sum(i is None for i in indices[: next(d for d, i in enumerate(indices) if i is not None)])
         mask = mask.reshape([*mask.shape, *([1] * (self.dim() - before - mask.dim()))])
         return masked_fill_tensor_(self, mask, values.reshape(()))
-    plan = _Plan(self, indices)
+    target = combining(self) if accumulate else self
+    plan = _Plan(target, indices)
     try:
         expanded = values.expand(plan.shape)
     except RuntimeError:
@@ -228,20 +229,254 @@ def _index_put_impl_(
         ) from None
     if not plan.indices:
         self.copy_(self + expanded if accumulate else expanded)
-    elif accumulate:
-        target = combining(self)
-        if target is not self:
-            plan = _Plan(target, [*_full(plan, self.dim())])
-        _run("sum", target, expanded.to(target.dtype), plan)
-        if target is not self:
-            self.copy_(target)
-    else:
-        _run("put", self, expanded, plan)
+        return self
+    _run("sum" if accumulate else "put", target, expanded.to(target.dtype), plan)
+    return self if target is self else self.copy_(target)
+
+
+def _is_one_mask(self: torch.Tensor, indices: Sequence[torch.Tensor | None]) -> bool:
+    """Whether `indices` is one boolean mask that fits, so that no index needs to be known."""
+    present = [(d, index) for d, index in enumerate(indices) if index is not None]
+    if len(present) != 1 or present[0][1].dtype not in (torch.bool, torch.uint8):
+        return False
+    at, mask = present[0]
+    return mask.dim() > 0 and mask.shape == self.shape[at : at + mask.dim()]
+
+
+def _name(dtype: torch.dtype) -> str:
+    """The dtype as ATen writes it in errors."""
+    return _ATEN_NAMES.get(dtype, str(dtype).removeprefix("torch.").capitalize())
+
+
+_ATEN_NAMES = {
+    torch.float32: "Float",
+    torch.float64: "Double",
+    torch.float16: "Half",
+    torch.bfloat16: "BFloat16",
+    torch.int64: "Long",
+    torch.int32: "Int",
+    torch.int16: "Short",
+    torch.int8: "Char",
+    torch.uint8: "Byte",
+}
+
+
+# Masks ------------------------------------------------------------------------------------------------------------
+
+masked_assign = Pointwise("masked_fill", ("b ? c : a",), 3, promotion=Promotion.NONE)
+
+
+def _masked(self: torch.Tensor, mask: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
+    if mask.dtype != torch.bool:
+        raise RuntimeError(f"masked_fill_ only supports boolean masks, but got mask with dtype {mask.dtype}")
+    masked_assign((self,), (self, mask.expand(self.shape), value))
     return self
 
 
-def _full(plan: _Plan, rank: int) -> list[torch.Tensor | None]:
-    """The plan's indices by dimension, masks already expanded."""
-    by_dim = dict(zip(plan.dims, plan.indices, strict=True))
-    trailing = min((index.dim() for index in plan.indices), default=0) and _trailing(plan)
-    return [by_dim[d].flatten(by_dim[d].dim() - trailing) if d in by_dim and trailing else by_dim.get(d) for d in range(rank)]
+@implements("masked_fill_.Scalar")
+def masked_fill_scalar_(self: torch.Tensor, mask: torch.Tensor, value: float) -> torch.Tensor:
+    return _masked(self, mask, torch.full((), value, dtype=self.dtype, device="cpu"))
+
+
+@implements("masked_fill_.Tensor")
+def masked_fill_tensor_(self: torch.Tensor, mask: torch.Tensor, value: torch.Tensor | float) -> torch.Tensor:
+    if not isinstance(value, torch.Tensor):
+        return masked_fill_scalar_(self, mask, value)
+    if value.dim() != 0:
+        raise RuntimeError(
+            f"masked_fill_ only supports a 0-dimensional value tensor, but got tensor with {value.dim()} dimension(s)."
+        )
+    return _masked(self, mask, value.to(self.dtype))
+
+
+# One dimension ----------------------------------------------------------------------------------------------------
+
+
+def _check_vector(name: str, index: torch.Tensor) -> None:
+    if index.dim() > 1:
+        raise IndexError(f"{name}(): Index is supposed to be a vector, but got dim: {index.dim()}")
+    if index.dtype not in _INDEX_TYPES:
+        raise RuntimeError(f"{name}(): Expected dtype int32/int64 for index but got: {index.dtype}")
+
+
+def _spread(index: torch.Tensor, dim: int, rank: int) -> torch.Tensor:
+    """A vector of indices along dimension `dim` of a tensor of `rank` dimensions."""
+    return index.reshape([1] * dim + [-1] + [1] * (rank - dim - 1))
+
+
+@implements("index_select")
+def index_select(self: torch.Tensor, dim: int, index: torch.Tensor) -> torch.Tensor:
+    _check_vector("index_select", index)
+    dim = wrapped_dim(dim, self.dim())
+    if self.dim() == 0:
+        if index.numel() != 1:
+            raise RuntimeError("index_select(): Index to scalar can have only 1 value")
+        out = torch.empty((), dtype=self.dtype, device=self.device)
+        along("get", self.reshape(1), 0, index.reshape(1), out.reshape(1))
+        return out
+    shape = list(self.shape)
+    shape[dim] = index.numel()
+    out = torch.empty(shape, dtype=self.dtype, device=self.device)
+    along("get", self, dim, _spread(index, dim, self.dim()), out)
+    return out
+
+
+@implements("index_select.out")
+def index_select_out(self: torch.Tensor, dim: int, index: torch.Tensor, *, out: torch.Tensor) -> torch.Tensor:
+    if out.dtype != self.dtype:
+        raise RuntimeError("index_select(): self and result must have the same scalar type")
+    result = index_select(self, dim, index)
+    return resized(out, result.shape).copy_(result)
+
+
+def _check_source(name: str, self: torch.Tensor, dim: int, index: torch.Tensor, source: torch.Tensor) -> None:
+    _check_vector(name, index)
+    if self.dtype != source.dtype:
+        raise RuntimeError(
+            f"{name}(): self and source expected to have the same dtype, but got (self) "
+            f"{_name(self.dtype)} and (source) {_name(source.dtype)}"
+        )
+    slices = [list(t.shape[:dim]) + list(t.shape[dim + 1 :]) for t in (self, source)]
+    if source.dim() and slices[0] != slices[1]:
+        raise RuntimeError(f"{name}(): Source/destination tensor must have same slice shapes.")
+    if index.numel() != (source.size(dim) if source.dim() else 1):
+        raise RuntimeError(f"{name}(): Number of indices ({index.numel()}) should be equal to source.size(dim)")
+
+
+def _into(
+    action: str,
+    name: str,
+    out: torch.Tensor,
+    self: torch.Tensor,
+    dim: int,
+    index: torch.Tensor,
+    source: torch.Tensor,
+    message: str = "index out of range in self",
+) -> torch.Tensor:
+    """out = self with the slices of `source` put in or combined at `index`."""
+    dim = wrapped_dim(dim, self.dim())
+    _check_source(name, self, dim, index, source)
+    if out is not self:
+        written(out, self.dtype)
+        resized(out, self.shape).copy_(self)
+    base = out if action == "put" else combining(out)
+    view = base.reshape(1) if base.dim() == 0 else base
+    values = source.to(base.dtype)
+    values = values.reshape(1) if values.dim() == 0 else values
+    if values.dim() == view.dim():
+        along(action, view, dim, _spread(index, dim, view.dim()), values, message)
+    return out if base is out else out.copy_(base)
+
+
+@implements("index_add.out")
+def index_add_out(
+    self: torch.Tensor, dim: int, index: torch.Tensor, source: torch.Tensor, *, alpha: float = 1, out: torch.Tensor
+) -> torch.Tensor:
+    scaled = source if alpha == 1 else (source.to(torch.float32) if source.dtype in _HALF else source) * alpha
+    if scaled.dtype != source.dtype:
+        _check_source("index_add", self, wrapped_dim(dim, self.dim()), index, source)
+        scaled = scaled.to(source.dtype)
+    return _into("sum", "index_add", out, self, dim, index, scaled)
+
+
+@implements("index_copy.out")
+def index_copy_out(
+    self: torch.Tensor, dim: int, index: torch.Tensor, source: torch.Tensor, *, out: torch.Tensor
+) -> torch.Tensor:
+    if index.dtype != torch.int64:
+        raise RuntimeError(f"index_copy_(): Expected a long tensor for index, but got {_name(index.dtype)}")
+    message = "index_copy_(): index {index} is out of bounds for dimension {dim} with size {size}"
+    return _into("put", "index_copy_", out, self, dim, index, source, message)
+
+
+@implements("index_fill_.int_Scalar")
+def index_fill_scalar_(self: torch.Tensor, dim: int, index: torch.Tensor, value: float) -> torch.Tensor:
+    return index_fill_tensor_(self, dim, index, torch.full((), value, dtype=self.dtype, device=self.device))
+
+
+@implements("index_fill_.int_Tensor")
+def index_fill_tensor_(self: torch.Tensor, dim: int, index: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
+    if not isinstance(value, torch.Tensor):
+        return index_fill_scalar_(self, dim, index, value)
+    if value.dim() != 0:
+        raise RuntimeError(f"Only supports 0-dimensional value tensor, but got tensor with {value.dim()} dimensions.")
+    if index.dtype != torch.int64:
+        raise IndexError("index_fill_(): Expected dtype int64 for index.")
+    if index.dim() > 1:
+        raise IndexError("Index has to be a vector/scalar")
+    dim = wrapped_dim(dim, self.dim())
+    view = self if self.dim() else self.reshape(1)
+    shape = list(view.shape)
+    shape[dim] = index.numel()
+    values = value.to(self.device, self.dtype).expand(shape)
+    along("put", view, dim, _spread(index, dim, view.dim()), values, _OUT_OF_BOUNDS, wrap=True)
+    return self
+
+
+# The flattened tensor ---------------------------------------------------------------------------------------------
+
+_TAKE_RANGE = "out of range: tried to access index {index} on a tensor of {size} elements."
+
+
+@implements("take")
+def take(self: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
+    if index.dtype != torch.int64:
+        raise RuntimeError(f"take(): Expected a long tensor for index, but got {_name(index.dtype)}")
+    out = torch.empty(index.shape, dtype=self.dtype, device=self.device)
+    if self.numel() == 0 and index.numel() != 0:
+        raise IndexError("take(): tried to take from an empty tensor")
+    flat = self.reshape(-1)
+    indexed("get", flat, [0] * index.dim(), out, (index,), ((flat.numel(), 1),), _TAKE_RANGE)
+    return out
+
+
+@implements("take.out")
+def take_out(self: torch.Tensor, index: torch.Tensor, *, out: torch.Tensor) -> torch.Tensor:
+    if out.dtype != self.dtype:
+        raise RuntimeError("take(): self and out expected to have the same dtype")
+    result = take(self, index)
+    return resized(out, result.shape).copy_(result)
+
+
+@implements("put_")
+def put_(self: torch.Tensor, index: torch.Tensor, source: torch.Tensor, accumulate: bool = False) -> torch.Tensor:
+    if index.dtype != torch.int64:
+        raise RuntimeError(f"put_(): Expected a long tensor for index, but got {_name(index.dtype)}")
+    if self.dtype != source.dtype:
+        raise RuntimeError("put_(): self and source expected to have the same dtype")
+    if index.numel() != source.numel():
+        raise RuntimeError(
+            f"put_(): Expected source and index to have the same number of elements, but got source.numel() = "
+            f"{source.numel()}, index.numel() = {index.numel()}"
+        )
+    if self.numel() == 0 and index.numel() != 0:
+        raise IndexError("put_(): Cannot put elements into an empty tensor")
+    base = combining(self) if accumulate else self
+    flat = base.contiguous().view(-1)
+    values = source.to(base.dtype).reshape(index.shape)
+    action = "sum" if accumulate else "put"
+    indexed(action, flat, [0] * index.dim(), values, (index,), ((flat.numel(), 1),), _TAKE_RANGE)
+    return self if flat.data_ptr() == self.data_ptr() else self.copy_(flat.view(self.shape))
+
+
+# Embedding: the forward is index_select ---------------------------------------------------------------------------
+
+
+@implements("embedding_dense_backward")
+def embedding_dense_backward(
+    grad_output: torch.Tensor, indices: torch.Tensor, num_weights: int, padding_idx: int, scale_grad_by_freq: bool
+) -> torch.Tensor:
+    """The gradients of each row added up, in float32 for half types. Order, and so the last bits, may vary."""
+    width = grad_output.size(-1)
+    rows = grad_output.reshape(-1, width)
+    rows = rows.float() if rows.dtype in _HALF else rows
+    flat = indices.reshape(-1)
+    total = torch.zeros((num_weights, width), dtype=rows.dtype, device=rows.device)
+    along("sum", total, 0, flat.view(-1, 1), rows)
+    if scale_grad_by_freq:
+        counts = torch.zeros(num_weights, dtype=rows.dtype, device=rows.device)
+        along("sum", counts, 0, flat, torch.ones((), dtype=rows.dtype, device=rows.device).expand(flat.shape))
+        total /= counts.clamp_(min=1).unsqueeze(1)
+    if padding_idx >= 0:
+        total[padding_idx].zero_()
+    return total.to(grad_output.dtype)

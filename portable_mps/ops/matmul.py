@@ -187,7 +187,8 @@ def _check_batches(batch1: torch.Tensor, batch2: torch.Tensor) -> None:
     expected = [batch1.shape[0], batch1.shape[2]]
     if list(batch2.shape[:2]) != expected:
         raise RuntimeError(
-            f"Expected size for first two dimensions of batch2 tensor to be: {expected} but got: {list(batch2.shape[:2])}."
+            f"Expected size for first two dimensions of batch2 tensor to be: {expected} but got: "
+            f"{list(batch2.shape[:2])}."
         )
     _same_dtype("bmm", batch1, batch2)
 
@@ -268,7 +269,14 @@ def addmv_out(
     _same_dtype("addmv", mat, vec)
     _check_out(out, (mat.shape[0],), mat.dtype, "addmv")
     added = self.expand(out.shape).reshape(1, -1, 1)
-    product(_batched(mat), vec.reshape(1, -1, 1), out.view(1, -1, 1) if out.is_contiguous() else out[None, :, None], added, alpha, beta)
+    product(
+        _batched(mat),
+        vec.reshape(1, -1, 1),
+        out.view(1, -1, 1) if out.is_contiguous() else out[None, :, None],
+        added,
+        alpha,
+        beta,
+    )
     return out
 
 
@@ -277,9 +285,7 @@ def dot(self: torch.Tensor, tensor: torch.Tensor) -> torch.Tensor:
     if self.dim() != 1 or tensor.dim() != 1:
         raise RuntimeError(f"1D tensors expected, but got {self.dim()}D and {tensor.dim()}D tensors")
     if self.dtype != tensor.dtype:
-        raise RuntimeError(
-            f"dot : expected both vectors to have same dtype, but found {self.dtype} and {tensor.dtype}"
-        )
+        raise RuntimeError(f"dot : expected both vectors to have same dtype, but found {self.dtype} and {tensor.dtype}")
     if self.shape != tensor.shape:
         raise RuntimeError(
             f"inconsistent tensor size, expected tensor [{self.shape[0]}] and src [{tensor.shape[0]}] to have the same "

@@ -293,7 +293,9 @@ def linalg_vector_norm_out(
     out: torch.Tensor,
 ) -> torch.Tensor:
     if not self.is_floating_point():
-        raise RuntimeError(f"linalg.vector_norm: Expected a floating point or complex tensor as input. Got {self.dtype}")
+        raise RuntimeError(
+            f"linalg.vector_norm: Expected a floating point or complex tensor as input. Got {self.dtype}"
+        )
     _norm_into(self, ord, dim, keepdim, dtype, out)
     return out
 

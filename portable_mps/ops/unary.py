@@ -9,9 +9,8 @@ from portable_mps.dispatch.promotion import Promotion
 from portable_mps.dispatch.registry import implements
 
 # Results are floating point: integers are promoted to the default dtype first.
-_ELEMENTARY = (
-    "acos acosh asin asinh atan atanh cos cosh exp exp2 expm1 log log10 log1p log2 rsqrt sigmoid sin sinc sinh sqrt tan tanh"
-)
+_ELEMENTARY = "acos acosh asin asinh atan atanh cos cosh exp exp2 expm1 log log10 log1p log2 rsqrt sigmoid sin sinc"
+_ELEMENTARY += " sinh sqrt tan tanh"
 _SPECIAL = "digamma erf erfc erfinv i0 lgamma"
 _SPECIAL_NAMESPACE = "erfcx i0e i1 i1e log_ndtr ndtri"
 _BESSEL = "bessel_j0 bessel_j1 bessel_y0 bessel_y1 modified_bessel_k0 modified_bessel_k1"
@@ -44,17 +43,38 @@ register(Pointwise("trunc", ("maths::trunc(a)",), 1, by_type=_WHOLE), "trunc.out
 register(Pointwise("round", ("maths::round(a)",), 1, by_type=_WHOLE), "round.out")
 register(Pointwise("frac", ("a - maths::trunc(a)",), 1), "frac.out")
 _SIGN = "(a > C(0) ? C(1) : C(0)) - (a < C(0) ? C(1) : C(0))"
-register(Pointwise("sign", (f"maths::isnan(a) ? C(0) : {_SIGN}",), 1, by_type={k: _SIGN for k in ("int", "int64_t", "bool")}), "sign.out")
-register(Pointwise("sgn", (f"maths::isnan(a) ? C(0) : {_SIGN}",), 1, by_type={k: _SIGN for k in ("int", "int64_t", "bool")}), "sgn.out")
+register(
+    Pointwise(
+        "sign", (f"maths::isnan(a) ? C(0) : {_SIGN}",), 1, by_type={k: _SIGN for k in ("int", "int64_t", "bool")}
+    ),
+    "sign.out",
+)
+register(
+    Pointwise("sgn", (f"maths::isnan(a) ? C(0) : {_SIGN}",), 1, by_type={k: _SIGN for k in ("int", "int64_t", "bool")}),
+    "sgn.out",
+)
 register(Pointwise("bitwise_not", ("~a",), 1, by_type={"bool": "a == 0"}), "bitwise_not.out")
 
 # Results are bool, or what out= says.
 _NEVER = {k: "false" for k in ("int", "int64_t", "bool")}
 register(Pointwise("logical_not", ("!cast_bool(a)",), 1, promotion=Promotion.BOOL), "logical_not.out")
-register(Pointwise("signbit", ("maths::signbit(a)",), 1, promotion=Promotion.BOOL, by_type={"int": "a < 0", "int64_t": "a < 0", "bool": "false"}), "signbit.out")
+register(
+    Pointwise(
+        "signbit",
+        ("maths::signbit(a)",),
+        1,
+        promotion=Promotion.BOOL,
+        by_type={"int": "a < 0", "int64_t": "a < 0", "bool": "false"},
+    ),
+    "signbit.out",
+)
 register(Pointwise("isnan", ("maths::isnan(a)",), 1, promotion=Promotion.BOOL, by_type=_NEVER), "isnan")
-register(Pointwise("isposinf", ("maths::isinf(a) && a > C(0)",), 1, promotion=Promotion.BOOL, by_type=_NEVER), "isposinf.out")
-register(Pointwise("isneginf", ("maths::isinf(a) && a < C(0)",), 1, promotion=Promotion.BOOL, by_type=_NEVER), "isneginf.out")
+register(
+    Pointwise("isposinf", ("maths::isinf(a) && a > C(0)",), 1, promotion=Promotion.BOOL, by_type=_NEVER), "isposinf.out"
+)
+register(
+    Pointwise("isneginf", ("maths::isinf(a) && a < C(0)",), 1, promotion=Promotion.BOOL, by_type=_NEVER), "isneginf.out"
+)
 
 _round_decimals = Pointwise("round_decimals", ("maths::div(maths::round(a * s0), s0)",), 1, "c")
 _round_tens = Pointwise("round_tens", ("maths::round(maths::div(a, s0)) * s0",), 1, "c")
@@ -106,7 +126,9 @@ def frexp_out(
     return mantissa, exponent
 
 
-_angle = Pointwise("angle", ("maths::isnan(a) ? a : (a < C(0) ? C(3.14159265358979323846) : C(0))",), 1, promotion=Promotion.FLOAT)
+_angle = Pointwise(
+    "angle", ("maths::isnan(a) ? a : (a < C(0) ? C(3.14159265358979323846) : C(0))",), 1, promotion=Promotion.FLOAT
+)
 register(_angle, "angle", "angle.out")
 
 _logit = Pointwise("logit", ("maths::log(maths::div(a, C(1) - a))",), 1, promotion=Promotion.FLOAT)

@@ -109,11 +109,18 @@ def choose() -> Adapter:
     usable = [a for a in found if not a.missing]
     if not usable:
         lacks = "; ".join(f"{a.name} lacks {', '.join(a.missing)}" for a in found)
-        raise NoAdapterError(f"no adapter can run the kernels: {lacks}. Update the driver, or install another. {_INSTALL}")
+        raise NoAdapterError(
+            f"no adapter can run the kernels: {lacks}. Update the driver, or install another. {_INSTALL}"
+        )
     kinds = {kind: _PREFERENCE[number] for number, kind in _KINDS.items()}
     best = min(kinds[a.kind] for a in usable)
     alike = [a for a in usable if kinds[a.kind] == best]
     return alike[(settings.local_rank() or 0) % len(alike)]
+
+
+def _text(value: Any) -> str:
+    """A fixed array of char in a Vulkan struct; the bindings' structs from a `pNext` chain leave it undecoded."""
+    return value if isinstance(value, str) else _vulkan().ffi.string(value).decode(errors="replace")
 
 
 def _version(number: int) -> str:
@@ -176,8 +183,8 @@ def _describe(index: int, handle: Any) -> Adapter:
     limits = properties.limits
     return Adapter(
         index=index,
-        name=properties.deviceName,
-        driver=f"{driver.driverName} {driver.driverInfo}".strip(),
+        name=_text(properties.deviceName),
+        driver=f"{_text(driver.driverName)} {_text(driver.driverInfo)}".strip(),
         kind=_KINDS.get(properties.deviceType, "other"),
         api_version=_version(properties.apiVersion),
         memory=max(local, default=0),

@@ -14,6 +14,7 @@ from portable_mps.runtime.kernel import KERNELS, Compiler
 from portable_mps.runtime.memory import Slabs
 from portable_mps.runtime.stream import Stream
 
+
 class Device:
     """An adapter, its memory, its stream and its compiler."""
 

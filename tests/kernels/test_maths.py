@@ -1,4 +1,5 @@
 """Accuracy of kernels/lib over the whole float range, in ULP against mpmath and scipy in double precision."""
+
 import harness
 import mpmath
 import numpy as np
@@ -6,9 +7,36 @@ import pytest
 import scipy.special as special
 
 POINTS = 60_000
-SPECIALS = np.array([0.0, -0.0, 1.0, -1.0, 2.0, -2.0, 0.5, -0.5, 3.0, np.inf, -np.inf, np.nan,
-                     np.finfo(np.float32).tiny, 1e-45, -1e-45, 3.4028235e38, -3.4028235e38, 0.99999994, 1.0000001,
-                     np.pi, np.pi / 2, 1e10, 88.72284, -103.97208, -87.33655], np.float32)
+SPECIALS = np.array(
+    [
+        0.0,
+        -0.0,
+        1.0,
+        -1.0,
+        2.0,
+        -2.0,
+        0.5,
+        -0.5,
+        3.0,
+        np.inf,
+        -np.inf,
+        np.nan,
+        np.finfo(np.float32).tiny,
+        1e-45,
+        -1e-45,
+        3.4028235e38,
+        -3.4028235e38,
+        0.99999994,
+        1.0000001,
+        np.pi,
+        np.pi / 2,
+        1e10,
+        88.72284,
+        -103.97208,
+        -87.33655,
+    ],
+    np.float32,
+)
 
 
 def every_magnitude(seed: int = 0) -> np.ndarray:
@@ -108,10 +136,10 @@ def test_unary(name):
 
 
 def pairs() -> tuple[np.ndarray, np.ndarray]:
-    a = np.concatenate([np.repeat(SPECIALS, SPECIALS.size), every_magnitude(2), interval(-20, 20, 3),
-                        interval(0.001, 50, 4)])
-    b = np.concatenate([np.tile(SPECIALS, SPECIALS.size), every_magnitude(5), interval(-5, 5, 6),
-                        interval(-20, 20, 7)])
+    a = np.concatenate(
+        [np.repeat(SPECIALS, SPECIALS.size), every_magnitude(2), interval(-20, 20, 3), interval(0.001, 50, 4)]
+    )
+    b = np.concatenate([np.tile(SPECIALS, SPECIALS.size), every_magnitude(5), interval(-5, 5, 6), interval(-20, 20, 7)])
     return a, b
 
 
@@ -137,13 +165,25 @@ def test_sinc():
 
 # Double: name, interval, reference in mpmath, largest relative error in units of 1e-16.
 DOUBLE = {
-    "exp": ((-745, 709), mpmath.exp), "exp2": ((-1000, 1000), lambda x: mpmath.mpf(2) ** x),
-    "expm1": ((-3, 3), mpmath.expm1), "log": ((0.2, 30), mpmath.log), "log2": ((0.2, 30), lambda x: mpmath.log(x, 2)),
-    "log10": ((0.2, 30), mpmath.log10), "log1p": ((-0.99, 3), mpmath.log1p), "sin": ((-1e5, 1e5), mpmath.sin),
-    "cos": ((-1e5, 1e5), mpmath.cos), "tan": ((-1e5, 1e5), mpmath.tan), "asin": ((-1, 1), mpmath.asin),
-    "acos": ((-1, 1), mpmath.acos), "atan": ((-9, 9), mpmath.atan), "sinh": ((-30, 30), mpmath.sinh),
-    "cosh": ((-30, 30), mpmath.cosh), "tanh": ((-10, 10), mpmath.tanh), "asinh": ((-10, 10), mpmath.asinh),
-    "acosh": ((1, 10), mpmath.acosh), "atanh": ((-1, 1), mpmath.atanh),
+    "exp": ((-745, 709), mpmath.exp),
+    "exp2": ((-1000, 1000), lambda x: mpmath.mpf(2) ** x),
+    "expm1": ((-3, 3), mpmath.expm1),
+    "log": ((0.2, 30), mpmath.log),
+    "log2": ((0.2, 30), lambda x: mpmath.log(x, 2)),
+    "log10": ((0.2, 30), mpmath.log10),
+    "log1p": ((-0.99, 3), mpmath.log1p),
+    "sin": ((-1e5, 1e5), mpmath.sin),
+    "cos": ((-1e5, 1e5), mpmath.cos),
+    "tan": ((-1e5, 1e5), mpmath.tan),
+    "asin": ((-1, 1), mpmath.asin),
+    "acos": ((-1, 1), mpmath.acos),
+    "atan": ((-9, 9), mpmath.atan),
+    "sinh": ((-30, 30), mpmath.sinh),
+    "cosh": ((-30, 30), mpmath.cosh),
+    "tanh": ((-10, 10), mpmath.tanh),
+    "asinh": ((-10, 10), mpmath.asinh),
+    "acosh": ((1, 10), mpmath.acosh),
+    "atanh": ((-1, 1), mpmath.atanh),
     "sigmoid": ((-30, 30), lambda x: 1 / (1 + mpmath.exp(-x))),
 }
 
@@ -171,11 +211,22 @@ def test_double(name):
     assert error < 1e-14
 
 
-@pytest.mark.parametrize("name, reference", [("exp", np.exp), ("log", np.log), ("sin", np.sin), ("log1p", np.log1p),
-                                             ("atan", np.arctan), ("sqrt", np.sqrt), ("tanh", np.tanh)])
+@pytest.mark.parametrize(
+    "name, reference",
+    [
+        ("exp", np.exp),
+        ("log", np.log),
+        ("sin", np.sin),
+        ("log1p", np.log1p),
+        ("atan", np.arctan),
+        ("sqrt", np.sqrt),
+        ("tanh", np.tanh),
+    ],
+)
 def test_double_every_magnitude(name, reference):
-    x = np.concatenate([SPECIALS.astype(np.float64),
-                        np.random.default_rng(9).integers(0, 2**64, 20_000, np.uint64).view(np.float64)])
+    x = np.concatenate(
+        [SPECIALS.astype(np.float64), np.random.default_rng(9).integers(0, 2**64, 20_000, np.uint64).view(np.float64)]
+    )
     with np.errstate(all="ignore"):
         expected = reference(x)
     got = harness.evaluate(["lib.maths"], f"maths::{name}(a)", [x], "float64")
@@ -184,8 +235,10 @@ def test_double_every_magnitude(name, reference):
     assert relative(got[normal], expected[normal]) < 1e-14
 
 
-@pytest.mark.parametrize("name, reference", [("pow", np.power), ("fmod", np.fmod), ("atan2", np.arctan2),
-                                             ("remainder", np.remainder), ("hypot", np.hypot)])
+@pytest.mark.parametrize(
+    "name, reference",
+    [("pow", np.power), ("fmod", np.fmod), ("atan2", np.arctan2), ("remainder", np.remainder), ("hypot", np.hypot)],
+)
 def test_double_binary(name, reference):
     with np.errstate(all="ignore"):
         a, b = (x.astype(np.float64) for x in pairs())

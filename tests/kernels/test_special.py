@@ -1,11 +1,13 @@
 """Accuracy of lib.special against scipy, as an absolute plus a relative error: torch tests these functions so."""
+
 import harness
 import numpy as np
 import pytest
 import scipy.special as special
 
-SPECIALS = np.array([0.0, -0.0, 1.0, -1.0, 2.0, 0.5, -0.5, -2.0, -3.0, np.inf, -np.inf, np.nan,
-                     1e-30, 1e30], np.float32)
+SPECIALS = np.array(
+    [0.0, -0.0, 1.0, -1.0, 2.0, 0.5, -0.5, -2.0, -3.0, np.inf, -np.inf, np.nan, 1e-30, 1e30], np.float32
+)
 
 # name: (reference, intervals, error in float, error in double). Each error is relative to max(|value|, 1): near
 # a zero of the function the error is absolute. erfc, erfcx, i0e and i1e are held to the relative error.

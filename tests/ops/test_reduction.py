@@ -198,10 +198,10 @@ def test_out():
     out = torch.empty(0, device="mps")
     assert torch.sum(on_device, 1, out=out) is out
     assert_same(out, x.sum(1))
-    strided = torch.zeros(5, 2, device="mps")
+    strided = torch.empty(5, 2, device="mps")
     torch.amax(on_device, 0, out=strided[:, 1])
     assert_same(strided[:, 1], x.amax(0))
-    values, indices = torch.zeros(5, 2, device="mps")[:, 0], torch.zeros(5, dtype=torch.int64, device="mps")
+    values, indices = torch.empty(5, 2, device="mps")[:, 0], torch.empty(5, dtype=torch.int64, device="mps")
     torch.max(on_device, 0, out=(values, indices))
     assert_same((values, indices), tuple(x.max(0)))
     torch.mean(on_device, 1, dtype=torch.float16, out=(half := torch.empty(4, dtype=torch.float16, device="mps")))

@@ -1,0 +1,143 @@
+"""What happens with an operator that has no kernel of its own.
+
+In this order: torch's decomposition of it (torch._decomp), its functional form for a form that writes, the CPU with a
+warning when the user asked for that, and a clear error.
+"""
+
+from __future__ import annotations
+
+import functools
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch.utils import _pytree as pytree
+
+from portable_mps import settings
+from portable_mps.dispatch import registry
+
+fallen_back: dict[str, int] = {}
+"""How often each operator ran on the CPU in this process."""
+
+_ERROR = (
+    "The operator '{name}' is not currently implemented for the MPS device. If you want this op to be considered for "
+    "addition please open an issue of portable-mps. As a temporary fix, you can set the environment variable "
+    "`PYTORCH_ENABLE_MPS_FALLBACK=1` to use the CPU as a fallback for this op. WARNING: this will be slower than "
+    "running natively on MPS."
+)
+_WARNING = (
+    "The operator '{name}' is not currently supported on the MPS backend and will fall back to run on the CPU. This "
+    "may have performance implications."
+)
+
+
+def _without_kernel(op: torch._ops.OpOverload, *args: Any, **kwargs: Any) -> Any:
+    run = _decomposed(op)
+    if run is not None:
+        return run(*args, **kwargs)
+    return _on_cpu(op, args, kwargs)
+
+
+@functools.cache
+def _decomposed(op: torch._ops.OpOverload) -> Callable[..., Any] | None:
+    """A function of op's arguments that runs other operators in its place; None where torch has none."""
+    from torch._decomp import decomposition_table  # 0.5 s: only when needed
+
+    if op in decomposition_table:
+        return decomposition_table[op]
+    functional = _functional(op)
+    if functional is None or not _is_available(functional):
+        return None
+    written = [a for a in op._schema.arguments if a.alias_info is not None and a.alias_info.is_write]
+    if written[0].is_out:
+        return functools.partial(_into_outputs, functional, [a.name for a in written])
+    return functools.partial(_into_self, functional)
+
+
+def _functional(op: torch._ops.OpOverload) -> torch._ops.OpOverload | None:
+    """The overload with the arguments of an out= or in-place operator that returns new tensors."""
+    packet = op._schema.name.removeprefix("aten::")
+    written = [a for a in op._schema.arguments if a.alias_info is not None and a.alias_info.is_write]
+    if not written or not op.name().startswith("aten::"):
+        return None
+    if not written[0].is_out:
+        packet = packet.removesuffix("_")
+    wanted = [(a.name, str(a.type)) for a in op._schema.arguments if not a.is_out]
+    candidates = getattr(torch.ops.aten, packet, None)
+    for name in candidates.overloads() if candidates is not None else ():
+        candidate = getattr(candidates, name)
+        arguments = [(a.name, str(a.type)) for a in candidate._schema.arguments]
+        if not candidate._schema.is_mutable and arguments == wanted:
+            return candidate
+    return None
+
+
+def _is_available(op: torch._ops.OpOverload) -> bool:
+    from torch._decomp import decomposition_table
+
+    return op.name().removeprefix("aten::") in registry.registered or op in decomposition_table
+
+
+def _into_outputs(functional: torch._ops.OpOverload, names: list[str], *args: Any, **kwargs: Any) -> Any:
+    outputs = [kwargs.pop(name) for name in names]
+    results = functional(*args, **kwargs)
+    for output, result in zip(outputs, results if isinstance(results, tuple) else (results,), strict=True):
+        if not torch.can_cast(result.dtype, output.dtype):
+            raise RuntimeError(f"result type {result.dtype} can't be cast to the desired output type {output.dtype}")
+        torch._prims_common.wrappers._maybe_resize_out(output, result.shape)
+        output.copy_(result)
+    return outputs[0] if len(outputs) == 1 else tuple(outputs)
+
+
+def _into_self(functional: torch._ops.OpOverload, self: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
+    return self.copy_(functional(self, *args, **kwargs))
+
+
+def _on_cpu(op: torch._ops.OpOverload, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """Copy the tensors over, run, copy what was written back and the results to the device."""
+    name = op.name()
+    if not settings.fallback_enabled():
+        raise NotImplementedError(_ERROR.format(name=name))
+    if name not in fallen_back:
+        warnings.warn(_WARNING.format(name=name), UserWarning, stacklevel=2)
+    fallen_back[name] = fallen_back.get(name, 0) + 1
+
+    schema = op._schema
+    if any(r.alias_info is not None and not r.alias_info.is_write for r in schema.returns):
+        raise NotImplementedError(f"'{name}' returns a view, which the CPU cannot make of an MPS tensor")
+    moved: dict[int, torch.Tensor] = {}
+
+    def to_cpu(value: Any) -> Any:
+        if isinstance(value, torch.Tensor) and value.device.type == "mps":
+            if id(value) not in moved:
+                moved[id(value)] = value.cpu()
+            return moved[id(value)]
+        if isinstance(value, torch.device) and value.type == "mps":
+            return torch.device("cpu")
+        return value
+
+    cpu_args, cpu_kwargs = pytree.tree_map(to_cpu, (args, kwargs))
+    results = op(*cpu_args, **cpu_kwargs)
+
+    originals = {id(moved[id(v)]): v for v in pytree.tree_leaves((args, kwargs)) if id(v) in moved}
+    named = {**dict(zip((a.name for a in schema.arguments), args, strict=False)), **kwargs}
+    for argument in schema.arguments:
+        if argument.alias_info is not None and argument.alias_info.is_write and argument.name in named:
+            for original in pytree.tree_leaves(named[argument.name]):
+                if isinstance(original, torch.Tensor) and id(original) in moved:
+                    updated = moved[id(original)]
+                    if original.shape != updated.shape:
+                        original.resize_(updated.shape)
+                    original.copy_(updated)
+
+    def to_mps(value: Any) -> Any:
+        if isinstance(value, torch.Tensor):
+            return originals[id(value)] if id(value) in originals else value.to("mps")
+        return value
+
+    return pytree.tree_map(to_mps, results)
+
+
+_library = torch.library.Library("_", "IMPL", "MPS")
+_library.fallback(_without_kernel)

@@ -1,0 +1,98 @@
+"""Kernels that give each row of contiguous tensors to a few threads or a workgroup: softmax, layer norms, scans.
+
+A row is `size` elements that lie `inner` apart; kernels/rows.slangh is the other half.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from portable_mps.dispatch.launch import grid, launch
+from portable_mps.dispatch.promotion import storage
+from portable_mps.runtime.kernel import Template
+
+THREADS = 256  # a workgroup, as in kernels/place.slangh
+_KEPT = (4, 16)  # elements of a row that a thread keeps in registers, by variant
+_WIDE_FROM = 2**31 - 1024
+
+
+class RowKernel:
+    """An entry point of kernels/<stem>.slang whose `Params` are `tensors` addresses, `scalars` numbers in the compute
+    type, and the indices rows, size and inner, with the geometry last."""
+
+    def __init__(self, stem: str, entry: str, tensors: int, scalars: int = 0) -> None:
+        self._templates = {
+            (number, index): Template(stem, entry, f"{tensors}Q{scalars}{number}3{index}I")
+            for number in "fd"
+            for index in "IQ"
+        }
+
+    def __call__(
+        self,
+        tensors: Sequence[torch.Tensor | None],
+        writes: Sequence[torch.Tensor],
+        shape: tuple[int, int, int],
+        types: dict[str, torch.dtype],
+        scalars: tuple[float, ...] = (),
+        keep: bool = True,
+        **defines: Any,
+    ) -> None:
+        """Launch over (outer, size, inner) elements.
+
+        None stands for a tensor that the variant does not touch. types: the dtype of each type that the kernel names;
+        the first decides the compute type. keep: rows short enough stay in registers.
+        """
+        given = [t for t in tensors if t is not None]
+        for tensor in given:
+            if not tensor.is_mps:
+                raise RuntimeError(
+                    "Expected all tensors to be on the same device, but found at least two devices, "
+                    f"{tensor.device} and mps:0!"
+                )
+        outer, size, inner = shape
+        rows = outer * inner
+        height = THREADS
+        while height > 1 and (height >> 1) * _KEPT[0] >= size:
+            height >>= 1
+        if inner > 1:  # neighbouring rows are neighbours in memory: at least 32 of them a workgroup
+            height = min(height, 8)
+        each = -(-size // height)
+        items = next((n for n in _KEPT if each <= n), 0) if keep else 0
+        wide = rows * size >= _WIDE_FROM
+        compute = storage(next(iter(types.values()))).compute
+        words: dict[str, Any] = {"A": "int" if compute == "bool" else compute, "ITEMS": items}
+        words |= {"Index": "uint64_t", "Offset": "int64_t"} if wide else {"Index": "uint", "Offset": "int"}
+        for name, dtype in types.items():
+            row = storage(dtype)
+            words |= {
+                name: row.type,
+                f"LOAD_{name}(x)": row.load.format("x"),
+                f"STORE_{name}(x)": row.store.format("x"),
+            }
+        template = self._templates["d" if compute == "double" else "f", "Q" if wide else "I"]
+        geometry = (height.bit_length() - 1) | (16 if inner == 1 else 0)
+        addresses = [0 if t is None else t for t in tensors]
+        launch(
+            template,
+            grid(-(-rows // (THREADS // height))),
+            [*addresses, *scalars, rows, size, inner, geometry],
+            [t for t in given if all(t is not w for w in writes)],
+            writes,
+            **words,
+            **defines,
+        )
+
+
+def split_at(shape: Sequence[int], dim: int) -> tuple[int, int, int]:
+    """(outer, size, inner) of a contiguous tensor seen along `dim`; a scalar is one row of one element."""
+    if not shape:
+        return 1, 1, 1
+    outer = inner = 1
+    for size in shape[:dim]:
+        outer *= size
+    for size in shape[dim + 1 :]:
+        inner *= size
+    return outer, shape[dim], inner

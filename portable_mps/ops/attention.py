@@ -1,0 +1,194 @@
+"""Scaled dot-product attention: products and a fused softmax, in blocks of heads that bound the memory taken."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+import torch
+
+from portable_mps.dispatch.launch import launch
+from portable_mps.dispatch.promotion import storage
+from portable_mps.dispatch.registry import implements, register_composite
+from portable_mps.ops.matmul import product
+from portable_mps.runtime.kernel import Template
+
+_softmax = Template("attention", "softmax", "QQQiif")
+_softmax_biased = Template("attention", "softmax", "QQQQqiiiif")
+_backward = Template("attention", "backward", "QQQQQQiif")
+_backward_biased = Template("attention", "backward", "QQQQQQQqiiiif")
+_SCORE_BYTES = 1 << 28  # scores held at a time
+
+
+def scaled_dot_product_attention(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attn_mask: torch.Tensor | None = None,
+    dropout_p: float = 0.0,
+    is_causal: bool = False,
+    *,
+    scale: float | None = None,
+    enable_gqa: bool = False,
+) -> torch.Tensor:
+    """torch's own composite asks a dispatch table that has no room for `mps`; this takes its place."""
+    fused = (
+        query.dim() == 4
+        and key.dim() == value.dim() == 4
+        and query.is_floating_point()
+        and dropout_p == 0.0
+        and query.shape[:2] == key.shape[:2] == value.shape[:2]
+        and 0 not in (*query.shape, *key.shape, *value.shape)
+        and not (attn_mask is not None and (is_causal or attn_mask.requires_grad))
+    )
+    if not fused:
+        return torch.ops.aten._scaled_dot_product_attention_math(
+            query, key, value, attn_mask, dropout_p, is_causal, scale=scale, enable_gqa=enable_gqa
+        )[0]
+    if attn_mask is not None and attn_mask.dtype == torch.bool:
+        attn_mask = torch.zeros_like(attn_mask, dtype=query.dtype).masked_fill_(~attn_mask, -math.inf)
+    return torch.ops.aten._scaled_dot_product_fused_attention_overrideable(
+        query, key, value, attn_mask, dropout_p, is_causal, False, scale=scale
+    )[0]
+
+
+register_composite("scaled_dot_product_attention", scaled_dot_product_attention)
+
+
+def _accumulator(dtype: torch.dtype) -> torch.dtype:
+    return torch.float64 if dtype == torch.float64 else torch.float32
+
+
+def _flat(tensor: torch.Tensor) -> torch.Tensor:
+    """(batch, heads, rows, width) as (batch * heads, rows, width)."""
+    return tensor.reshape(-1, *tensor.shape[2:])
+
+
+def _blocks(heads: int, rows: int, columns: int) -> Iterator[slice]:
+    count = max(1, min(heads, _SCORE_BYTES // max(1, rows * columns * 4), 32768))
+    for start in range(0, heads, count):
+        yield slice(start, min(start + count, heads))
+
+
+def _variant(dtype: torch.dtype, causal: bool, bias: torch.Tensor | None, backward: bool) -> dict[str, object]:
+    row = storage(dtype)
+    return {
+        "T": row.type,
+        "LOAD(x)": row.load.format("x"),
+        "STORE(x)": row.store.format("x"),
+        "ACC": row.compute,
+        "CAUSAL": int(causal),
+        "BIASED": int(bias is not None),
+        "BACKWARD": int(backward),
+    }
+
+
+def _bias_arguments(bias: torch.Tensor | None) -> tuple[object, ...]:
+    return () if bias is None else (bias, bias.stride(0), bias.stride(1), bias.stride(2))
+
+
+def _expand_bias(bias: torch.Tensor | None, query: torch.Tensor, key: torch.Tensor) -> torch.Tensor | None:
+    if bias is None:
+        return None
+    shape = (*query.shape[:2], query.shape[2], key.shape[2])
+    return _flat(bias.to(query.dtype).expand(shape))
+
+
+@implements("_scaled_dot_product_fused_attention_overrideable")
+def attention(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attn_bias: torch.Tensor | None = None,
+    dropout_p: float = 0.0,
+    is_causal: bool = False,
+    return_debug_mask: bool = False,
+    *,
+    scale: float | None = None,
+) -> tuple[torch.Tensor | int | None, ...]:
+    """query (batch, heads, rows, width), key and value (batch, heads, columns, width or depth)."""
+    if dropout_p != 0.0:
+        raise NotImplementedError("attention with dropout runs as separate operators on the MPS device")
+    batch, heads, rows, width = query.shape
+    columns, depth = key.shape[2], value.shape[3]
+    scale = 1 / math.sqrt(width) if scale is None else scale
+    output = query.new_empty((batch, heads, rows, depth))
+    sums = query.new_empty((batch * heads, rows), dtype=_accumulator(query.dtype))
+    bias = _expand_bias(attn_bias, query, key)
+    q, k, v, flat_output = _flat(query), _flat(key), _flat(value), _flat(output)
+    for block in _blocks(batch * heads, rows, columns):
+        scores = _scores(q[block], k[block], scale)
+        weights = query.new_empty(scores.shape)
+        part = None if bias is None else bias[block]
+        launch(
+            _softmax if part is None else _softmax_biased,
+            (rows, scores.shape[0], 1),
+            (scores, weights, sums[block], *_bias_arguments(part), rows, columns, scale),
+            reads=(scores,) if part is None else (scores, part),
+            writes=(weights, sums[block]),
+            **_variant(query.dtype, is_causal, part, backward=False),
+        )
+        product(weights, v[block], flat_output[block])
+    empty = query.new_empty((), dtype=torch.int64)
+    return output, sums.view(batch, heads, rows), None, None, rows, columns, empty, empty, query.new_empty(0)
+
+
+def _scores(q: torch.Tensor, k: torch.Tensor, scale: float) -> torch.Tensor:
+    scores = q.new_empty((q.shape[0], q.shape[1], k.shape[1]), dtype=_accumulator(q.dtype))
+    product(q, k.transpose(1, 2), scores, alpha=scale)
+    return scores
+
+
+@implements("_scaled_dot_product_fused_attention_overrideable_backward")
+def attention_backward(
+    grad_out: torch.Tensor,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attn_bias: torch.Tensor | None,
+    grad_input_mask: list[bool],
+    out: torch.Tensor,
+    logsumexp: torch.Tensor,
+    cum_seq_q: torch.Tensor | None,
+    cum_seq_k: torch.Tensor | None,
+    max_q: int,
+    max_k: int,
+    dropout_p: float,
+    is_causal: bool,
+    philox_seed: torch.Tensor,
+    philox_offset: torch.Tensor,
+    *,
+    scale: float | None = None,
+) -> tuple[torch.Tensor | None, ...]:
+    batch, heads, rows, width = query.shape
+    columns = key.shape[2]
+    scale = 1 / math.sqrt(width) if scale is None else scale
+    accumulator = _accumulator(query.dtype)
+    grads = [torch.empty(t.shape, dtype=t.dtype, device="mps") for t in (query, key, value)]
+    dq, dk, dv = (_flat(g) for g in grads)
+    q, k, v, do = _flat(query), _flat(key), _flat(value), _flat(grad_out)
+    deltas = (grad_out.to(accumulator) * out.to(accumulator)).sum(-1).view(-1, rows)
+    sums = logsumexp.view(-1, rows)
+    bias = _expand_bias(attn_bias, query, key)
+    for block in _blocks(batch * heads, rows, columns):
+        scores = _scores(q[block], k[block], scale)
+        slopes = torch.empty_like(scores)
+        product(do[block], v[block].transpose(1, 2), slopes)
+        weights, score_grads = query.new_empty(scores.shape), query.new_empty(scores.shape)
+        part = None if bias is None else bias[block]
+        reads = [scores, slopes, sums[block], deltas[block]] + ([] if part is None else [part])
+        launch(
+            _backward if part is None else _backward_biased,
+            (rows, scores.shape[0], 1),
+            (
+                *(scores, weights, sums[block], slopes, deltas[block], score_grads),
+                *(*_bias_arguments(part), rows, columns, scale),
+            ),
+            reads=reads,
+            writes=(weights, score_grads),
+            **_variant(query.dtype, is_causal, part, backward=True),
+        )
+        product(weights.transpose(1, 2), do[block], dv[block])
+        product(score_grads, k[block], dq[block], alpha=scale)
+        product(score_grads.transpose(1, 2), q[block], dk[block], alpha=scale)
+    return (*grads, None)

@@ -1,0 +1,529 @@
+"""Moving elements about and making ramps: cat, flip, roll, tril, arange, padding, unfolding."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from portable_mps.dispatch.registry import implements
+from portable_mps.dispatch.strided import Linear, Strided, dtype_defines, resized, word
+from portable_mps.ops.indexing import wrapped_dim
+from portable_mps.ops.selection import Compaction, coordinates
+from portable_mps.runtime import device
+
+_move = Strided("shape", "move", pointers=2, operands=2)
+_triangle = Linear("shape", "triangle", "QQxxxq")
+_pad = Linear("shape", "pad", "QQxxxxxxxiii")
+_unfold_backward = Linear("shape", "unfold_backward", "QQxxxxxx")
+_ramps = {"double": Linear("shape", "ramp", "Qxdddd"), "float": Linear("shape", "ramp", "Qxffff")}
+_COLUMNS = "QQxxxxxiiiiiiii"
+_im2col = Linear("shape", "im2col", _COLUMNS)
+_col2im = Linear("shape", "col2im", _COLUMNS)
+
+
+def finish(out: torch.Tensor, result: torch.Tensor) -> torch.Tensor:
+    """`result` into `out`, unless it is there already: kernels here write contiguous tensors."""
+    return out if out is result else out.copy_(result)
+
+
+def contiguous_out(out: torch.Tensor, shape: Sequence[int]) -> torch.Tensor:
+    """`out` resized, or a contiguous tensor to take its place until `finish`."""
+    resized(out, shape)
+    return out if out.is_contiguous() else torch.empty(shape, dtype=out.dtype, device=out.device)
+
+
+# Joining and reordering -------------------------------------------------------------------------------------------
+
+
+@implements("cat.out")
+def cat_out(tensors: Sequence[torch.Tensor], dim: int = 0, *, out: torch.Tensor) -> torch.Tensor:
+    if not tensors:
+        raise ValueError("torch.cat(): expected a non-empty list of Tensors")
+    # Empty vectors are let through whatever the others' shape, as torch has always done.
+    parts = [t for t in tensors if t.dim() != 1 or t.size(0) != 0]
+    if not parts:
+        return resized(out, (0,))
+    if parts[0].dim() == 0:
+        raise RuntimeError("zero-dimensional tensor (at position 0) cannot be concatenated")
+    dim = wrapped_dim(dim, parts[0].dim())
+    shape = list(parts[0].shape)
+    for position, part in enumerate(parts[1:], 1):
+        others = [size for d, size in enumerate(part.shape) if d != dim]
+        if part.dim() != len(shape):
+            raise RuntimeError(f"Tensors must have same number of dimensions: got {len(shape)} and {part.dim()}")
+        if others != [size for d, size in enumerate(shape) if d != dim]:
+            raise RuntimeError(
+                f"Sizes of tensors must match except in dimension {dim}. Got {list(part.shape)} for tensor number "
+                f"{position} in the list, where {shape} was expected"
+            )
+    shape[dim] = sum(part.size(dim) for part in parts)
+    resized(out, shape)
+    start = 0
+    for part in parts:
+        out.narrow(dim, start, part.size(dim)).copy_(part)
+        start += part.size(dim)
+    return out
+
+
+@implements("flip")
+def flip(self: torch.Tensor, dims: Sequence[int]) -> torch.Tensor:
+    flipped = [wrapped_dim(d, self.dim()) for d in dims]
+    for d in flipped:
+        if flipped.count(d) > 1:
+            raise RuntimeError(f"dim {d} appears multiple times in the list of dims")
+    out = torch.empty_like(self)
+    if self.numel() == 0 or self.dim() == 0:
+        return out.copy_(self)
+    strides = [-stride if d in flipped else stride for d, stride in enumerate(self.stride())]
+    last = sum((self.size(d) - 1) * self.stride(d) for d in flipped)
+    start = self.data_ptr() + last * self.itemsize
+    _move(self.shape, (out.stride(), strides), (out, start), (), [self], [out], T=word(self.dtype), MOVE=1)
+    return out
+
+
+@implements("roll")
+def roll(self: torch.Tensor, shifts: Sequence[int], dims: Sequence[int] = ()) -> torch.Tensor:
+    shifts = [shifts] if isinstance(shifts, int) else list(shifts)
+    dims = [dims] if isinstance(dims, int) else list(dims)
+    if not shifts:
+        raise RuntimeError("`shifts` required")
+    if not dims and len(shifts) == 1:
+        return roll(self.reshape(-1), shifts, [0]).view(self.shape)
+    if len(shifts) != len(dims):
+        raise RuntimeError(f"shifts and dimensions must align. shifts: {len(shifts)}, dims:{len(dims)}")
+    result = self
+    for shift, dim in zip(shifts, dims, strict=True):
+        size = self.size(dim)
+        shift = shift % size if size else 0
+        parts = (result.narrow(dim, size - shift, shift), result.narrow(dim, 0, size - shift))
+        result = torch.cat(parts, dim)
+    return result
+
+
+# Triangles and the identity ---------------------------------------------------------------------------------------
+
+
+def _triangular(self: torch.Tensor, diagonal: int, out: torch.Tensor, upper: bool) -> torch.Tensor:
+    if self.dim() < 2:
+        raise RuntimeError(f"{'triu' if upper else 'tril'}: input tensor must have at least 2 dimensions")
+    target = contiguous_out(out, self.shape)
+    if self.numel():
+        source = self.contiguous()
+        arguments = (target, source, self.numel(), self.size(-2), self.size(-1), diagonal)
+        _triangle(self.numel(), arguments, [source], [target], T=word(self.dtype), TRIANGLE=1 if upper else -1)
+    return finish(out, target)
+
+
+@implements("tril.out")
+def tril_out(self: torch.Tensor, diagonal: int = 0, *, out: torch.Tensor) -> torch.Tensor:
+    return _triangular(self, diagonal, out, upper=False)
+
+
+@implements("triu.out")
+def triu_out(self: torch.Tensor, diagonal: int = 0, *, out: torch.Tensor) -> torch.Tensor:
+    return _triangular(self, diagonal, out, upper=True)
+
+
+def _triangle_indices(rows: int, columns: int, offset: int, upper: bool, dtype: torch.dtype | None) -> torch.Tensor:
+    if rows < 0 or columns < 0:
+        raise RuntimeError("row and col must be non-negative")
+    lower = sum(min(max(r + offset + (0 if upper else 1), 0), columns) for r in range(rows))
+    count = rows * columns - lower if upper else lower
+    dtype = dtype or torch.int64
+    if count == 0:
+        return torch.empty((2, 0), dtype=dtype, device="mps")
+    mask = torch.ones((rows, columns), dtype=torch.bool, device="mps")
+    mask = mask.triu(offset) if upper else mask.tril(offset)
+    return coordinates(Compaction(mask).positions(count), mask.shape, 0).to(dtype)
+
+
+@implements("tril_indices")
+def tril_indices(
+    row: int,
+    col: int,
+    offset: int = 0,
+    *,
+    dtype: torch.dtype | None = torch.int64,
+    layout: Any = None,
+    device: Any = None,
+    pin_memory: bool | None = None,
+) -> torch.Tensor:
+    return _triangle_indices(row, col, offset, False, dtype)
+
+
+@implements("triu_indices")
+def triu_indices(
+    row: int,
+    col: int,
+    offset: int = 0,
+    *,
+    dtype: torch.dtype | None = torch.int64,
+    layout: Any = None,
+    device: Any = None,
+    pin_memory: bool | None = None,
+) -> torch.Tensor:
+    return _triangle_indices(row, col, offset, True, dtype)
+
+
+@implements("eye.m_out")
+def eye_m_out(n: int, m: int, *, out: torch.Tensor) -> torch.Tensor:
+    for name, size in (("n", n), ("m", m)):
+        if size < 0:
+            raise RuntimeError(f"{name} must be greater or equal to 0, got {size}")
+    resized(out, (n, m)).zero_()
+    out.diagonal().fill_(1)
+    return out
+
+
+@implements("eye.out")
+def eye_out(n: int, *, out: torch.Tensor) -> torch.Tensor:
+    return eye_m_out(n, n, out=out)
+
+
+@implements("trace")
+def trace(self: torch.Tensor) -> torch.Tensor:
+    if self.dim() != 2:
+        raise RuntimeError("trace: expected a matrix")
+    return self.diagonal().sum()
+
+
+# Ramps ------------------------------------------------------------------------------------------------------------
+
+
+def _ramp(kind: int, out: torch.Tensor, size: int, start: float, end: float, step: float, base: float) -> torch.Tensor:
+    target = out if out.numel() == size and out.is_contiguous() else None
+    if target is None:
+        if out.numel() != size:
+            resized(out, (size,))
+        target = contiguous_out(out, out.shape)
+    if out.dtype == torch.int64 and kind == 0:
+        real = "int64_t"
+        _ramp_integer(
+            size,
+            (target, size, int(start), int(end), int(step), 0),
+            [],
+            [target],
+            R=real,
+            RAMP=kind,
+            **dtype_defines("T", out.dtype),
+        )
+    elif size:
+        real = "double" if device.current().adapter.features["float64"] else "float"
+        arguments = (target, size, start, end, step, base)
+        _ramps[real](size, arguments, [], [target], R=real, RAMP=kind, **dtype_defines("T", out.dtype))
+    return finish(out, target)
+
+
+_ramp_integer = Linear("shape", "ramp", "Qxqqqq")
+
+
+def _check_range(start: float, end: float, step: float) -> None:
+    if step == 0:
+        raise RuntimeError("step must be nonzero")
+    if not (math.isfinite(start) and math.isfinite(end)):
+        raise RuntimeError(f"unsupported range: {start} -> {end}")
+    if (end - start) * step < 0:
+        raise RuntimeError("upper bound and lower bound inconsistent with step sign")
+
+
+@implements("arange.start_out")
+def arange_start_out(start: float, end: float, step: float = 1, *, out: torch.Tensor) -> torch.Tensor:
+    _check_range(start, end, step)
+    if out.dtype == torch.int64:
+        start, end, step = int(start), int(end), int(step)
+        size = -(-(end - start) // step)
+    else:
+        size = math.ceil((end - start) / step)
+    return _ramp(0, out, size, start, end, step, 0)
+
+
+@implements("range.out")
+def range_out(start: float, end: float, step: float = 1, *, out: torch.Tensor) -> torch.Tensor:
+    _check_range(start, end, step)
+    return _ramp(0, out, math.floor((end - start) / step) + 1, start, end, step, 0)
+
+
+def _spaced(kind: int, out: torch.Tensor, start: Any, end: Any, steps: int, base: float) -> torch.Tensor:
+    if steps < 0:
+        raise RuntimeError("number of steps must be non-negative")
+    start, end = (float(value) for value in (start, end))
+    if not out.is_floating_point():
+        start, end = float(int(start)), float(int(end))
+    if steps == 1:
+        end = start
+    step = (end - start) / (steps - 1) if steps > 1 else 0.0
+    return _ramp(kind, out, steps, start, end, step, base)
+
+
+@implements("linspace.out")
+def linspace_out(start: float, end: float, steps: int, *, out: torch.Tensor) -> torch.Tensor:
+    return _spaced(1, out, start, end, steps, 0)
+
+
+@implements("logspace.out")
+def logspace_out(start: float, end: float, steps: int, base: float = 10.0, *, out: torch.Tensor) -> torch.Tensor:
+    return _spaced(2, out, start, end, steps, base)
+
+
+@implements("repeat_interleave.Tensor")
+def repeat_interleave(repeats: torch.Tensor, *, output_size: int | None = None) -> torch.Tensor:
+    """Position i of the result is the first whose cumulative count passes i; the host waits without output_size."""
+    if repeats.dim() != 1:
+        raise RuntimeError("repeat_interleave only accept 1D vector as repeat")
+    if repeats.dtype not in (torch.int64, torch.int32):
+        raise RuntimeError("repeats has to be Long or Int tensor")
+    if repeats.numel() == 0:
+        return torch.empty_like(repeats)
+    ends = repeats.cumsum(0)
+    if output_size is None:
+        lowest, output_size = torch.stack((repeats.amin().to(torch.int64), ends[-1])).tolist()
+        if lowest < 0:
+            raise RuntimeError("repeats can not be negative")
+    places = torch.arange(output_size, device=repeats.device)
+    return torch.searchsorted(ends, places, right=True).to(repeats.dtype)
+
+
+# Padding by reflection and replication ----------------------------------------------------------------------------
+
+
+def _padding(
+    name: str, self: torch.Tensor, padding: Sequence[int], reflect: bool
+) -> tuple[list[int], list[int], list[int]]:
+    """(depth, height, width) of self and of the result, and what is put before each."""
+    dims = len(padding) // 2
+    if self.dim() not in (dims + 1, dims + 2) or any(size == 0 for size in self.shape[1:]):
+        raise RuntimeError(
+            f"{name}: Expected {dims + 1}D or {dims + 2}D (batch mode) tensor with possibly 0 batch "
+            f"size and other non-zero dimensions for input, but got: {list(self.shape)}"
+        )
+    own = [1] * (3 - dims) + list(self.shape[-dims:])
+    before, after = [0, 0, 0], [0, 0, 0]
+    for k in range(dims):
+        before[2 - k], after[2 - k] = padding[2 * k], padding[2 * k + 1]
+        if reflect and (padding[2 * k] >= own[2 - k] or padding[2 * k + 1] >= own[2 - k]):
+            raise RuntimeError(
+                f"Argument #{4 + 2 * k}: Padding size should be less than the corresponding input dimension, but "
+                f"got: padding ({padding[2 * k]}, {padding[2 * k + 1]}) at dimension {self.dim() - 1 - k} of input "
+                f"{list(self.shape)}"
+            )
+    padded = [size + b + a for size, b, a in zip(own, before, after, strict=True)]
+    if any(size < 1 for size in padded):
+        raise RuntimeError(f"input (size: {own}) is too small for the padding {list(padding)}")
+    return own, padded, before
+
+
+def pad_out(
+    name: str, self: torch.Tensor, padding: Sequence[int], out: torch.Tensor | None, reflect: bool
+) -> torch.Tensor:
+    """Padded `self`, as new tensor where `out` is None."""
+    own, padded, before = _padding(name, self, padding, reflect)
+    dims = len(padding) // 2
+    shape = [*self.shape[:-dims], *padded[3 - dims :]]
+    if out is None:
+        out = torch.empty(shape, dtype=self.dtype, device=self.device)
+    target = contiguous_out(out, shape)
+    source = self.contiguous()
+    if target.numel():
+        arguments = (target, source, target.numel(), *padded, *own, *before)
+        defines = {"T": word(self.dtype), "PAD": int(not reflect), "FORWARD": 1}
+        _pad(target.numel(), arguments, [source], [target], **defines)
+    return finish(out, target)
+
+
+def pad_backward(
+    name: str, grad: torch.Tensor, self: torch.Tensor, padding: Sequence[int], out: torch.Tensor | None, reflect: bool
+) -> torch.Tensor:
+    """The gradient of `pad_out`; added up in float32 for half types."""
+    own, padded, before = _padding(name, self, padding, reflect)
+    dims = len(padding) // 2
+    if list(grad.shape) != [*self.shape[:-dims], *padded[3 - dims :]]:
+        raise RuntimeError(f"{name}: gradOutput of unexpected shape {list(grad.shape)}")
+    if out is None:
+        out = torch.empty(self.shape, dtype=self.dtype, device=self.device)
+    resized(out, self.shape)
+    dtype = torch.float32 if self.dtype in (torch.float16, torch.bfloat16) else self.dtype
+    total = torch.zeros(self.shape, dtype=dtype, device=self.device)
+    source = grad.to(dtype).contiguous()
+    if source.numel():
+        arguments = (source, total, source.numel(), *padded, *own, *before)
+        defines = {"PAD": int(not reflect), "FORWARD": 0, **dtype_defines("T", dtype)}
+        _pad(source.numel(), arguments, [source], [total], **defines)
+    return out.copy_(total)
+
+
+def _register_padding(kind: str, dims: int) -> None:
+    """The four operators of one kind and number of dimensions; not all of them exist."""
+    name, reflect = f"{kind}_pad{dims}d", kind == "reflection"
+
+    @implements(f"{name}.out")
+    def out(self: torch.Tensor, padding: Sequence[int], *, out: torch.Tensor) -> torch.Tensor:
+        return pad_out(name, self, padding, out, reflect)
+
+    @implements(f"{name}_backward.grad_input")
+    def backward_out(
+        grad_output: torch.Tensor, self: torch.Tensor, padding: Sequence[int], *, grad_input: torch.Tensor
+    ) -> torch.Tensor:
+        return pad_backward(name, grad_output, self, padding, grad_input, reflect)
+
+    if name == "reflection_pad2d":  # the only one that is not structured
+
+        @implements(name)
+        def functional(self: torch.Tensor, padding: Sequence[int]) -> torch.Tensor:
+            return pad_out(name, self, padding, None, reflect)
+
+    if name in ("reflection_pad2d", "replication_pad2d", "replication_pad3d"):  # not structured
+
+        @implements(f"{name}_backward")
+        def backward(grad_output: torch.Tensor, self: torch.Tensor, padding: Sequence[int]) -> torch.Tensor:
+            return pad_backward(name, grad_output, self, padding, None, reflect)
+
+
+for _kind in ("reflection", "replication"):
+    for _dims in (1, 2, 3):
+        _register_padding(_kind, _dims)
+
+
+# Sliding windows --------------------------------------------------------------------------------------------------
+
+
+@implements("unfold_backward")
+def unfold_backward(grad_in: torch.Tensor, input_sizes: Sequence[int], dim: int, size: int, step: int) -> torch.Tensor:
+    out = torch.zeros(list(input_sizes), dtype=grad_in.dtype, device=grad_in.device)
+    if out.dim() == 0 or grad_in.numel() == 0:
+        return out.copy_(grad_in.reshape(out.shape)) if out.dim() == 0 else out
+    dim = wrapped_dim(dim, out.dim())
+    grad = grad_in.contiguous()
+    inner = math.prod(input_sizes[dim + 1 :])
+    arguments = (out, grad, out.numel(), input_sizes[dim], inner, grad.size(dim), size, step)
+    defines = dtype_defines("T", grad.dtype)
+    _unfold_backward(out.numel(), arguments, [grad], [out], UNFOLD_BACKWARD=1, **defines)
+    return out
+
+
+def _pair(values: Sequence[int]) -> list[int]:
+    return [values[0], values[0]] if len(values) == 1 else list(values)
+
+
+def _windows(
+    size: Sequence[int], kernel: Sequence[int], dilation: Sequence[int], padding: Sequence[int], stride: Sequence[int]
+) -> list[int]:
+    for name, values, least in (("kernel_size", kernel, 1), ("dilation", dilation, 1), ("stride", stride, 1)):
+        if min(values) < least:
+            raise RuntimeError(f"{name} should be greater than zero, but got {name}: {list(values)}")
+    if min(padding) < 0:
+        raise RuntimeError(f"padding should be non-negative, but got padding: {list(padding)}")
+    return [
+        (s + 2 * p - d * (k - 1) - 1) // t + 1
+        for s, k, d, p, t in zip(size, kernel, dilation, padding, stride, strict=True)
+    ]
+
+
+@implements("im2col")
+def im2col(
+    self: torch.Tensor,
+    kernel_size: Sequence[int],
+    dilation: Sequence[int],
+    padding: Sequence[int],
+    stride: Sequence[int],
+) -> torch.Tensor:
+    """(N, C, H, W) or (C, H, W) to (N, C * kernel, windows)."""
+    kernel, dilation, padding, stride = (_pair(v) for v in (kernel_size, dilation, padding, stride))
+    if self.dim() not in (3, 4) or any(size == 0 for size in self.shape[-3:]):
+        raise RuntimeError(
+            f"Expected 3D or 4D (batch mode) tensor with possibly 0 batch size and other non-zero "
+            f"dimensions for input, but got: {list(self.shape)}"
+        )
+    rows, places = _windows(self.shape[-2:], kernel, dilation, padding, stride)
+    if rows < 1 or places < 1:
+        raise RuntimeError(
+            f"Given input with spatial size {list(self.shape[-2:])}, kernel_size={kernel}, "
+            f"dilation={dilation}, padding={padding}, calculated shape of the array of sliding blocks "
+            f"as ({rows}, {places}), but its components must be at least one."
+        )
+    image = self.contiguous()
+    shape = [*self.shape[:-3], self.size(-3) * kernel[0] * kernel[1], rows * places]
+    out = torch.empty(shape, dtype=self.dtype, device=self.device)
+    arguments = (image, out, out.numel(), *self.shape[-2:], rows, places, *kernel, *dilation, *padding, *stride)
+    _im2col(out.numel(), arguments, [image], [out], COLUMNS=0, **dtype_defines("T", self.dtype))
+    return out
+
+
+@implements("col2im")
+def col2im(
+    self: torch.Tensor,
+    output_size: Sequence[int],
+    kernel_size: Sequence[int],
+    dilation: Sequence[int],
+    padding: Sequence[int],
+    stride: Sequence[int],
+) -> torch.Tensor:
+    """(N, C * kernel, windows) or (C * kernel, windows) to (N, C, H, W): overlapping windows are added up."""
+    size, kernel, dilation, padding, stride = (_pair(v) for v in (output_size, kernel_size, dilation, padding, stride))
+    if self.dim() not in (2, 3) or any(extent == 0 for extent in self.shape[-2:]):
+        raise RuntimeError(
+            f"Expected 2D or 3D (batch mode) tensor for input with possibly 0 batch size and non-zero "
+            f"dimensions for input, but got: {list(self.shape)}"
+        )
+    rows, places = _windows(size, kernel, dilation, padding, stride)
+    taps = kernel[0] * kernel[1]
+    if self.size(-2) % taps:
+        raise RuntimeError(
+            f"Expected size of input's dimension 1 to be divisible by the product of kernel_size, but "
+            f"got input.size(1)={self.size(-2)} and kernel_size=({kernel[0]}, {kernel[1]})."
+        )
+    if rows < 1 or places < 1 or self.size(-1) != rows * places:
+        raise RuntimeError(
+            f"Given output_size={size}, kernel_size={kernel}, dilation={dilation}, padding={padding}, "
+            f"stride={stride}, expected size of input's dimension 2 to match the calculated number of "
+            f"sliding blocks {rows} * {places} = {rows * places}, but got {self.size(-1)}."
+        )
+    columns = self.contiguous()
+    out = torch.empty([*self.shape[:-2], self.size(-2) // taps, *size], dtype=self.dtype, device=self.device)
+    arguments = (out, columns, out.numel(), *size, rows, places, *kernel, *dilation, *padding, *stride)
+    _col2im(out.numel(), arguments, [columns], [out], COLUMNS=1, **dtype_defines("T", self.dtype))
+    return out
+
+
+@implements("im2col.out")
+def im2col_out(
+    self: torch.Tensor,
+    kernel_size: Sequence[int],
+    dilation: Sequence[int],
+    padding: Sequence[int],
+    stride: Sequence[int],
+    *,
+    out: torch.Tensor,
+) -> torch.Tensor:
+    result = im2col(self, kernel_size, dilation, padding, stride)
+    return resized(out, result.shape).copy_(result)
+
+
+@implements("col2im.out")
+def col2im_out(
+    self: torch.Tensor,
+    output_size: Sequence[int],
+    kernel_size: Sequence[int],
+    dilation: Sequence[int],
+    padding: Sequence[int],
+    stride: Sequence[int],
+    *,
+    out: torch.Tensor,
+) -> torch.Tensor:
+    result = col2im(self, output_size, kernel_size, dilation, padding, stride)
+    return resized(out, result.shape).copy_(result)
+
+
+@implements("channel_shuffle")
+def channel_shuffle(self: torch.Tensor, groups: int) -> torch.Tensor:
+    if self.dim() < 3:
+        raise RuntimeError(f"channel_shuffle expects input with > 2 dims, but got input with sizes {list(self.shape)}")
+    channels = self.size(1)
+    if groups <= 0 or channels % groups:
+        raise RuntimeError(
+            f"Number of channels must be divisible by groups. Got {channels} channels and {groups} groups."
+        )
+    split = self.reshape(self.size(0), groups, channels // groups, *self.shape[2:])
+    return split.transpose(1, 2).reshape(self.shape)
