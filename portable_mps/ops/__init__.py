@@ -11,6 +11,7 @@ FAMILIES = (
     "creation",
     "indexing",
     "matmul",
+    "random",
     "reduction",
     "softmax",
     "scatter",
