@@ -16,9 +16,10 @@
 namespace portable_mps {
 namespace {
 
-constexpr size_t kGranularity = 512;      // vector loads and texture-sized alignments all divide it
+constexpr size_t kGranularity = 512;  // vector loads and texture-sized alignments all divide it
 constexpr size_t kSmallestSlab = 32 << 20;
-constexpr size_t kLargestSlab = size_t{1} << 30;  // llvmpipe refuses 2 GiB; larger tensors get their own slab
+constexpr size_t kLargestSlab = size_t{1}
+                                << 30;  // llvmpipe refuses 2 GiB; larger tensors get their own slab
 constexpr size_t kSlabRounding = 2 << 20;
 
 size_t round_up(size_t value, size_t multiple) {
@@ -63,7 +64,8 @@ class CachingAllocator final : public c10::Allocator {
   }
 
   void copy_data(void* destination, const void* source, std::size_t bytes) const override {
-    runtime::copy(reinterpret_cast<uint64_t>(destination), reinterpret_cast<uint64_t>(source), bytes);
+    runtime::copy(reinterpret_cast<uint64_t>(destination), reinterpret_cast<uint64_t>(source),
+                  bytes);
   }
 
   MemoryStats stats() {
@@ -72,7 +74,6 @@ class CachingAllocator final : public c10::Allocator {
   }
 
   void release_unused_slabs() {
-    runtime::synchronize();
     std::vector<uint64_t> unused;
     {
       std::lock_guard<std::mutex> lock(mutex_);
@@ -89,19 +90,19 @@ class CachingAllocator final : public c10::Allocator {
         }
       }
     }
+    if (unused.empty()) {
+      return;
+    }
+    runtime::synchronize();  // dispatches that used them may not have run yet
     for (uint64_t address : unused) {
       runtime::destroy_slab(address);
     }
   }
 
-  void set_ratio(double ratio) {
-    ratio_ = ratio;
-  }
+  void set_ratio(double ratio) { ratio_ = ratio; }
 
  private:
-  static void release(void* context) {
-    instance().put_back(static_cast<Block*>(context));
-  }
+  static void release(void* context) { instance().put_back(static_cast<Block*>(context)); }
 
   static CachingAllocator& instance() {
     return *static_cast<CachingAllocator*>(portable_mps::allocator());
@@ -176,12 +177,14 @@ class CachingAllocator final : public c10::Allocator {
       return take_after_growth(size);
     }
     const MemoryStats now = stats();
-    TORCH_CHECK_WITH(OutOfMemoryError, false, "MPS backend out of memory (MPS allocated: ", mebibytes(now.allocated),
-                     ", cached in partly used slabs: ", mebibytes(now.driver - now.allocated),
-                     ", max allowed: ", limit() == 0 ? "no limit" : mebibytes(limit()), "). Tried to allocate ",
-                     mebibytes(size),
-                     " on the GPU. Free tensors, use a smaller batch, or set "
-                     "PYTORCH_MPS_HIGH_WATERMARK_RATIO=0.0 to lift the limit (the driver may then fail).");
+    TORCH_CHECK_WITH(
+        OutOfMemoryError, false,
+        "MPS backend out of memory (MPS allocated: ", mebibytes(now.allocated),
+        ", cached in partly used slabs: ", mebibytes(now.driver - now.allocated),
+        ", max allowed: ", limit() == 0 ? "no limit" : mebibytes(limit()), "). Tried to allocate ",
+        mebibytes(size),
+        " on the GPU. Free tensors, use a smaller batch, or set "
+        "PYTORCH_MPS_HIGH_WATERMARK_RATIO=0.0 to lift the limit (the driver may then fail).");
   }
 
   // Another thread may have taken from the slab just added; then add one more.
@@ -222,13 +225,9 @@ c10::Allocator* allocator() {
   return instance;
 }
 
-MemoryStats memory_stats() {
-  return static_cast<CachingAllocator*>(allocator())->stats();
-}
+MemoryStats memory_stats() { return static_cast<CachingAllocator*>(allocator())->stats(); }
 
-void empty_cache() {
-  static_cast<CachingAllocator*>(allocator())->release_unused_slabs();
-}
+void empty_cache() { static_cast<CachingAllocator*>(allocator())->release_unused_slabs(); }
 
 void set_memory_ratio(double ratio) {
   static_cast<CachingAllocator*>(allocator())->set_ratio(ratio);

@@ -1,7 +1,8 @@
 // Caching allocator over large device buffers ("slabs").
 //
-// One in-order stream makes reuse simple: a block that the host frees may be handed out at once, since
-// whatever uses it next is recorded behind its last use, and the hazard tracker puts a barrier between.
+// One in-order stream makes reuse simple: a block that the host frees may be handed out at once,
+// since whatever uses it next is recorded behind its last use, and the hazard tracker puts a
+// barrier between.
 #pragma once
 
 #include <c10/core/Allocator.h>

@@ -24,21 +24,21 @@ using OptionalDevice = std::optional<at::Device>;
 
 constexpr c10::DispatchKeySet kKeys(c10::DispatchKey::MPS);
 
-
 void check_pinned(std::optional<bool> pin_memory) {
   TORCH_CHECK(!pin_memory.value_or(false), "Only dense CPU tensors can be pinned");
 }
 
-Tensor empty(c10::IntArrayRef size, OptionalDtype dtype, OptionalLayout, OptionalDevice, std::optional<bool> pin_memory,
-             std::optional<at::MemoryFormat> format) {
+Tensor empty(c10::IntArrayRef size, OptionalDtype dtype, OptionalLayout, OptionalDevice,
+             std::optional<bool> pin_memory, std::optional<at::MemoryFormat> format) {
   check_pinned(pin_memory);
   return at::detail::empty_generic(size, allocator(), kKeys, c10::dtype_or_default(dtype), format);
 }
 
-Tensor empty_strided(c10::IntArrayRef size, c10::IntArrayRef stride, OptionalDtype dtype, OptionalLayout,
-                     OptionalDevice, std::optional<bool> pin_memory) {
+Tensor empty_strided(c10::IntArrayRef size, c10::IntArrayRef stride, OptionalDtype dtype,
+                     OptionalLayout, OptionalDevice, std::optional<bool> pin_memory) {
   check_pinned(pin_memory);
-  return at::detail::empty_strided_generic(size, stride, allocator(), kKeys, c10::dtype_or_default(dtype));
+  return at::detail::empty_strided_generic(size, stride, allocator(), kKeys,
+                                           c10::dtype_or_default(dtype));
 }
 
 // Grow a storage in place, as torch does on the CPU: contents kept, never shrunk.
@@ -57,12 +57,13 @@ void grow_storage(at::TensorImpl* self, size_t bytes) {
 }
 
 size_t needed_bytes(at::TensorImpl* self) {
-  const size_t bytes = at::detail::computeStorageNbytes(self->sizes(), self->strides(), self->dtype().itemsize(),
-                                                        self->storage_offset());
+  const size_t bytes = at::detail::computeStorageNbytes(
+      self->sizes(), self->strides(), self->dtype().itemsize(), self->storage_offset());
   return self->numel() == 0 ? 0 : bytes;
 }
 
-const Tensor& resize_(const Tensor& self, c10::IntArrayRef size, std::optional<at::MemoryFormat> format) {
+const Tensor& resize_(const Tensor& self, c10::IntArrayRef size,
+                      std::optional<at::MemoryFormat> format) {
   at::TensorImpl* impl = self.unsafeGetTensorImpl();
   if (self.sizes() != size) {
     impl->set_sizes_contiguous(size);
@@ -75,7 +76,8 @@ const Tensor& resize_(const Tensor& self, c10::IntArrayRef size, std::optional<a
   return self;
 }
 
-Tensor& set_storage(Tensor& self, at::Storage source, int64_t offset, c10::IntArrayRef size, c10::IntArrayRef stride) {
+Tensor& set_storage(Tensor& self, at::Storage source, int64_t offset, c10::IntArrayRef size,
+                    c10::IntArrayRef stride) {
   at::native::checkSetStorage(self, std::move(source), offset, size, stride);
   at::TensorImpl* impl = self.unsafeGetTensorImpl();
   impl->set_storage_offset(offset);
@@ -97,7 +99,8 @@ Tensor& set_tensor(Tensor& self, const Tensor& source) {
   if (self.is_same(source)) {
     return self;
   }
-  return set_storage(self, source.storage(), source.storage_offset(), source.sizes(), source.strides());
+  return set_storage(self, source.storage(), source.storage_offset(), source.sizes(),
+                     source.strides());
 }
 
 Tensor& set_empty(Tensor& self) {

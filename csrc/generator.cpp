@@ -18,17 +18,11 @@ void PhiloxGenerator::set_current_seed(uint64_t seed) {
   offset_ = 0;
 }
 
-void PhiloxGenerator::set_offset(uint64_t offset) {
-  offset_ = offset;
-}
+void PhiloxGenerator::set_offset(uint64_t offset) { offset_ = offset; }
 
-uint64_t PhiloxGenerator::get_offset() const {
-  return offset_;
-}
+uint64_t PhiloxGenerator::get_offset() const { return offset_; }
 
-uint64_t PhiloxGenerator::current_seed() const {
-  return seed_;
-}
+uint64_t PhiloxGenerator::current_seed() const { return seed_; }
 
 uint64_t PhiloxGenerator::seed() {
   set_current_seed(c10::detail::getNonDeterministicRandom());
@@ -38,7 +32,8 @@ uint64_t PhiloxGenerator::seed() {
 void PhiloxGenerator::set_state(const c10::TensorImpl& state) {
   at::detail::check_rng_state(state);
   constexpr int64_t kBytes = 2 * sizeof(uint64_t);
-  TORCH_CHECK(state.numel() == kBytes, "RNG state is wrong size: expected ", kBytes, " bytes, got ", state.numel());
+  TORCH_CHECK(state.numel() == kBytes, "RNG state is wrong size: expected ", kBytes, " bytes, got ",
+              state.numel());
   const auto* words = static_cast<const uint8_t*>(state.data());
   std::memcpy(&seed_, words, sizeof(seed_));
   std::memcpy(&offset_, words + sizeof(seed_), sizeof(offset_));
@@ -64,7 +59,8 @@ const at::Generator& default_generator() {
   return *generator;
 }
 
-std::pair<uint64_t, uint64_t> reserve_philox(std::optional<at::Generator> generator, uint64_t counters) {
+std::pair<uint64_t, uint64_t> reserve_philox(std::optional<at::Generator> generator,
+                                             uint64_t counters) {
   auto* philox = at::get_generator_or_default<PhiloxGenerator>(generator, default_generator());
   std::lock_guard<std::mutex> lock(philox->mutex_);
   const uint64_t offset = philox->get_offset();

@@ -1,4 +1,5 @@
-// Counter-based random numbers: a generator is a Philox seed and the offset of the next unused counter.
+// Counter-based random numbers: a generator is a Philox seed and the offset of the next unused
+// counter.
 #pragma once
 
 #include <ATen/core/Generator.h>
@@ -19,9 +20,7 @@ struct PhiloxGenerator final : c10::GeneratorImpl {
   void set_state(const c10::TensorImpl& state) override;
   c10::intrusive_ptr<c10::TensorImpl> get_state() const override;
 
-  static c10::DeviceType device_type() {
-    return c10::DeviceType::MPS;
-  }
+  static c10::DeviceType device_type() { return c10::DeviceType::MPS; }
 
  private:
   PhiloxGenerator* clone_impl() const override;
@@ -33,6 +32,7 @@ struct PhiloxGenerator final : c10::GeneratorImpl {
 const at::Generator& default_generator();
 
 // The (seed, offset) for an operator that draws `counters` Philox blocks of each of its threads.
-std::pair<uint64_t, uint64_t> reserve_philox(std::optional<at::Generator> generator, uint64_t counters);
+std::pair<uint64_t, uint64_t> reserve_philox(std::optional<at::Generator> generator,
+                                             uint64_t counters);
 
 }  // namespace portable_mps

@@ -1,4 +1,5 @@
-// One device and one in-order stream: switching is a no-op, and an event is a position in the stream.
+// One device and one in-order stream: switching is a no-op, and an event is a position in the
+// stream.
 #include "runtime.h"
 
 #include <c10/core/impl/DeviceGuardImplInterface.h>
@@ -7,45 +8,28 @@ namespace portable_mps {
 namespace {
 
 struct Guard final : c10::impl::DeviceGuardImplInterface {
-  c10::DeviceType type() const override {
-    return c10::DeviceType::MPS;
-  }
-  c10::Device getDevice() const override {
-    return runtime::mps_device();
-  }
-  c10::Device exchangeDevice(c10::Device) const override {
-    return getDevice();
-  }
+  c10::DeviceType type() const override { return c10::DeviceType::MPS; }
+  c10::Device getDevice() const override { return runtime::mps_device(); }
+  c10::Device exchangeDevice(c10::Device) const override { return getDevice(); }
   void setDevice(c10::Device) const override {}
   void uncheckedSetDevice(c10::Device) const noexcept override {}
-  c10::DeviceIndex deviceCount() const noexcept override {
-    return 1;
-  }
+  c10::DeviceIndex deviceCount() const noexcept override { return 1; }
 
   c10::Stream getStream(c10::Device) const override {
     return c10::Stream(c10::Stream::DEFAULT, runtime::mps_device());
   }
-  c10::Stream getDefaultStream(c10::Device device) const override {
-    return getStream(device);
-  }
-  c10::Stream getNewStream(c10::Device device, int) const override {
-    return getStream(device);
-  }
-  c10::Stream exchangeStream(c10::Stream) const override {
-    return getStream(getDevice());
-  }
+  c10::Stream getDefaultStream(c10::Device device) const override { return getStream(device); }
+  c10::Stream getNewStream(c10::Device device, int) const override { return getStream(device); }
+  c10::Stream exchangeStream(c10::Stream) const override { return getStream(getDevice()); }
   bool queryStream(const c10::Stream&) const override {
     return runtime::query_event(runtime::record_event(false));
   }
-  void synchronizeStream(const c10::Stream&) const override {
-    runtime::synchronize();
-  }
-  void synchronizeDevice(const c10::DeviceIndex) const override {
-    runtime::synchronize();
-  }
+  void synchronizeStream(const c10::Stream&) const override { runtime::synchronize(); }
+  void synchronizeDevice(const c10::DeviceIndex) const override { runtime::synchronize(); }
 
   // torch owns the void*: it holds the event's number itself, so there is nothing to destroy.
-  void record(void** event, const c10::Stream&, const c10::DeviceIndex, const c10::EventFlag flag) const override {
+  void record(void** event, const c10::Stream&, const c10::DeviceIndex,
+              const c10::EventFlag flag) const override {
     const bool timed = flag == c10::EventFlag::BACKEND_DEFAULT;
     *event = reinterpret_cast<void*>(runtime::record_event(timed));
   }
@@ -60,7 +44,8 @@ struct Guard final : c10::impl::DeviceGuardImplInterface {
   }
   void destroyEvent(void*, const c10::DeviceIndex) const noexcept override {}
   double elapsedTime(void* start, void* end, const c10::DeviceIndex) const override {
-    return runtime::elapsed_milliseconds(reinterpret_cast<uint64_t>(start), reinterpret_cast<uint64_t>(end));
+    return runtime::elapsed_milliseconds(reinterpret_cast<uint64_t>(start),
+                                         reinterpret_cast<uint64_t>(end));
   }
 };
 

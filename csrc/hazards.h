@@ -1,7 +1,8 @@
 // Which dispatches need a barrier before them.
 //
-// Kernels reach memory through raw addresses, so neither the driver nor slangpy can know what depends on
-// what. The tracker holds the byte ranges that dispatches since the last barrier read and wrote.
+// Kernels reach memory through raw addresses, so neither the driver nor slangpy can know what
+// depends on what. The tracker holds the byte ranges that dispatches since the last barrier read
+// and wrote.
 #pragma once
 
 #include <cstddef>
@@ -14,9 +15,7 @@ struct Range {
   uint64_t begin;
   uint64_t end;
 
-  bool overlaps(const Range& other) const {
-    return begin < other.end && other.begin < end;
-  }
+  bool overlaps(const Range& other) const { return begin < other.end && other.begin < end; }
 };
 
 class HazardTracker {

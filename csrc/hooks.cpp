@@ -1,4 +1,5 @@
-// What torch asks of the `mps` backend as a whole: the hooks that `MPSHooksRegistry` would hold on a Mac.
+// What torch asks of the `mps` backend as a whole: the hooks that `MPSHooksRegistry` would hold on
+// a Mac.
 #include "allocator.h"
 #include "generator.h"
 #include "runtime.h"
@@ -14,30 +15,16 @@ struct Hooks final : at::MPSHooksInterface {
   explicit Hooks(Args&&...) {}
 
   void init() const override {}
-  bool hasMPS() const override {
-    return true;
-  }
-  bool isBuilt() const override {
-    return true;
-  }
-  bool isAvailable() const override {
-    return runtime::adapter_count() > 0;
-  }
-  bool hasPrimaryContext(c10::DeviceIndex) const override {
-    return true;
-  }
-  c10::DeviceIndex deviceCount() const override {
-    return 1;
-  }
-  c10::DeviceIndex getCurrentDevice() const override {
-    return 0;
-  }
+  bool hasMPS() const override { return true; }
+  bool isBuilt() const override { return true; }
+  bool isAvailable() const override { return runtime::adapter_count() > 0; }
+  bool hasPrimaryContext(c10::DeviceIndex) const override { return true; }
+  c10::DeviceIndex deviceCount() const override { return 1; }
+  c10::DeviceIndex getCurrentDevice() const override { return 0; }
   bool isOnMacOSorNewer(unsigned, unsigned) const override {
     return true;  // scripts ask this to learn whether newer operators exist; they do
   }
-  at::Device getDeviceFromPtr(void*) const override {
-    return runtime::mps_device();
-  }
+  at::Device getDeviceFromPtr(void*) const override { return runtime::mps_device(); }
 
   const at::Generator& getDefaultGenerator(c10::DeviceIndex) const override {
     return default_generator();
@@ -46,31 +33,15 @@ struct Hooks final : at::MPSHooksInterface {
     return at::make_generator<PhiloxGenerator>();
   }
 
-  at::Allocator* getMPSDeviceAllocator() const override {
-    return allocator();
-  }
-  void emptyCache() const override {
-    empty_cache();
-  }
-  size_t getCurrentAllocatedMemory() const override {
-    return memory_stats().allocated;
-  }
-  size_t getDriverAllocatedMemory() const override {
-    return memory_stats().driver;
-  }
-  size_t getRecommendedMaxMemory() const override {
-    return runtime::device_memory();
-  }
-  void setMemoryFraction(double ratio) const override {
-    set_memory_ratio(ratio);
-  }
+  at::Allocator* getMPSDeviceAllocator() const override { return allocator(); }
+  void emptyCache() const override { empty_cache(); }
+  size_t getCurrentAllocatedMemory() const override { return memory_stats().allocated; }
+  size_t getDriverAllocatedMemory() const override { return memory_stats().driver; }
+  size_t getRecommendedMaxMemory() const override { return runtime::device_memory(); }
+  void setMemoryFraction(double ratio) const override { set_memory_ratio(ratio); }
 
-  void deviceSynchronize() const override {
-    runtime::synchronize();
-  }
-  void commitStream() const override {
-    runtime::commit();
-  }
+  void deviceSynchronize() const override { runtime::synchronize(); }
+  void commitStream() const override { runtime::commit(); }
 };
 
 }  // namespace

@@ -44,9 +44,7 @@ class Packer {
   }
 
  private:
-  void align(size_t to) {
-    bytes_.resize((bytes_.size() + to - 1) / to * to);
-  }
+  void align(size_t to) { bytes_.resize((bytes_.size() + to - 1) / to * to); }
 
   c10::SmallVector<uint8_t, 256> bytes_;
 };
@@ -62,7 +60,8 @@ uint64_t scalar_slot(const at::TensorBase& value, at::ScalarType compute) {
     const auto number = static_cast<float>(scalar.toDouble());
     std::memcpy(&slot, &number, sizeof(number));
   } else {
-    slot = static_cast<uint64_t>(scalar.isFloatingPoint() ? static_cast<int64_t>(scalar.toDouble()) : scalar.toLong());
+    slot = static_cast<uint64_t>(scalar.isFloatingPoint() ? static_cast<int64_t>(scalar.toDouble())
+                                                          : scalar.toLong());
   }
   return slot;
 }
@@ -84,8 +83,9 @@ void put_scalar(Packer& packer, py::handle number, char format, at::ScalarType c
       return packer.put(number.cast<double>());
     case 'i':
     case 'l': {
-      const int64_t integer =
-          PyFloat_Check(number.ptr()) ? static_cast<int64_t>(number.cast<double>()) : number.cast<int64_t>();
+      const int64_t integer = PyFloat_Check(number.ptr())
+                                  ? static_cast<int64_t>(number.cast<double>())
+                                  : number.cast<int64_t>();
       return format == 'l' ? packer.put(integer) : packer.put(static_cast<int32_t>(integer));
     }
     default:
@@ -118,8 +118,8 @@ at::Tensor tensor_of(py::handle object) {
   return number;
 }
 
-at::TensorIterator build(const std::vector<at::Tensor>& outputs, const std::vector<at::Tensor>& inputs,
-                         Promotion promotion) {
+at::TensorIterator build(const std::vector<at::Tensor>& outputs,
+                         const std::vector<at::Tensor>& inputs, Promotion promotion) {
   at::TensorIteratorConfig config;
   config.set_check_mem_overlap(true).allow_cpu_scalars(true);
   switch (promotion) {
@@ -136,8 +136,9 @@ at::TensorIterator build(const std::vector<at::Tensor>& outputs, const std::vect
           .promote_integer_inputs_to_float(true);
       break;
     case Promotion::kDefault:
-      config.promote_inputs_to_common_dtype(true).cast_common_dtype_to_outputs(true).enforce_safe_casting_to_output(
-          true);
+      config.promote_inputs_to_common_dtype(true)
+          .cast_common_dtype_to_outputs(true)
+          .enforce_safe_casting_to_output(true);
       break;
     case Promotion::kBool:
       config.promote_inputs_to_common_dtype(true);
@@ -197,8 +198,9 @@ py::tuple plan_pointwise(HazardTracker& hazards, const py::tuple& outputs, const
   at::TensorIterator iter = build(outs, ins, static_cast<Promotion>(promotion));
   py::tuple results(outs.size());
   for (size_t i = 0; i < outs.size(); ++i) {
-    results[i] = outs[i].defined() ? py::reinterpret_borrow<py::object>(outputs[i])
-                                   : py::reinterpret_steal<py::object>(THPVariable_Wrap(iter.output(i)));
+    results[i] = outs[i].defined()
+                     ? py::reinterpret_borrow<py::object>(outputs[i])
+                     : py::reinterpret_steal<py::object>(THPVariable_Wrap(iter.output(i)));
   }
   if (iter.numel() == 0) {
     return py::make_tuple(results, 0, py::none(), 0, 0, false);
@@ -263,36 +265,17 @@ py::tuple plan_pointwise(HazardTracker& hazards, const py::tuple& outputs, const
     put_scalar(packer, scalars[i], formats[i], common);
   }
 
-  // dtypes: 6 bits an operand; then the common dtype, scalar mask, rank class, vector and wide bits.
-  const py::tuple signature = py::make_tuple(dtypes, static_cast<int>(common),
-                                             scalar_mask << 9 | static_cast<uint64_t>(rank) << 2 |
-                                                 static_cast<uint64_t>(vector) << 1 | static_cast<uint64_t>(wide));
+  // dtypes: 6 bits an operand; then the common dtype, scalar mask, rank class, vector and wide
+  // bits.
+  const py::tuple signature =
+      py::make_tuple(dtypes, static_cast<int>(common),
+                     scalar_mask << 9 | static_cast<uint64_t>(rank) << 2 |
+                         static_cast<uint64_t>(vector) << 1 | static_cast<uint64_t>(wide));
   const int64_t groups = (threads + kThreads - 1) / kThreads;
   const int64_t group_x = std::min(groups, kGroupRow);
   const int64_t group_y = (groups + kGroupRow - 1) / kGroupRow;
-  return py::make_tuple(results, signature, packer.finish(), group_x, group_y, hazards.access(reads, writes));
-}
-
-py::tuple plan_reduction(const std::vector<at::Tensor>& outputs, const at::Tensor& input) {
-  at::TensorIteratorConfig config;
-  config.set_check_mem_overlap(false).is_reduction(true).resize_outputs(false).check_all_same_dtype(false);
-  for (const auto& output : outputs) {
-    config.add_output(output);
-  }
-  config.add_const_input(input);
-  at::TensorIterator iter = config.build();
-  py::list kept, reduced;
-  const int last = iter.ntensors() - 1;
-  for (int d = 0; d < iter.ndim(); ++d) {
-    py::list row;
-    row.append(iter.shape()[d]);
-    row.append(iter.strides(last)[d] / iter.element_size(last));
-    for (int i = 0; i < last; ++i) {
-      row.append(iter.strides(i)[d] / iter.element_size(i));
-    }
-    (iter.strides(0)[d] == 0 && iter.shape()[d] > 1 ? reduced : kept).append(py::tuple(row));
-  }
-  return py::make_tuple(kept, reduced);
+  return py::make_tuple(results, signature, packer.finish(), group_x, group_y,
+                        hazards.access(reads, writes));
 }
 
 }  // namespace portable_mps

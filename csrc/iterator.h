@@ -1,5 +1,6 @@
-// at::TensorIterator for kernels that are launched from Python: broadcasting, promotion, overlap checks and
-// the collapsing of dimensions are torch's own; what is added is the packing of the kernel's parameters.
+// at::TensorIterator for kernels that are launched from Python: broadcasting, promotion, overlap
+// checks and the collapsing of dimensions are torch's own; what is added is the packing of the
+// kernel's parameters.
 #pragma once
 
 #include "hazards.h"
@@ -19,21 +20,14 @@ enum class Promotion : int {
 
 // Plan one elementwise launch.
 //
-// outputs: tensors or None (allocated). inputs: tensors; CPU ones with one element travel as scalars.
-// scalars: Python numbers; formats: one character each, 'c' compute type of the common dtype, 'f' float32,
-// 'd' float64, 'i' int32, 'l' int64.
-// Returns (outputs, signature, parameters, group_x, group_y, barrier): signature is the compile key's
-// variable part (see portable_mps/dispatch/pointwise.py), parameters a numpy byte array; group_x is 0 where
-// there is nothing to launch.
+// outputs: tensors or None (allocated). inputs: tensors; CPU ones with one element travel as
+// scalars. scalars: Python numbers; formats: one character each, 'c' compute type of the common
+// dtype, 'f' float32, 'd' float64, 'i' int32, 'l' int64. Returns (outputs, signature, parameters,
+// group_x, group_y, barrier): signature is the compile key's variable part (see
+// portable_mps/dispatch/pointwise.py), parameters a numpy byte array; group_x is 0 where there is
+// nothing to launch.
 py::tuple plan_pointwise(HazardTracker& hazards, const py::tuple& outputs, const py::tuple& inputs,
                          const py::tuple& scalars, const std::string& formats, int promotion);
-
-// Plan one reduction over `dims` of `input` (every dimension when empty).
-//
-// outputs: tensors already of the reduced shape with keepdim. Returns (kept, reduced): two lists of
-// (size, input stride, output stride per output...) in elements, collapsed, the innermost first; kept
-// dimensions are those an output has.
-py::tuple plan_reduction(const std::vector<at::Tensor>& outputs, const at::Tensor& input);
 
 // Byte range that a tensor's elements lie in; empty for a tensor without elements.
 Range byte_range(const at::TensorBase& tensor);

@@ -27,13 +27,15 @@ std::vector<Range> ranges_of(const std::vector<at::Tensor>& tensors) {
 PYBIND11_MODULE(TORCH_EXTENSION_NAME, module) {
   using namespace portable_mps;
 
-  // Without this, storages that torch makes by device (torch.load, UntypedStorage) find no allocator.
+  // Without this, storages that torch makes by device (torch.load, UntypedStorage) find no
+  // allocator.
   c10::SetAllocator(c10::DeviceType::MPS, allocator());
 
   py::class_<HazardTracker>(module, "HazardTracker")
       .def(py::init<>())
       .def("access",
-           [](HazardTracker& self, const std::vector<at::Tensor>& reads, const std::vector<at::Tensor>& writes) {
+           [](HazardTracker& self, const std::vector<at::Tensor>& reads,
+              const std::vector<at::Tensor>& writes) {
              return self.access(ranges_of(reads), ranges_of(writes));
            })
       .def("access_ranges",
@@ -51,7 +53,6 @@ PYBIND11_MODULE(TORCH_EXTENSION_NAME, module) {
       .def("reset", &HazardTracker::reset);
 
   module.def("plan_pointwise", &plan_pointwise);
-  module.def("plan_reduction", &plan_reduction);
 
   module.def("memory_stats", [] {
     const MemoryStats stats = memory_stats();

@@ -8,7 +8,8 @@ namespace {
 template <typename Result, typename... Args>
 Result call(const char* function, Args... args) {
   py::gil_scoped_acquire gil;
-  // Looked up at each call: these are rare, and a reference kept past the interpreter's end would crash.
+  // Looked up at each call: these are rare, and a reference kept past the interpreter's end would
+  // crash.
   py::object result = py::module_::import("portable_mps.runtime.bridge").attr(function)(args...);
   if constexpr (!std::is_void_v<Result>) {
     return result.cast<Result>();
@@ -17,33 +18,17 @@ Result call(const char* function, Args... args) {
 
 }  // namespace
 
-uint64_t create_slab(size_t bytes) {
-  return call<uint64_t>("create_slab", bytes);
-}
-void destroy_slab(uint64_t address) {
-  call<void>("destroy_slab", address);
-}
-size_t device_memory() {
-  return call<size_t>("device_memory");
-}
+uint64_t create_slab(size_t bytes) { return call<uint64_t>("create_slab", bytes); }
+void destroy_slab(uint64_t address) { call<void>("destroy_slab", address); }
+size_t device_memory() { return call<size_t>("device_memory"); }
 void copy(uint64_t destination, uint64_t source, size_t bytes) {
   call<void>("copy", destination, source, bytes);
 }
-void synchronize() {
-  call<void>("synchronize");
-}
-void commit() {
-  call<void>("commit");
-}
-uint64_t record_event(bool timed) {
-  return call<uint64_t>("record_event", timed);
-}
-bool query_event(uint64_t event) {
-  return call<bool>("query_event", event);
-}
-void synchronize_event(uint64_t event) {
-  call<void>("synchronize_event", event);
-}
+void synchronize() { call<void>("synchronize"); }
+void commit() { call<void>("commit"); }
+uint64_t record_event(bool timed) { return call<uint64_t>("record_event", timed); }
+bool query_event(uint64_t event) { return call<bool>("query_event", event); }
+void synchronize_event(uint64_t event) { call<void>("synchronize_event", event); }
 double elapsed_milliseconds(uint64_t start, uint64_t end) {
   return call<double>("elapsed_milliseconds", start, end);
 }

@@ -10,9 +10,7 @@
 
 namespace portable_mps::runtime {
 
-inline c10::Device mps_device() {
-  return {c10::DeviceType::MPS, 0};
-}
+inline c10::Device mps_device() { return {c10::DeviceType::MPS, 0}; }
 
 // Device address of a new buffer of `bytes` bytes, or 0 when the driver has no memory left.
 uint64_t create_slab(size_t bytes);

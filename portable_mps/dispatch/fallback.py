@@ -7,6 +7,7 @@ warning when the user asked for that, and a clear error.
 from __future__ import annotations
 
 import functools
+import threading
 import warnings
 from collections.abc import Callable
 from typing import Any
@@ -32,11 +33,25 @@ _WARNING = (
 )
 
 
+class _Running(threading.local):
+    """Operators whose decomposition this thread is in: some of torch's lead back to the operator itself."""
+
+    def __init__(self) -> None:
+        self.ops: set[torch._ops.OpOverload] = set()
+
+
+_running = _Running()
+
+
 def _without_kernel(op: torch._ops.OpOverload, *args: Any, **kwargs: Any) -> Any:
-    run = _decomposed(op)
-    if run is not None:
+    run = None if op in _running.ops else _decomposed(op)
+    if run is None:
+        return _on_cpu(op, args, kwargs)
+    _running.ops.add(op)
+    try:
         return run(*args, **kwargs)
-    return _on_cpu(op, args, kwargs)
+    finally:
+        _running.ops.discard(op)
 
 
 @functools.cache

@@ -40,7 +40,10 @@ class Pointwise:
     _kernels: dict[tuple[Any, ...], Any] = field(default_factory=dict, repr=False)
 
     def __call__(
-        self, outputs: tuple[torch.Tensor | None, ...], inputs: tuple[torch.Tensor, ...], scalars: tuple[Any, ...] = ()
+        self,
+        outputs: tuple[torch.Tensor | None, ...],
+        inputs: tuple[torch.Tensor | float, ...],
+        scalars: tuple[Any, ...] = (),
     ) -> tuple[torch.Tensor, ...]:
         """Launch; None outputs are allocated. Errors are TensorIterator's own. Returns the outputs."""
         stream = (device._device or device.current()).stream
@@ -53,7 +56,7 @@ class Pointwise:
                 if kernel is None:
                     kernel = self._kernels[signature] = self._compile(signature, len(parameters))
                 stream.dispatch(kernel, parameters, (x, y, 1), barrier)
-        return results  # type: ignore[no-any-return]
+        return results
 
     def _compile(self, signature: tuple[int, int, int], parameter_bytes: int) -> Any:
         source = self.source(*signature)
@@ -194,7 +197,11 @@ def register(row: Pointwise, *names: str) -> Pointwise:
 def _caller(row: Pointwise, name: str) -> Any:
     """A function with the schema's signature, written out so that a call costs no loop over arguments."""
     schema = registry.schema(name)
-    positional, keyword, outputs, inputs, scalars = [], [], [], [], []
+    positional: list[str] = []
+    keyword: list[str] = []
+    outputs: list[str] = []
+    inputs: list[str] = []
+    scalars: list[str] = []
     tensors = sum("Tensor" in str(a.type) and not a.is_out for a in schema.arguments)
     for argument in schema.arguments:
         text = argument.name if not argument.has_default_value() else f"{argument.name}={argument.default_value!r}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 
 from portable_mps.dispatch.pointwise import Pointwise
@@ -28,7 +29,7 @@ def copy_on_device(destination: torch.Tensor, source: torch.Tensor) -> None:
     _assign((destination,), (source,))
 
 
-def _bytes(tensor: torch.Tensor) -> object:
+def _bytes(tensor: torch.Tensor) -> np.ndarray:
     """A contiguous CPU tensor's memory as 1-d uint8 numpy array."""
     return tensor.detach().view(-1).view(torch.uint8).numpy()
 

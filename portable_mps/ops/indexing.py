@@ -395,7 +395,7 @@ def index_fill_scalar_(self: torch.Tensor, dim: int, index: torch.Tensor, value:
 
 
 @implements("index_fill_.int_Tensor")
-def index_fill_tensor_(self: torch.Tensor, dim: int, index: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
+def index_fill_tensor_(self: torch.Tensor, dim: int, index: torch.Tensor, value: torch.Tensor | float) -> torch.Tensor:
     if not isinstance(value, torch.Tensor):
         return index_fill_scalar_(self, dim, index, value)
     if value.dim() != 0:

@@ -94,11 +94,11 @@ def summed_product(a: torch.Tensor, b: torch.Tensor, out: torch.Tensor) -> None:
         accumulator = torch.float64 if out.dtype == torch.float64 else torch.float32
         partial = torch.empty((splits, m, n), dtype=accumulator, device="mps")
     c_batch, c_m, c_n = (0, *partial.stride()) if partial is out else partial.stride()
-    arguments = (a, b, partial, 0, 0, c_batch, a.stride(0), b.stride(0))
-    arguments += (m, n, k, a.stride(1), a.stride(2), b.stride(1), b.stride(2), c_m, c_n, outer, step)
+    batches = (a, b, partial, 0, 0, c_batch, a.stride(0), b.stride(0))
+    sizes = (m, n, k, a.stride(1), a.stride(2), b.stride(1), b.stride(2), c_m, c_n, outer, step)
     variant = _variant(a, b, partial.dtype, tile, per_thread)
     groups = (-(-n // tile), -(-m // tile), splits)
-    launch(_outer, groups, arguments, reads=(a, b), writes=(partial,), SCALED=0, OUTER=1, **variant)
+    launch(_outer, groups, batches + sizes, reads=(a, b), writes=(partial,), SCALED=0, OUTER=1, **variant)
     if splits > 1:
         out.copy_(partial.sum(0))
 

@@ -58,18 +58,17 @@ def gather_out(
 def _scatter(
     action: str, out: torch.Tensor, self: torch.Tensor, dim: int, index: torch.Tensor, source: torch.Tensor | float
 ) -> torch.Tensor:
-    tensor = source if isinstance(source, torch.Tensor) else None
-    dim = _check("scatter", self, dim, index, tensor)
+    dim = _check("scatter", self, dim, index, source if isinstance(source, torch.Tensor) else None)
     if out is not self:
         written(out, self.dtype)
         resized(out, self.shape).copy_(self)
     if index.numel() == 0:
         return out
     base = out if action == "put" else combining(out)
-    if tensor is None:
-        values = torch.full((), source, dtype=self.dtype, device=self.device).to(base.dtype).expand(index.shape)
+    if isinstance(source, torch.Tensor):
+        values = _like(source, index).to(base.dtype)
     else:
-        values = _like(tensor, index).to(base.dtype)
+        values = torch.full((), source, dtype=self.dtype, device=self.device).to(base.dtype).expand(index.shape)
     _apply(action, base, dim, index, values)
     return out if base is out else out.copy_(base)
 

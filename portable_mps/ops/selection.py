@@ -57,7 +57,7 @@ def _mask_of(self: torch.Tensor) -> torch.Tensor:
 
 def coordinates(positions: torch.Tensor, shape: torch.Size, dim: int = 1) -> torch.Tensor:
     """Row-major positions as coordinates, a column (or, with dim 0, a row) for each dimension of `shape`."""
-    columns = []
+    columns: list[torch.Tensor] = []
     for size in reversed(shape):
         columns.append(positions % size if len(columns) < len(shape) - 1 else positions)
         positions = positions.div(size, rounding_mode="trunc")

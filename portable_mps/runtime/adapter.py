@@ -7,6 +7,7 @@ in NVIDIA's when CUDA's devices are hidden, and with our own we know exactly whi
 from __future__ import annotations
 
 import functools
+import os
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -21,7 +22,8 @@ EXTENSIONS = (
     "VK_KHR_portability_subset",
 )
 _SHADER_BFLOAT16_FEATURES = 1000141000  # sType newer than the bindings; the struct is {sType, pNext, 3 bools}
-_KINDS = {0: "other", 1: "integrated GPU", 2: "discrete GPU", 3: "virtual GPU", 4: "software (CPU)"}
+_SOFTWARE = "software (CPU)"
+_KINDS = {0: "other", 1: "integrated GPU", 2: "discrete GPU", 3: "virtual GPU", 4: _SOFTWARE}
 _PREFERENCE = {2: 0, 1: 1, 3: 2, 0: 3, 4: 4}
 _INSTALL = (
     "Install one: on Debian or Ubuntu `apt-get install libvulkan1 mesa-vulkan-drivers` (AMD, Intel and a software "
@@ -123,6 +125,12 @@ def _text(value: Any) -> str:
     return value if isinstance(value, str) else _vulkan().ffi.string(value).decode(errors="replace")
 
 
+def _host_memory() -> int:
+    if hasattr(os, "sysconf"):
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return 8 << 30  # Windows has no sysconf
+
+
 def _version(number: int) -> str:
     return f"{number >> 22}.{number >> 12 & 0x3FF}.{number & 0xFFF}"
 
@@ -181,13 +189,16 @@ def _describe(index: int, handle: Any) -> Adapter:
     all_heaps = [heaps.memoryHeaps[i] for i in range(heaps.memoryHeapCount)]
     local = [heap.size for heap in all_heaps if heap.flags & vk.VK_MEMORY_HEAP_DEVICE_LOCAL_BIT]
     limits = properties.limits
+    kind = _KINDS.get(properties.deviceType, "other")
+    # A software driver names a heap of some size; what it can take is the machine's memory.
+    memory = _host_memory() if kind == _SOFTWARE else max(local, default=0)
     return Adapter(
         index=index,
         name=_text(properties.deviceName),
         driver=f"{_text(driver.driverName)} {_text(driver.driverInfo)}".strip(),
-        kind=_KINDS.get(properties.deviceType, "other"),
+        kind=kind,
         api_version=_version(properties.apiVersion),
-        memory=max(local, default=0),
+        memory=memory,
         subgroup_size=subgroup.subgroupSize,
         max_push_constants=limits.maxPushConstantsSize,
         max_shared_memory=limits.maxComputeSharedMemorySize,
@@ -215,6 +226,12 @@ def _cooperative_shapes(handle: Any) -> tuple[tuple[int, int, int, str, str], ..
 
 
 _kept_alive: list[Any] = []  # native handles and feature structs that the opened device borrows
+
+
+def forget() -> None:
+    """Drop the instance and what was read from it: a forked child must make its own."""
+    adapters.cache_clear()
+    _instance.cache_clear()
 
 
 def open_device(adapter: Adapter, **options: Any) -> Any:

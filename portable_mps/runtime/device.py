@@ -96,6 +96,7 @@ def _after_fork() -> None:
         _kept.append(_device)
         atexit.unregister(_device.close)
         _device, _forked = None, True
+    adapters.forget()
 
 
 _kept: list[Any] = []
