@@ -14,9 +14,12 @@ FAMILIES = (
     "random",
     "reduction",
     "softmax",
+    "sampling",
+    "scan",
     "scatter",
     "selection",
     "shape",
+    "sort",
     "unary",
 )
 

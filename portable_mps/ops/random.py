@@ -16,6 +16,7 @@ from portable_mps import _C
 from portable_mps.dispatch.checks import raise_where
 from portable_mps.dispatch.registry import implements, register_composite
 from portable_mps.dispatch.strided import Linear, dtype_defines, resized
+from portable_mps.ops.sort import sort_into
 from portable_mps.runtime import device
 
 _BITS = {torch.float16: 11, torch.bfloat16: 8, torch.float32: 24, torch.float64: 53}
@@ -276,6 +277,21 @@ def random_to_(self: torch.Tensor, to: int, *, generator: Any = None) -> torch.T
 @implements("random_")
 def random_(self: torch.Tensor, *, generator: Any = None) -> torch.Tensor:
     return _integers(self, 0, _signed(_highest(self.dtype) + 1), generator)
+
+
+@implements("randperm.generator_out")
+def randperm_generator_out(n: int, *, generator: Any, out: torch.Tensor) -> torch.Tensor:
+    """0 … n - 1 in the order of random keys of 63 bits."""
+    if n < 0:
+        raise RuntimeError(f"n must be non-negative, got{n}")
+    limit = 2 ** _BITS[out.dtype] if out.dtype in _BITS else torch.iinfo(out.dtype).max
+    if n - 1 > limit:
+        raise RuntimeError("n is too large for result tensor type: '" + _short(out.dtype) + "'")
+    resized(out, (n,))
+    keys = random_(torch.empty(n, dtype=torch.int64, device=out.device), generator=generator)
+    order = out if out.dtype == torch.int64 and out.is_contiguous() else torch.empty_like(keys)
+    sort_into(keys, 0, False, torch.empty_like(keys), order)
+    return out if order is out else out.copy_(order)
 
 
 # Bernoulli and dropout --------------------------------------------------------------------------------------------
