@@ -14,7 +14,10 @@ std::vector<Range> ranges_of(const std::vector<at::Tensor>& tensors) {
   std::vector<Range> ranges;
   ranges.reserve(tensors.size());
   for (const auto& tensor : tensors) {
-    if (tensor.device().type() == c10::DeviceType::MPS && tensor.numel() != 0) {
+    TORCH_CHECK(tensor.device().type() == c10::DeviceType::MPS,
+                "Expected all tensors to be on the same device, but found at least two devices, mps:0 and ",
+                tensor.device(), "!");
+    if (tensor.numel() != 0) {
       ranges.push_back(byte_range(tensor));
     }
   }
@@ -64,6 +67,8 @@ PYBIND11_MODULE(TORCH_EXTENSION_NAME, module) {
     result["slabs"] = stats.slabs;
     return result;
   });
+  // For torch.UntypedStorage(..., allocator=): torch itself knows no allocator of this device off the Mac.
+  module.def("allocator_address", [] { return reinterpret_cast<uintptr_t>(allocator()); });
   module.def("empty_cache", &empty_cache, py::call_guard<py::gil_scoped_release>());
   module.def("set_memory_ratio", &set_memory_ratio);
 

@@ -67,6 +67,15 @@ def _name() -> str:
     return adapter.choose().name
 
 
+def _new_storage(cls: type, *arguments: Any, **keywords: Any) -> Any:
+    """torch.UntypedStorage.__new__, with our allocator for device="mps"."""
+    wanted = keywords.get("device")
+    if wanted is not None and torch.device(wanted).type == "mps":
+        del keywords["device"]
+        keywords["allocator"] = _C.allocator_address()
+    return torch._C.StorageBase.__new__(cls, *arguments, **keywords)
+
+
 def install() -> None:
     """Give `torch._C` the functions that torch.mps and torch.backends.mps are written against."""
     events = _Events()
@@ -93,5 +102,6 @@ def install() -> None:
     }
     for name, function in functions.items():
         setattr(torch._C, name, function)
+    torch.UntypedStorage.__new__ = _new_storage  # type: ignore[method-assign]
     torch._C._has_mps = True
     torch.mps._is_in_bad_fork = _is_in_bad_fork

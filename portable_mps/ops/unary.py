@@ -53,7 +53,7 @@ register(
     Pointwise("sgn", (f"maths::isnan(a) ? C(0) : {_SIGN}",), 1, by_type={k: _SIGN for k in ("int", "int64_t", "bool")}),
     "sgn.out",
 )
-register(Pointwise("bitwise_not", ("~a",), 1, by_type={"bool": "a == 0"}), "bitwise_not.out")
+register(Pointwise("bitwise_not", ("~a",), 1, integral=True, by_type={"bool": "a == 0"}), "bitwise_not.out")
 
 # Results are bool, or what out= says.
 _NEVER = {k: "false" for k in ("int", "int64_t", "bool")}

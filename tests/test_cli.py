@@ -1,0 +1,58 @@
+"""portable-mps info and doctor."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+import portable_mps
+from portable_mps.runtime import adapter
+
+
+def cli(*arguments, environment=None):
+    command = [sys.executable, "-m", "portable_mps", *arguments]
+    return subprocess.run(command, env=os.environ | (environment or {}), capture_output=True, text=True, timeout=180)
+
+
+def test_info():
+    printed = cli("info", environment={"PORTABLE_MPS": "1"}).stdout
+    assert f"portable-mps   {portable_mps.__version__}" in printed and "mps is active  yes" in printed
+    name = adapter.choose().name
+    assert f"{name}  <- mps:0" in printed
+    for fact in ("driver", "memory", "subgroup", "float16", "float64", "int64", "matrices", "cache folder", "torch"):
+        assert fact in printed
+
+
+def test_info_says_why_it_is_inactive():
+    printed = cli("info", environment={"PORTABLE_MPS": "0"}).stdout
+    assert "mps is active  no: PORTABLE_MPS=0" in printed
+
+
+def test_info_without_a_driver():
+    done = cli("info", environment={"VK_DRIVER_FILES": "/nonexistent.json"})
+    assert done.returncode == 0 and "adapter        none: " in done.stdout and "apt-get install" in done.stdout
+
+
+def test_doctor():
+    done = cli("doctor")
+    assert done.returncode == 0, done.stdout
+    assert done.stdout.endswith("All is well.\n") and "FAIL" not in done.stdout
+
+
+@pytest.mark.parametrize(
+    "environment,words",
+    [
+        ({"PORTABLE_MPS": "0"}, "Set PORTABLE_MPS=1"),
+        ({"VK_DRIVER_FILES": "/nonexistent.json"}, "apt-get install"),
+        ({"PORTABLE_MPS_CACHE": "/proc/nowhere"}, "Set PORTABLE_MPS_CACHE"),
+        ({"PORTABLE_MPS_ADAPTER": "no such card"}, "names none of the adapters"),
+    ],
+)
+def test_doctor_says_what_to_do(environment, words):
+    done = cli("doctor", environment=environment)
+    assert done.returncode == 1 and "FAIL" in done.stdout and words in done.stdout
+
+
+def test_no_command_is_an_error():
+    assert cli().returncode == 2
