@@ -17,10 +17,12 @@ FAMILIES = (
     "sampling",
     "scan",
     "scatter",
+    "search",
     "selection",
     "shape",
     "sort",
     "unary",
+    "unique",
 )
 
 for _family in FAMILIES:

@@ -163,10 +163,9 @@ def topk_values(
     dim = wrapped_dim(dim, self.dim())
     if not 0 <= k <= (self.size(dim) if self.dim() else 1):
         raise RuntimeError("selected index k out of range")
-    if k == 0 or self.numel() == 0:
+    if self.dim() and (k == 0 or self.numel() == 0):
         shape = list(self.shape)
-        if shape:
-            shape[dim] = k
+        shape[dim] = k
         return resized(values, shape), resized(indices, shape)
     return _into(values, indices, first_sorted(self, dim, k, largest))
 
