@@ -345,16 +345,31 @@ def _check_histogram(self: torch.Tensor, weight: torch.Tensor | None) -> None:
         )
 
 
+def _bins(x: torch.Tensor, edges: torch.Tensor) -> torch.Tensor:
+    """The bin of each element, the last of which has both its edges; -1 outside."""
+    places = torch.where(x == edges[-1], edges.numel() - 2, _places(edges, x.contiguous(), right=True) - 1)
+    return places.masked_fill_(~((x >= edges[0]) & (x <= edges[-1])), -1)
+
+
 def _histogram(
     self: torch.Tensor, edges: torch.Tensor, weight: torch.Tensor | None, density: bool
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """The last bin has both its edges."""
-    x = self.reshape(-1)
-    bins = edges.numel() - 1
-    places = _places(edges, x, right=True) - 1
-    places = torch.where(x == edges[-1], bins - 1, places).masked_fill_(~((x >= edges[0]) & (x <= edges[-1])), -1)
-    counts = _counted(places, bins, weight).to(self.dtype)
+    counts = _counted(_bins(self.reshape(-1), edges), edges.numel() - 1, weight).to(self.dtype)
     return (counts / (counts.sum() * edges.diff()) if density else counts), edges
+
+
+def _even_edges(x: torch.Tensor, bins: int, ends: Sequence[float] | None) -> torch.Tensor:
+    """The edges of bins of one width between `ends`, or the least and the largest element."""
+    if bins <= 0:
+        raise RuntimeError(f"torch.histogram(): bins must be > 0, but got {bins} for dimension 0")
+    if ends is None:
+        low, high = _outer_edges(x, 0.0, 0.0 if x.numel() else 1.0, "torch.histogramdd()", 0.5)
+    else:
+        low, high = (float(end) for end in ends)
+        if not low <= high:
+            raise RuntimeError(f"torch.histogramdd(): min should not exceed max, but got min {low} max {high}")
+        low, high = (low - 0.5, high + 0.5) if low == high else (low, high)
+    return torch.linspace(low, high, bins + 1, dtype=x.dtype, device=x.device)
 
 
 @implements("histogram.bins_tensor")
@@ -379,20 +394,11 @@ def histogram(
     density: bool = False,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     _check_histogram(self, weight)
-    if bins <= 0:
-        raise RuntimeError(f"torch.histogram(): bins must be > 0, but got {bins} for dimension 0")
-    if range is None:
-        low, high = _outer_edges(self, 0.0, 0.0 if self.numel() else 1.0, "torch.histogramdd()", 0.5)
-    else:
-        if len(range) != 2:
-            raise RuntimeError(f"torch.histogramdd(): for a 1-dimensional histogram range should have 2 elements, "
-                               f"but got {len(range)}")  # fmt: skip
-        low, high = (float(end) for end in range)
-        if not low <= high:
-            raise RuntimeError(f"torch.histogramdd(): min should not exceed max, but got min {low} max {high}")
-        low, high = (low - 0.5, high + 0.5) if low == high else (low, high)
-    edges = torch.linspace(low, high, bins + 1, dtype=self.dtype, device=self.device)
-    return _histogram(self, edges, weight, density)
+    if range is not None and len(range) != 2:
+        raise RuntimeError(
+            f"torch.histogramdd(): for a 1-dimensional histogram range should have 2 elements, but got {len(range)}"
+        )
+    return _histogram(self, _even_edges(self, bins, range), weight, density)
 
 
 def _histogram_into(
@@ -429,3 +435,69 @@ def histogram_out(
     bin_edges: torch.Tensor,
 ) -> Any:
     return _histogram_into(hist, bin_edges, histogram(self, bins, range=range, weight=weight, density=density))
+
+
+# Histograms of points: self is [..., dimensions] ------------------------------------------------------------------
+
+
+@implements("_histogramdd_bin_edges")
+def _histogramdd_bin_edges(
+    self: torch.Tensor,
+    bins: Sequence[int],
+    *,
+    range: Sequence[float] | None = None,
+    weight: torch.Tensor | None = None,
+    density: bool = False,
+) -> list[torch.Tensor]:
+    if self.dim() < 2:
+        raise RuntimeError("torch.histogramdd(): input tensor should have at least 2 dimensions")
+    if len(bins) != self.size(-1):
+        raise RuntimeError(
+            f"torch.histogramdd(): expected {self.size(-1)} sequences of bin edges for a {self.size(-1)}-dimensional "
+            f"histogram but got {len(bins)}"
+        )
+    if range is not None and len(range) != 2 * self.size(-1):
+        raise RuntimeError(
+            f"torch.histogramdd(): for a {self.size(-1)}-dimensional histogram range should have {2 * self.size(-1)} "
+            f"elements, but got {len(range)}"
+        )
+    return [
+        _even_edges(self[..., d], count, None if range is None else range[2 * d : 2 * d + 2])
+        for d, count in enumerate(bins)
+    ]
+
+
+@implements("_histogramdd_from_bin_tensors")
+def _histogramdd_from_bin_tensors(
+    self: torch.Tensor, bins: Sequence[torch.Tensor], *, weight: torch.Tensor | None = None, density: bool = False
+) -> torch.Tensor:
+    if self.dim() < 2 or len(bins) != self.size(-1):
+        raise RuntimeError("torch.histogramdd(): expected as many sequences of bin edges as the points have dimensions")
+    points = self.reshape(-1, self.size(-1))
+    _check_histogram(self[..., 0], weight)
+    place = torch.zeros(points.size(0), dtype=torch.int64, device=self.device)
+    outside = torch.zeros(points.size(0), dtype=torch.bool, device=self.device)
+    for d, edges in enumerate(bins):
+        found = _bins(points[:, d], edges)
+        outside |= found < 0
+        place = place * (edges.numel() - 1) + found
+    shape = [edges.numel() - 1 for edges in bins]
+    counts = _counted(place.masked_fill_(outside, -1), math.prod(shape), weight).to(self.dtype).view(shape)
+    if density:
+        counts = counts / counts.sum()
+        for d, edges in enumerate(bins):
+            counts = counts / edges.diff().view([-1 if k == d else 1 for k in range(len(bins))])
+    return counts
+
+
+@implements("_histogramdd_from_bin_cts")
+def _histogramdd_from_bin_cts(
+    self: torch.Tensor,
+    bins: Sequence[int],
+    *,
+    range: Sequence[float] | None = None,
+    weight: torch.Tensor | None = None,
+    density: bool = False,
+) -> torch.Tensor:
+    edges = _histogramdd_bin_edges(self, bins, range=range)
+    return _histogramdd_from_bin_tensors(self, edges, weight=weight, density=density)

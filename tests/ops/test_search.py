@@ -106,6 +106,17 @@ def test_histograms(dtype):
     compare(lambda t: t[:0].histogram(3), x)
 
 
+@pytest.mark.parametrize("density", [False, True])
+def test_histogramdd(density):
+    x = torch.randn(60, 2, generator=torch.Generator().manual_seed(7))
+    compare(lambda t: torch.histogramdd(t, [3, 4], density=density), x)
+    compare(lambda t: torch.histogramdd(t, 3, range=[-1.0, 1.0, 0.0, 2.0], density=density), x)
+    edges = torch.tensor([-1.0, 0.0, 2.0]), torch.tensor([0.0, 1.0])
+    compare(lambda t, e, w: torch.histogramdd(t, e, weight=w, density=density), x, edges, x[:, 0].abs(), rtol=1e-5)
+    with pytest.raises(RuntimeError):
+        torch.histogramdd(x.to("mps"), [3])
+
+
 def test_histogram_errors():
     x = torch.randn(5, device="mps")
     calls = [
