@@ -7,6 +7,7 @@ warning when the user asked for that, and a clear error.
 from __future__ import annotations
 
 import functools
+import inspect
 import threading
 import warnings
 from collections.abc import Callable
@@ -59,15 +60,18 @@ def _decomposed(op: torch._ops.OpOverload) -> Callable[..., Any] | None:
     """A function of op's arguments that runs other operators in its place; None where torch has none."""
     from torch._decomp import decomposition_table  # 0.5 s: only when needed
 
+    outputs = [a.name for a in op._schema.arguments if a.is_out]
     if op in decomposition_table:
-        return decomposition_table[op]
+        function = decomposition_table[op]
+        # Registered for all overloads of the name, also where the function takes no out=.
+        if all(name in inspect.signature(function).parameters for name in outputs):
+            return function
     functional = _functional(op)
     if functional is None or not _is_available(functional):
         return None
-    written = [a for a in op._schema.arguments if a.alias_info is not None and a.alias_info.is_write]
-    if written[0].is_out:
-        return functools.partial(_into_outputs, functional, [a.name for a in written])
-    return functools.partial(_into_self, functional)
+    return (
+        functools.partial(_into_outputs, functional, outputs) if outputs else functools.partial(_into_self, functional)
+    )
 
 
 def _functional(op: torch._ops.OpOverload) -> torch._ops.OpOverload | None:

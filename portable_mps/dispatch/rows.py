@@ -54,9 +54,7 @@ class RowKernel:
                 )
         outer, size, inner = shape
         rows = outer * inner
-        height = THREADS
-        while height > 1 and (height >> 1) * _KEPT[0] >= size:
-            height >>= 1
+        height = threads_along(size)
         if inner > 1:  # neighbouring rows are neighbours in memory: at least 32 of them a workgroup
             height = min(height, 8)
         each = -(-size // height)
@@ -84,6 +82,14 @@ class RowKernel:
             **words,
             **defines,
         )
+
+
+def threads_along(size: int) -> int:
+    """Threads, a power of two, that share a row of `size` elements: each has about four."""
+    height = THREADS
+    while height > 1 and (height >> 1) * _KEPT[0] >= size:
+        height >>= 1
+    return height
 
 
 def split_at(shape: Sequence[int], dim: int) -> tuple[int, int, int]:

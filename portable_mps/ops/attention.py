@@ -7,16 +7,19 @@ from collections.abc import Iterator
 
 import torch
 
-from portable_mps.dispatch.launch import launch
+from portable_mps.dispatch.launch import grid, launch
 from portable_mps.dispatch.promotion import storage
 from portable_mps.dispatch.registry import implements, register_composite
+from portable_mps.dispatch.rows import THREADS, threads_along
 from portable_mps.ops.matmul import product
 from portable_mps.runtime.kernel import Template
 
-_softmax = Template("attention", "softmax", "QQQiif")
-_softmax_biased = Template("attention", "softmax", "QQQQqiiiif")
-_backward = Template("attention", "backward", "QQQQQQiif")
-_backward_biased = Template("attention", "backward", "QQQQQQQqiiiif")
+_SIZES = "IIII"
+_BIAS = "Qqii"
+_softmax = Template("attention", "softmax", "QQQ" + _SIZES)
+_softmax_biased = Template("attention", "softmax", "QQQ" + _BIAS + _SIZES)
+_backward = Template("attention", "backward", "QQQQQQ" + _SIZES)
+_backward_biased = Template("attention", "backward", "QQQQQQ" + _BIAS + _SIZES)
 _SCORE_BYTES = 1 << 28  # scores held at a time
 
 
@@ -70,13 +73,20 @@ def _blocks(heads: int, rows: int, columns: int) -> Iterator[slice]:
         yield slice(start, min(start + count, heads))
 
 
+def _geometry(scores: torch.Tensor) -> tuple[tuple[int, int, int], tuple[int, ...]]:
+    """Workgroups, and the kernel's sizes, for (heads, rows, columns) scores."""
+    heads, rows, columns = scores.shape
+    height_log2 = threads_along(columns).bit_length() - 1
+    return grid(-(-heads * rows // (THREADS >> height_log2))), (heads, rows, columns, height_log2 | 16)
+
+
 def _variant(dtype: torch.dtype, causal: bool, bias: torch.Tensor | None, backward: bool) -> dict[str, object]:
     row = storage(dtype)
     return {
         "T": row.type,
         "LOAD(x)": row.load.format("x"),
         "STORE(x)": row.store.format("x"),
-        "ACC": row.compute,
+        "A": row.compute,
         "CAUSAL": int(causal),
         "BIASED": int(bias is not None),
         "BACKWARD": int(backward),
@@ -120,10 +130,11 @@ def attention(
         scores = _scores(q[block], k[block], scale)
         weights = query.new_empty(scores.shape)
         part = None if bias is None else bias[block]
+        groups, sizes = _geometry(scores)
         launch(
             _softmax if part is None else _softmax_biased,
-            (rows, scores.shape[0], 1),
-            (scores, weights, sums[block], *_bias_arguments(part), rows, columns, scale),
+            groups,
+            (scores, weights, sums[block], *_bias_arguments(part), *sizes),
             reads=(scores,) if part is None else (scores, part),
             writes=(weights, sums[block]),
             **_variant(query.dtype, is_causal, part, backward=False),
@@ -176,14 +187,12 @@ def attention_backward(
         product(do[block], v[block].transpose(1, 2), slopes)
         weights, score_grads = query.new_empty(scores.shape), query.new_empty(scores.shape)
         part = None if bias is None else bias[block]
+        groups, sizes = _geometry(scores)
         reads = [scores, slopes, sums[block], deltas[block]] + ([] if part is None else [part])
         launch(
             _backward if part is None else _backward_biased,
-            (rows, scores.shape[0], 1),
-            (
-                *(scores, weights, sums[block], slopes, deltas[block], score_grads),
-                *(*_bias_arguments(part), rows, columns, scale),
-            ),
+            groups,
+            (scores, weights, sums[block], slopes, deltas[block], score_grads, *_bias_arguments(part), *sizes),
             reads=reads,
             writes=(weights, score_grads),
             **_variant(query.dtype, is_causal, part, backward=True),

@@ -9,6 +9,7 @@ import torch
 from portable_mps.dispatch.launch import launch
 from portable_mps.dispatch.promotion import storage
 from portable_mps.dispatch.registry import implements
+from portable_mps.runtime import device
 from portable_mps.runtime.kernel import Template
 
 _plain = Template("matmul", "matmul", "QQQqqqiiiiiiiii")
@@ -132,6 +133,8 @@ def _variant(a: torch.Tensor, b: torch.Tensor, result: torch.dtype, tile: int, p
 
 def _tile(m: int, n: int, batch: int) -> tuple[int, int]:
     """Tile and elements a thread: large tiles once they fill a large GPU, small ones before."""
+    if device.current().adapter.is_software:  # loads cost more than idle threads
+        return 64, 8
     large = -(-m // 128) * -(-n // 128) * batch
     return (128, 8) if large >= 64 and min(m, n) >= 64 else (64, 4)
 

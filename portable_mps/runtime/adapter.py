@@ -59,6 +59,11 @@ class Adapter:
     handle: Any = field(default=None, repr=False, compare=False)
 
     @property
+    def is_software(self) -> bool:
+        """Whether the driver runs on the CPU."""
+        return self.kind == _SOFTWARE
+
+    @property
     def missing(self) -> list[str]:
         """Features that no kernel can do without and this adapter lacks."""
         return [name for name in ("bufferDeviceAddress", "shaderInt64", "shaderInt8") if not self.features[name]]
