@@ -57,6 +57,11 @@ def fast_math() -> bool:
     return bool(_flag("PYTORCH_MPS_FAST_MATH"))
 
 
+def log_profile() -> bool:
+    """PYTORCH_MPS_LOG_PROFILE_INFO or PYTORCH_MPS_TRACE_SIGNPOSTS: print each kernel's device time at exit."""
+    return bool(_flag("PYTORCH_MPS_LOG_PROFILE_INFO") or _flag("PYTORCH_MPS_TRACE_SIGNPOSTS"))
+
+
 def debug_allocator() -> bool:
     """PYTORCH_DEBUG_MPS_ALLOCATOR: log every slab that is taken from or returned to the driver."""
     return bool(_flag("PYTORCH_DEBUG_MPS_ALLOCATOR"))

@@ -56,6 +56,18 @@ def _set_memory_fraction(fraction: float) -> None:
     _C.set_memory_ratio(fraction)
 
 
+def _profiler() -> Any:
+    from portable_mps.runtime import profiler
+
+    return profiler
+
+
+def _compile_shader(source: str) -> Any:
+    from portable_mps.runtime import shader
+
+    return shader.ShaderLibrary(source)
+
+
 def _core_count() -> int:
     """Vulkan does not tell the number of compute units; 0 says that it is unknown."""
     return 0
@@ -74,6 +86,13 @@ def _new_storage(cls: type, *arguments: Any, **keywords: Any) -> Any:
         del keywords["device"]
         keywords["allocator"] = _C.allocator_address()
     return torch._C.StorageBase.__new__(cls, *arguments, **keywords)
+
+
+def _needs_metal(what: str) -> Any:
+    def refuse(*arguments: Any) -> None:
+        raise NotImplementedError(f"{what} needs Metal; this mps device runs through Vulkan")
+
+    return refuse
 
 
 def install() -> None:
@@ -99,6 +118,16 @@ def install() -> None:
         "_mps_queryEvent": events.query,
         "_mps_synchronizeEvent": events.synchronize,
         "_mps_elapsedTimeOfEvents": events.elapsed,
+        "_mps_profilerStartTrace": lambda mode, wait: _profiler().start(mode, wait),
+        "_mps_profilerStopTrace": lambda: _profiler().stop(),
+        "_mps_compileShader": _compile_shader,
+        "_mps_isCaptureEnabled": lambda: False,
+        "_mps_isCapturing": lambda: False,
+        "_mps_startCapture": _needs_metal("torch.mps.profiler.metal_capture"),
+        "_mps_stopCapture": lambda: None,
+        "_mps_loadMetalllib": _needs_metal("torch.mps.load_metallib"),
+        "_mps_loadMetallibFromPath": _needs_metal("torch.mps.load_metallib"),
+        "_mps_host_alias_storage": _needs_metal("A host view of device memory"),
     }
     for name, function in functions.items():
         setattr(torch._C, name, function)

@@ -9,6 +9,7 @@ from typing import Any
 
 from portable_mps import _C, settings
 from portable_mps.runtime import adapter as adapters
+from portable_mps.runtime import profiler
 from portable_mps.runtime.errors import ErrorRecord
 from portable_mps.runtime.kernel import KERNELS, Compiler
 from portable_mps.runtime.memory import Slabs
@@ -76,6 +77,8 @@ def current() -> Device:
             if _device is None:
                 _device = Device()
                 atexit.register(_device.close)
+                if settings.log_profile():
+                    profiler.profile_whole_process()
     return _device
 
 

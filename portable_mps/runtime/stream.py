@@ -27,7 +27,7 @@ class Stream:
         self._spy = spy
         self._device = device
         self._slabs = slabs
-        self._timestamp_period_ns = timestamp_period_ns
+        self.timestamp_period_ns = timestamp_period_ns
         self._encoder: Any = None
         self._recorded = 0
         self._last_submission: int | None = None
@@ -39,6 +39,7 @@ class Stream:
         self.hazards = HazardTracker()
         self.dispatched = 0
         self.error_check: Any = None  # set by device: raises what kernels reported
+        self.profiler: Any = None  # a runtime.profiler.Profiler while profiling
 
     # Recording ------------------------------------------------------------------------------------
 
@@ -46,24 +47,37 @@ class Stream:
         self._encoder = encoder = self._device.create_command_encoder()
         # Submissions to one queue may overlap: what they share is ordered by a barrier at the front.
         encoder.global_barrier()
-        self.hazards.reset()
         self._recorded = 0
         return encoder
 
-    def dispatch(self, kernel: Any, parameters: np.ndarray, groups: tuple[int, int, int], barrier: bool) -> None:
-        """Record one dispatch. `barrier` is what the hazard tracker said; hold `lock` since asking it."""
+    def dispatch(
+        self, kernel: Any, parameters: np.ndarray | dict[str, Any], groups: tuple[int, int, int], barrier: bool
+    ) -> None:
+        """Record one dispatch. `barrier` is what the hazard tracker said; hold `lock` since asking it.
+
+        parameters: the bytes of the kernel's `p`, or its uniform parameters by name.
+        """
         encoder = self._encoder
         if encoder is None:
             encoder = self._open()
         elif barrier:
             encoder.global_barrier()
+        profiler = self.profiler
+        if profiler is not None:
+            profiler.before(encoder)
         compute = encoder.begin_compute_pass()
-        cursor = self._spy.ShaderCursor(compute.bind_pipeline(kernel.pipeline)).find_entry_point(0)["p"]
-        if kernel.in_buffer:
-            cursor = cursor.dereference()
-        cursor.set_data(parameters)
+        cursor = self._spy.ShaderCursor(compute.bind_pipeline(kernel.pipeline)).find_entry_point(0)
+        if isinstance(parameters, dict):
+            for name, value in parameters.items():
+                cursor[name] = value
+        elif kernel.in_buffer:
+            cursor["p"].dereference().set_data(parameters)
+        else:
+            cursor["p"].set_data(parameters)
         compute.dispatch_compute(groups)
         compute.end()
+        if profiler is not None:
+            profiler.after(encoder, kernel.name)
         self.dispatched += 1
         self._recorded += 1
         if self._recorded % POLL_EVERY == 0 and (self._recorded >= SUBMIT_AFTER or self._idle()):
@@ -142,14 +156,20 @@ class Stream:
             encoder, self._encoder = self._encoder, None
             if encoder is not None:
                 self._last_submission = self._device.submit_command_buffer(encoder.finish())
+                # Not when the next encoder opens: its first dispatch has told its accesses by then.
+                self.hazards.reset()
 
-    def synchronize(self) -> None:
-        """Wait until everything recorded so far has run; raises what kernels reported."""
+    def wait(self) -> None:
+        """Wait until everything recorded so far has run."""
         with self.lock:
             self.submit()
             last = self._last_submission
         if last is not None:
             self._device.wait_for_submit(last)
+
+    def synchronize(self) -> None:
+        """`wait`, and raise what kernels reported."""
+        self.wait()
         if self.error_check is not None:
             self.error_check()
 
@@ -191,4 +211,4 @@ class Stream:
             raise ValueError("elapsed time needs two events made with enable_timing=True and recorded")
         self.synchronize_event(end)
         ticks = [self._timestamps[event][0].get_result(0) for event in (start, end)]
-        return (ticks[1] - ticks[0]) * self._timestamp_period_ns / 1e6
+        return (ticks[1] - ticks[0]) * self.timestamp_period_ns / 1e6

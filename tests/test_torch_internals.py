@@ -1,0 +1,42 @@
+"""The parts of torch that are not public and that we rely on: when one goes, this says which, and who uses it."""
+
+import pytest
+
+INTERNALS = {
+    "torch._C._get_schema": "dispatch/registry.py: schemas without loading torch.ops",
+    "torch._C.StorageBase": "torch_mps.py: storages with our allocator",
+    "torch._C._has_mps": "torch_mps.py: is_built()",
+    "torch._decomp.decomposition_table": "dispatch/fallback.py",
+    "torch._prims_common.wrappers._maybe_resize_out": "dispatch/fallback.py, ops/matmul.py",
+    "torch.ops.aten._scaled_dot_product_fused_attention_overrideable": "ops/attention.py",
+    "torch.ops.aten._scaled_dot_product_attention_math": "ops/attention.py",
+    "torch.mps._is_in_bad_fork": "torch_mps.py",
+}
+
+
+@pytest.mark.parametrize("name", INTERNALS)
+def test_is_there(name):
+    import torch._decomp
+    import torch._prims_common.wrappers
+
+    found = torch
+    for part in name.split(".")[1:]:
+        found = getattr(found, part)
+
+
+def test_what_torch_mps_calls_is_ours():
+    """Every function of torch._C that torch.mps's sources name exists; what Metal alone can do is listed here."""
+    import inspect
+    import re
+
+    import torch.backends.mps
+    import torch.mps.event
+    import torch.mps.profiler
+
+    sources = [torch.mps, torch.mps.event, torch.mps.profiler, torch.backends.mps]
+    named = {name for module in sources for name in re.findall(r"torch\._C\.(_mps_\w+)", inspect.getsource(module))}
+    absent = {name for name in named if not hasattr(torch._C, name)}
+    assert absent == METAL_ONLY
+
+
+METAL_ONLY: set[str] = set()

@@ -1,0 +1,100 @@
+"""torch.mps and torch.backends.mps beyond memory and events: shaders, the profiler, what needs Metal."""
+
+import logging
+
+import pytest
+import torch
+from processes import run_script
+
+from portable_mps.runtime import profiler
+
+SHADER = """
+[shader("compute")] [numthreads(64, 1, 1)]
+void full(uint3 id : SV_DispatchThreadID, uniform float* out, uniform uint n, uniform float value)
+{ if (id.x < n) out[id.x] = value; }
+
+[shader("compute")] [numthreads(8, 8, 1)]
+void transpose(uint3 id : SV_DispatchThreadID, uniform int* out, uniform int* x, uniform uint rows,
+               uniform uint columns)
+{ if (id.x < columns && id.y < rows) out[id.x * rows + id.y] = x[id.y * columns + id.x]; }
+"""
+
+
+def test_compile_shader():
+    library = torch.mps.compile_shader(SHADER)
+    assert sorted(dir(library)) == ["full", "transpose"]
+    x = torch.zeros(100, device="mps")
+    library.full(x, 100, 3.5)
+    assert (x + 1).cpu().eq(4.5).all()
+    library.full(x, 100, 1.0, threads=64)
+    assert x.sum().item() == 64 + 36 * 3.5
+    a = torch.arange(15, dtype=torch.int32, device="mps").view(3, 5)
+    out = torch.empty(5, 3, dtype=torch.int32, device="mps")
+    library.transpose(out, a, 3, 5, threads=(5, 3))
+    assert out.cpu().equal(a.cpu().t())
+
+
+def test_compile_shader_errors():
+    with pytest.raises(SyntaxError, match="failed to compile"):
+        torch.mps.compile_shader("this is no shader")
+    library = torch.mps.compile_shader(SHADER)
+    with pytest.raises(AttributeError, match="no kernel 'empty'"):
+        library.empty  # noqa: B018
+    with pytest.raises(RuntimeError, match="takes 3 arguments, got 1"):
+        library.full(torch.zeros(1, device="mps"))
+    with pytest.raises(RuntimeError, match="same device"):
+        library.full(torch.zeros(1), 1, 1.0)
+
+
+@pytest.mark.parametrize("wait", [False, True])
+def test_profiler(wait, caplog):
+    x = torch.ones(64, 64, device="mps")
+    with caplog.at_level(logging.INFO, logger="portable_mps.profiler"), torch.mps.profiler.profile("interval", wait):
+        for _ in range(3):
+            x = torch.exp(x * 0.5)
+    assert profiler.last["exp"].count == 3 and profiler.last["exp"].milliseconds > 0
+    assert "exp" in caplog.text and "total" in caplog.text
+    torch.exp(x)
+    assert profiler.last["exp"].count == 3
+
+
+def test_profiler_errors():
+    with pytest.raises(RuntimeError, match="Invalid Signpost trace mode"):
+        torch.mps.profiler.start("sometimes")
+    torch.mps.profiler.stop()
+
+
+def test_profile_of_a_process():
+    done = run_script("import torch; torch.ones(4, device='mps').exp()", PYTORCH_MPS_LOG_PROFILE_INFO="1")
+    assert done.returncode == 0 and "exp" in done.stderr and "dispatches" in done.stderr
+
+
+def test_what_needs_metal_says_so():
+    for call in (
+        lambda: torch.mps.load_metallib(b""),
+        lambda: torch.mps.load_metallib("kernels.metallib"),
+        lambda: torch.mps.profiler.metal_capture("x").__enter__(),
+    ):
+        with pytest.raises(NotImplementedError, match="needs Metal"):
+            call()
+    assert not torch.mps.profiler.is_metal_capture_enabled() and not torch.mps.profiler.is_capturing_metal()
+
+
+def test_backends():
+    assert torch.backends.mps.is_built() and torch.backends.mps.is_available()
+    assert torch.backends.mps.is_macos_or_newer(14, 0) and torch.backends.mps.is_macos13_or_newer()
+    assert isinstance(torch.backends.mps.get_name(), str) and torch.backends.mps.get_core_count() >= 0
+
+
+def test_rng_state():
+    torch.mps.manual_seed(5)
+    state = torch.mps.get_rng_state()
+    first = torch.rand(10, device="mps")
+    torch.mps.set_rng_state(state)
+    assert torch.rand(10, device="mps").equal(first)
+    torch.manual_seed(5)
+    assert torch.rand(10, device="mps").equal(first)
+    torch.mps.seed()
+    assert not torch.rand(10, device="mps").equal(first)
+    with torch.random.fork_rng(devices=[0], device_type="mps"):
+        torch.rand(3, device="mps")
