@@ -51,6 +51,13 @@ def test_shapes(shape, dim, keepdim):
     compare(lambda t: t.mean(dims, keepdim=keepdim), x)
 
 
+def test_every_size():
+    # What is left over after loads of four, with fewer threads than that.
+    for size in range(1, 70):
+        assert torch.ones(size, device="mps").sum().item() == size
+        assert torch.ones(3, size, device="mps").sum(1).tolist() == [size] * 3
+
+
 @pytest.mark.parametrize("dtype", ALL)
 def test_sum_prod_dtypes(dtype):
     x = sample(6, 33, dtype=dtype)
