@@ -31,7 +31,8 @@ def copy_on_device(destination: torch.Tensor, source: torch.Tensor) -> None:
 
 def _bytes(tensor: torch.Tensor) -> np.ndarray:
     """A contiguous CPU tensor's memory as 1-d uint8 numpy array."""
-    return tensor.detach().view(-1).view(torch.uint8).numpy()
+    # Not view(-1), which keeps the stride of a single element.
+    return tensor.detach().as_strided((tensor.numel(),), (1,)).view(torch.uint8).numpy()
 
 
 def upload(destination: torch.Tensor, source: torch.Tensor) -> None:
