@@ -329,7 +329,8 @@ def index_select_out(self: torch.Tensor, dim: int, index: torch.Tensor, *, out: 
     return resized(out, result.shape).copy_(result)
 
 
-def _check_source(name: str, self: torch.Tensor, dim: int, index: torch.Tensor, source: torch.Tensor) -> None:
+def check_source(name: str, self: torch.Tensor, dim: int, index: torch.Tensor, source: torch.Tensor) -> None:
+    """Raise unless `source` has a slice of self's shape for each element of `index`."""
     _check_vector(name, index)
     if self.dtype != source.dtype:
         raise RuntimeError(
@@ -337,7 +338,7 @@ def _check_source(name: str, self: torch.Tensor, dim: int, index: torch.Tensor, 
             f"{_name(self.dtype)} and (source) {_name(source.dtype)}"
         )
     slices = [list(t.shape[:dim]) + list(t.shape[dim + 1 :]) for t in (self, source)]
-    if source.dim() and slices[0] != slices[1]:
+    if slices[0] != slices[1]:
         raise RuntimeError(f"{name}(): Source/destination tensor must have same slice shapes.")
     if index.numel() != (source.size(dim) if source.dim() else 1):
         raise RuntimeError(f"{name}(): Number of indices ({index.numel()}) should be equal to source.size(dim)")
@@ -355,7 +356,7 @@ def _into(
 ) -> torch.Tensor:
     """out = self with the slices of `source` put in or combined at `index`."""
     dim = wrapped_dim(dim, self.dim())
-    _check_source(name, self, dim, index, source)
+    check_source(name, self, dim, index, source)
     if out is not self:
         written(out, self.dtype)
         resized(out, self.shape).copy_(self)
@@ -374,7 +375,7 @@ def index_add_out(
 ) -> torch.Tensor:
     scaled = source if alpha == 1 else (source.to(torch.float32) if source.dtype in _HALF else source) * alpha
     if scaled.dtype != source.dtype:
-        _check_source("index_add", self, wrapped_dim(dim, self.dim()), index, source)
+        check_source("index_add", self, wrapped_dim(dim, self.dim()), index, source)
         scaled = scaled.to(source.dtype)
     return _into("sum", "index_add", out, self, dim, index, scaled)
 
@@ -426,7 +427,7 @@ def take(self: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
     if self.numel() == 0 and index.numel() != 0:
         raise IndexError("take(): tried to take from an empty tensor")
     flat = self.reshape(-1)
-    indexed("get", flat, [0] * index.dim(), out, (index,), ((flat.numel(), 1),), _TAKE_RANGE)
+    indexed("get", flat, [0] * index.dim(), out, (index,), ((flat.numel(), flat.stride(0)),), _TAKE_RANGE)
     return out
 
 
@@ -480,3 +481,13 @@ def embedding_dense_backward(
     if padding_idx >= 0:
         total[padding_idx].zero_()
     return total.to(grad_output.dtype)
+
+
+@implements("embedding_renorm_")
+def embedding_renorm_(self: torch.Tensor, indices: torch.Tensor, max_norm: float, norm_type: float) -> torch.Tensor:
+    """Scale the rows that `indices` point at down to a norm of max_norm."""
+    flat = indices.reshape(-1).long()
+    rows = self.index_select(0, flat)
+    norms = torch.linalg.vector_norm(rows, norm_type, dim=1, keepdim=True)
+    scaled = torch.where(norms > max_norm, rows * (max_norm / (norms + 1e-7)), rows)
+    return self.index_copy_(0, flat, scaled.to(self.dtype))

@@ -6,7 +6,7 @@ import torch
 
 from portable_mps.dispatch.registry import implements
 from portable_mps.dispatch.strided import resized, written
-from portable_mps.ops.indexing import along, combining, wrapped_dim
+from portable_mps.ops.indexing import along, check_source, combining, wrapped_dim
 
 _OUT_OF_BOUNDS = "index {index} is out of bounds for dimension {dim} with size {size}"
 _REDUCTIONS = {"add": "sum", "multiply": "prod", "sum": "sum", "prod": "prod", "amin": "amin", "amax": "amax"}
@@ -180,10 +180,12 @@ def index_reduce_out(
 ) -> torch.Tensor:
     _reduction(reduce, ("prod", "mean", "amax", "amin"))
     dim = wrapped_dim(dim, self.dim())
+    check_source("index_reduce", self, dim, index, source)
     if out is not self:
         written(out, self.dtype)
         resized(out, self.shape).copy_(self)
     if source.numel() == 0:
         return out
-    spread = index.reshape([1] * dim + [-1] + [1] * (source.dim() - dim - 1)).expand(source.shape)
-    return reduced_into(out, dim, spread, source, reduce, include_self)
+    values = _vector(source)
+    spread = index.reshape([1] * dim + [-1] + [1] * (values.dim() - dim - 1)).expand(values.shape)
+    return reduced_into(out, dim, spread, values, reduce, include_self)

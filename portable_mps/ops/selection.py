@@ -112,7 +112,7 @@ def masked_select(self: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
     positions = found.positions(found.total())
     flat = values.reshape(-1)
     out = torch.empty(positions.shape, dtype=self.dtype, device=self.device)
-    indexed("get", flat, (0,), out, (positions,), ((flat.numel(), 1),), "")
+    indexed("get", flat, (0,), out, (positions,), ((flat.numel(), flat.stride(0)),), "")
     return out
 
 
@@ -144,6 +144,8 @@ def masked_scatter_(self: torch.Tensor, mask: torch.Tensor, source: torch.Tensor
     # Elements that are not set look at place 0 and are thrown away.
     ranks.masked_fill_(~flags, 0)
     message = "masked_scatter: expected source to have at least as many elements as the mask has true ones"
-    indexed("get", flat, [0] * self.dim(), taken, (ranks,), ((source.numel() or 1, 1),), message, RuntimeError)
+    indexed(
+        "get", flat, [0] * self.dim(), taken, (ranks,), ((source.numel() or 1, flat.stride(0)),), message, RuntimeError
+    )
     masked_assign((self,), (self, flags, taken))
     return self

@@ -1,0 +1,101 @@
+"""Filling, ranges, the identity and triangles against torch on the CPU."""
+
+import pytest
+import torch
+from support import FLOATS, INTEGERS, assert_same, compare
+
+DTYPES = (*FLOATS, torch.float64, *INTEGERS, torch.bool)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_constants(dtype):
+    for make in (torch.zeros, torch.ones, torch.eye, lambda n, **k: torch.full((n, 2), 3, **k)):
+        for size in (0, 1, 5):
+            assert_same(make(size, dtype=dtype, device="mps"), make(size, dtype=dtype))
+    x = torch.zeros(3, 4, dtype=dtype)
+    compare(lambda t: t.clone().fill_(1), x)
+    compare(lambda t: t.clone().fill_(torch.ones((), dtype=t.dtype, device=t.device)), x)
+    compare(lambda t: t.clone().t().fill_(1), x)
+    compare(lambda t: (t + 1).zero_(), x)
+    compare(lambda t: (torch.ones_like(t), torch.zeros_like(t), torch.full_like(t, 1), t.new_full((2,), 1)), x)
+
+
+def test_fill_checks_its_value():
+    x = torch.zeros(3, device="mps")
+    with pytest.raises(RuntimeError):
+        x.fill_(torch.ones(2, device="mps"))
+    with pytest.raises(RuntimeError):
+        x.to(torch.uint8).fill_(300)
+    compare(lambda t: t.clone().fill_(torch.nan), torch.zeros(2))
+    compare(lambda t: t.clone().fill_(2.9), torch.zeros(2, dtype=torch.int32))
+    compare(lambda t: t.clone().fill_(2**62 + 1), torch.zeros(2, dtype=torch.int64))
+    compare(lambda t: t.clone()[1:].fill_(7), torch.zeros(3))
+    compare(lambda t, v: t.clone().fill_(v), torch.zeros(2), torch.tensor(2.0), grad=True)
+
+
+RANGES = [(5,), (0,), (2, 9), (2, 9, 3), (9, 2, -2), (0.5, 3), (1, 2, 0.1), (-3, 3, 0.7), (0, 1e-3, 1e-4)]
+
+
+@pytest.mark.parametrize("arguments", RANGES)
+def test_arange(arguments):
+    assert_same(torch.arange(*arguments, device="mps"), torch.arange(*arguments))
+
+
+@pytest.mark.parametrize("dtype", [d for d in DTYPES if d != torch.bool])
+def test_arange_dtypes(dtype):
+    for arguments in ((7,), (1, 20, 3), (20, 1, -4)):
+        assert_same(torch.arange(*arguments, dtype=dtype, device="mps"), torch.arange(*arguments, dtype=dtype))
+    assert_same(torch.arange(2**53, 2**53 + 4, device="mps"), torch.arange(2**53, 2**53 + 4))
+    out = torch.empty(8, device="mps")[::2]
+    torch.arange(4, out=out)
+    assert_same(out, torch.arange(4.0))
+
+
+@pytest.mark.parametrize("dtype", [d for d in DTYPES if d != torch.bool])
+def test_linspace(dtype):
+    for steps in (0, 1, 2, 5, 100):
+        assert_same(torch.linspace(1, 9, steps, dtype=dtype, device="mps"), torch.linspace(1, 9, steps, dtype=dtype))
+        assert_same(
+            torch.logspace(0, 2, steps, base=3, dtype=dtype, device="mps"),
+            torch.logspace(0, 2, steps, base=3, dtype=dtype),
+            **({"rtol": 2e-2, "atol": 0} if dtype.itemsize == 2 else {"rtol": 1e-5, "atol": 0}),
+        )
+    if dtype.is_floating_point:
+        assert_same(
+            torch.linspace(-0.3, 0.7, 33, dtype=dtype, device="mps"), torch.linspace(-0.3, 0.7, 33, dtype=dtype)
+        )
+
+
+def test_errors():
+    calls = [
+        lambda: torch.arange(0, 5, 0, device="mps"),
+        lambda: torch.arange(5, 0, 1, device="mps"),
+        lambda: torch.arange(0, float("inf"), device="mps"),
+        lambda: torch.linspace(0, 1, -1, device="mps"),
+        lambda: torch.eye(-1, device="mps"),
+        lambda: torch.tril_indices(-1, 2, device="mps"),
+    ]
+    for call in calls:
+        with pytest.raises((RuntimeError, ValueError)):
+            call()
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_triangles(dtype):
+    x = torch.arange(1, 25).view(2, 3, 4).to(dtype)
+    for diagonal in (-9, -1, 0, 1, 9):
+        compare(lambda t, d=diagonal: (t.tril(d), t.triu(d), t.mT.tril(d), t[:, ::2].triu(d)), x)
+    compare(lambda t: t.clone().tril_(), x)
+    compare(lambda t: t[:0].tril(), x)
+    if dtype == torch.float32:
+        compare(lambda t: t.tril(1), x, grad=True)
+        with pytest.raises(RuntimeError):
+            x[0, 0].to("mps").tril()
+
+
+@pytest.mark.parametrize("size", [(0, 3), (3, 4), (4, 3), (5, 1)])
+def test_triangle_indices(size):
+    for offset in (-6, -1, 0, 2, 7):
+        for function in (torch.tril_indices, torch.triu_indices):
+            assert_same(function(*size, offset, device="mps"), function(*size, offset))
+    assert_same(torch.eye(*size, device="mps"), torch.eye(*size))

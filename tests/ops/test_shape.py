@@ -1,0 +1,145 @@
+"""Moving elements about, padding and sliding windows against torch on the CPU."""
+
+import pytest
+import torch
+from support import FLOATS, INTEGERS, assert_same, compare
+from torch.nn import functional
+
+DTYPES = (*FLOATS, torch.float64, *INTEGERS, torch.bool)
+
+
+def sample(*shape: int, dtype: torch.dtype = torch.float32) -> torch.Tensor:
+    return (torch.randn(shape, generator=torch.Generator().manual_seed(1)) * 4).to(dtype)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_dtypes(dtype):
+    x = sample(2, 3, 4, dtype=dtype)
+    compare(lambda t: torch.cat((t, t[:, :1], t), 1), x)
+    compare(lambda t: t.flip(0, 2), x)
+    compare(lambda t: t.roll((1, -2), (0, 2)), x)
+    compare(lambda t: t.repeat_interleave(2, 1), x)
+    compare(lambda t: t.repeat(2, 1, 3), x)
+    compare(lambda t: functional.pad(t, (1, 2), value=1), x)
+    compare(lambda t: t.unfold(2, 2, 1).contiguous(), x)
+    compare(lambda t: t.diagonal(0, 1, 2).contiguous(), x)
+
+
+def test_cat():
+    x, y = sample(3, 4), sample(2, 4)
+    compare(lambda a, b: torch.cat((a, b)), x, y, grad=True)
+    compare(lambda a, b: torch.cat((a.t(), b.t()), -1), x, y, grad=True)
+    compare(lambda a, b: torch.cat((a, torch.empty(0, device=a.device), b)), x, y)
+    compare(lambda a, b: torch.cat((a, b.long())), x, y)
+    compare(lambda a, b: torch.cat((a.half(), b)), x, y)
+    compare(lambda a, b: torch.cat((a[:0], b[:0])), x, y)
+    compare(lambda a, b: torch.cat([a[i] for i in range(3)] * 20), x, y)
+    compare(
+        lambda a, b: (torch.stack((a, a), 1), torch.hstack((a, a)), torch.vstack((a, b)), torch.dstack((a, a))), x, y
+    )
+    out = torch.empty(0, device="mps")
+    torch.cat((x.to("mps"), y.to("mps")), out=out)
+    assert_same(out, torch.cat((x, y)))
+    images = sample(2, 3, 4, 4).to(memory_format=torch.channels_last)
+    compare(lambda t: torch.cat((t, t), 1), images)
+    for parts in ((x, y.t()), (x, torch.tensor(1.0)), (x, sample(3))):
+        with pytest.raises(RuntimeError):
+            torch.cat([p.to("mps") for p in parts])
+    with pytest.raises(IndexError):
+        torch.cat((x.to("mps"),), 2)
+    with pytest.raises((RuntimeError, ValueError)):
+        torch.cat([])
+
+
+def test_flip_and_roll():
+    x = sample(3, 4, 5)
+    for dims in ((), (0,), (1,), (-1,), (0, 1, 2)):
+        compare(lambda t, d=dims: t.flip(d), x, grad=True)
+        compare(lambda t, d=dims: t.permute(2, 0, 1)[::2].flip(d), x)
+    compare(lambda t: (t.flip(0), t[:0].flip(0), t[0, 0, 0].flip(())), x)
+    compare(lambda t: (t.fliplr(), t.flipud(), t.rot90(1, (0, 2))), x)
+    for shifts, dims in ((2, None), (7, 1), (-3, -1), ((1, 2), (0, 1)), ((1, 1), (0, 0))):
+        compare(lambda t, s=shifts, d=dims: t.roll(s, d), x, grad=True)
+    compare(lambda t: t[:0].roll(1, 0), x)
+    for call in (lambda t: t.flip(0, 0), lambda t: t.flip(3), lambda t: t.roll((1, 2), 0)):
+        with pytest.raises((RuntimeError, IndexError)):
+            call(x.to("mps"))
+
+
+def test_repeat_interleave():
+    x = sample(3, 4)
+    repeats = torch.tensor([2, 0, 3])
+    compare(lambda t, r: t.repeat_interleave(r, 0), x, repeats, grad=True)
+    compare(lambda t, r: t.repeat_interleave(r, 0, output_size=5), x, repeats)
+    compare(lambda t, r: torch.repeat_interleave(r), x, repeats)
+    compare(lambda t, r: torch.repeat_interleave(r.int()), x, repeats)
+    compare(lambda t, r: t.repeat_interleave(2), x, repeats)
+    compare(lambda t, r: torch.repeat_interleave(r[:0]), x, repeats)
+    with pytest.raises(RuntimeError):
+        torch.repeat_interleave(torch.tensor([1, -1], device="mps"))
+
+
+PADDINGS = {1: [(1, 2), (0, 0), (3, 0)], 2: [(1, 2, 0, 3), (0, 1, 2, 0)], 3: [(1, 0, 2, 1, 0, 2)]}
+
+
+@pytest.mark.parametrize("dtype", (*FLOATS, torch.float64))
+@pytest.mark.parametrize("mode", ["reflect", "replicate", "circular", "constant"])
+@pytest.mark.parametrize("dims", [1, 2, 3])
+def test_padding(dims, mode, dtype):
+    x = sample(*(2, 3, 4, 4, 4)[: dims + 2], dtype=dtype)
+    # The CPU adds up gradients in the half type.
+    loose = {"rtol": 3e-2, "atol": 0.1} if dtype.itemsize == 2 else {"rtol": 1e-5, "atol": 1e-5}
+    for padding in PADDINGS[dims]:
+        compare(lambda t, p=padding: functional.pad(t, p, mode), x, grad=True, **loose)
+        compare(lambda t, p=padding: functional.pad(t.transpose(0, 1), p, mode), x)
+        if mode != "circular":
+            compare(lambda t, p=padding: functional.pad(t[0], p, mode), x, grad=True, **loose)
+
+
+def test_padding_edges():
+    x = sample(2, 3, 6)
+    compare(lambda t: functional.pad(t, (-1, 2), "replicate"), x, grad=True)
+    compare(lambda t: functional.pad(t, (-1, -2)), x, grad=True)
+    compare(lambda t: functional.pad(t[:0], (1, 2), "reflect"), x)
+    compare(lambda t: functional.pad(t, (1, 2), "replicate"), x.long())
+    for mode, padding in (("reflect", (6, 0)), ("replicate", (-3, -3))):
+        with pytest.raises(RuntimeError):
+            functional.pad(x.to("mps"), padding, mode)
+
+
+@pytest.mark.parametrize("dtype", FLOATS)
+def test_windows(dtype):
+    x = sample(2, 3, 6, 7, dtype=dtype)
+    loose = {"rtol": 2e-2, "atol": 5e-2} if dtype.itemsize == 2 else {}
+    for options in ({}, {"stride": 2}, {"padding": (1, 2), "dilation": (2, 1)}):
+        compare(lambda t, o=options: functional.unfold(t, (2, 3), **o), x, grad=True, **loose)
+        columns = functional.unfold(x, (2, 3), **options)
+        compare(lambda t, o=options: functional.fold(t, (6, 7), (2, 3), **o), columns, grad=True, **loose)
+    compare(lambda t: functional.unfold(t[0], 2), x)
+    for size, step in ((2, 1), (3, 2), (2, 3), (6, 1)):
+        compare(lambda t, s=size, p=step: t.unfold(2, s, p), x, grad=True, **loose)
+    compare(lambda t: t.unfold(0, 1, 1).unfold(3, 3, 2), x, grad=True, **loose)
+    device = x.to("mps")
+    for call in (
+        lambda: functional.unfold(device, 9),
+        lambda: functional.unfold(device, 2, stride=0),
+        lambda: functional.fold(device[0], (6, 7), 2),
+    ):
+        with pytest.raises((RuntimeError, ValueError)):
+            call()
+
+
+def test_rearrangements():
+    x = sample(2, 8, 3, 4)
+    compare(lambda t: functional.channel_shuffle(t, 4), x, grad=True)
+    compare(lambda t: functional.pixel_shuffle(t, 2), x, grad=True)
+    compare(lambda t: functional.pixel_unshuffle(t[..., :2, :], 2), x, grad=True)
+    compare(lambda t: t[0, 0, :, :3].trace(), x, grad=True)
+    compare(lambda t: t[0, 0, 0].diag(), x, grad=True)
+    compare(lambda t: torch.block_diag(t[0, 0], t[0, 1, :1, :1], t[1, 1]), x)
+    compare(lambda t: torch.tile(t, (1, 2)), x)
+    compare(lambda t: torch.combinations(t[0, 0, 0], with_replacement=True), x)
+    compare(lambda t: torch.cartesian_prod(t[0, 0, 0], t[0, 0, :, 1]), x)
+    compare(lambda t: (t.movedim(0, -1), *t.split(3, 1), *t.unbind(2)), x)
+    with pytest.raises(RuntimeError):
+        functional.channel_shuffle(x.to("mps"), 3)
