@@ -12,6 +12,7 @@ FAMILIES = (
     "indexing",
     "matmul",
     "random",
+    "pooling",
     "reduction",
     "softmax",
     "sampling",

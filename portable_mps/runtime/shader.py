@@ -20,7 +20,7 @@ from portable_mps.runtime.kernel import Kernel
 
 
 class ShaderLibrary:
-    """The compute entry points of a Slang source, as attributes. A bad one raises SyntaxError with the compiler's words."""
+    """The compute entry points of a Slang source, as attributes. SyntaxError for a source that does not compile."""
 
     def __init__(self, source: str) -> None:
         import slangpy as spy

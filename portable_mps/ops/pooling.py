@@ -1,0 +1,335 @@
+"""Average and maximum pooling with fixed, adaptive and fractional windows in two and three dimensions.
+
+The forms in one dimension are composites of these. Planes are contiguous in the kernels; a result in another memory
+format is copied there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+from portable_mps.dispatch.registry import implements, register
+from portable_mps.dispatch.strided import Linear, dtype_defines, resized
+from portable_mps.ops.shape import contiguous_out, finish
+
+_LAYOUT = "QQQQx" + "i" * 21
+_forward = Linear("pooling", "forward", _LAYOUT)
+_backward = Linear("pooling", "backward", _LAYOUT)
+_FIXED, _ADAPTIVE, _FRACTIONAL = range(3)  # as in kernels/pooling.slang
+
+
+@dataclass(frozen=True)
+class Pooling:
+    """Where windows lie. Sizes are (depth, height, width), of an unused depth 1; `divisor` 0 counts elements."""
+
+    window: int
+    input: tuple[int, ...]
+    output: tuple[int, ...]
+    size: tuple[int, ...] = (1, 1, 1)
+    stride: tuple[int, ...] = (1, 1, 1)
+    padding: tuple[int, ...] = (0, 0, 0)
+    dilation: tuple[int, ...] = (1, 1, 1)
+    divisor: int = 0
+    padding_counts: bool = False
+
+    def run(
+        self,
+        input: torch.Tensor,
+        output: torch.Tensor,
+        indices: torch.Tensor | None,
+        backward: bool,
+        samples: torch.Tensor | None = None,
+    ) -> None:
+        """Fill output (and the indices of maxima, where given) from input, or input's gradient from output's."""
+        written = [input] if backward else [output] + ([] if indices is None else [indices])
+        if written[0].numel() == 0:
+            return
+        tensors = [t for t in (input, output, indices, samples) if t is not None]
+        geometry = (*self.input, *self.output, *self.size, *self.stride, *self.padding, *self.dilation)
+        samples_each = 0 if samples is None else samples.size(-1)
+        (_backward if backward else _forward)(
+            written[0].numel(),
+            (
+                *(0 if t is None else t for t in (input, output, indices, samples)),
+                written[0].numel(),
+                *geometry,
+                samples_each,
+                self.divisor,
+                int(self.padding_counts),
+            ),
+            [t for t in tensors if all(t is not w for w in written)],
+            written,
+            WINDOW=self.window,
+            POOL=int(indices is not None),
+            BACKWARD=int(backward),
+            **dtype_defines("T", input.dtype),
+        )
+
+
+def _three(values: Sequence[int], dims: int, fill: int) -> tuple[int, ...]:
+    given = tuple(values) * dims if len(values) == 1 else tuple(values)
+    return (fill,) * (3 - dims) + given
+
+
+def _sizes(tensor: torch.Tensor, dims: int) -> tuple[int, ...]:
+    return (1,) * (3 - dims) + tuple(tensor.shape[-dims:])
+
+
+def _fixed(
+    dims: int,
+    self: torch.Tensor,
+    output: torch.Tensor,
+    kernel_size: Sequence[int],
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int] = (1,),
+    divisor: int | None = None,
+    padding_counts: bool = False,
+) -> Pooling:
+    size = _three(kernel_size, dims, 1)
+    return Pooling(
+        _FIXED,
+        _sizes(self, dims),
+        _sizes(output, dims),
+        size,
+        _three(stride, dims, 1) if stride else size,
+        _three(padding, dims, 0),
+        _three(dilation, dims, 1),
+        divisor or 0,
+        padding_counts,
+    )
+
+
+def _adaptive(dims: int, self: torch.Tensor, output: torch.Tensor) -> Pooling:
+    return Pooling(_ADAPTIVE, _sizes(self, dims), _sizes(output, dims))
+
+
+def _meta(op: torch._ops.OpOverload, *arguments: object) -> list[torch.Size]:
+    """The shapes of op's results; its checks are torch's own meta function's."""
+    on_meta = [
+        torch.empty(a.shape, dtype=a.dtype, device="meta") if isinstance(a, torch.Tensor) else a for a in arguments
+    ]
+    results = op(*on_meta)
+    return [r.shape for r in (results if isinstance(results, tuple) else (results,))]
+
+
+def _pool(pooling: Pooling, self: torch.Tensor, out: torch.Tensor) -> torch.Tensor:
+    """Averages into `out`, which has the right shape."""
+    target = contiguous_out(out, out.shape)
+    pooling.run(self.contiguous(), target, None, backward=False)
+    return finish(out, target)
+
+
+def _pool_max(
+    pooling: Pooling, self: torch.Tensor, out: torch.Tensor, indices: torch.Tensor, samples: torch.Tensor | None = None
+) -> tuple[torch.Tensor, torch.Tensor]:
+    target, places = contiguous_out(out, out.shape), contiguous_out(indices, indices.shape)
+    pooling.run(self.contiguous(), target, places, backward=False, samples=samples)
+    return finish(out, target), finish(indices, places)
+
+
+def _gradient(
+    pooling: Pooling, grad_output: torch.Tensor, grad_input: torch.Tensor, indices: torch.Tensor | None
+) -> torch.Tensor:
+    target = contiguous_out(grad_input, grad_input.shape)
+    places = None if indices is None else indices.contiguous()
+    pooling.run(target, grad_output.contiguous(), places, backward=True)
+    return finish(grad_input, target)
+
+
+# Maximum, fixed windows -------------------------------------------------------------------------------------------
+
+
+@implements("max_pool2d_with_indices.out")
+def max_pool2d_with_indices_out(
+    self: torch.Tensor,
+    kernel_size: Sequence[int],
+    stride: Sequence[int] = (),
+    padding: Sequence[int] = (0,),
+    dilation: Sequence[int] = (1,),
+    ceil_mode: bool = False,
+    *,
+    out: torch.Tensor,
+    indices: torch.Tensor,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    return _pool_max(_fixed(2, self, out, kernel_size, stride, padding, dilation), self, out, indices)
+
+
+@implements("max_pool2d_with_indices_backward.grad_input")
+def max_pool2d_with_indices_backward(
+    grad_output: torch.Tensor,
+    self: torch.Tensor,
+    kernel_size: Sequence[int],
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+    ceil_mode: bool,
+    indices: torch.Tensor,
+    *,
+    grad_input: torch.Tensor,
+) -> torch.Tensor:
+    pooling = _fixed(2, self, grad_output, kernel_size, stride, padding, dilation)
+    return _gradient(pooling, grad_output, grad_input, indices)
+
+
+@implements("max_pool3d_with_indices")
+def max_pool3d_with_indices(
+    self: torch.Tensor,
+    kernel_size: Sequence[int],
+    stride: Sequence[int] = (),
+    padding: Sequence[int] = (0,),
+    dilation: Sequence[int] = (1,),
+    ceil_mode: bool = False,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    op = torch.ops.aten.max_pool3d_with_indices.default
+    shape = _meta(op, self, kernel_size, stride, padding, dilation, ceil_mode)[0]
+    out, indices = self.new_empty(shape), self.new_empty(shape, dtype=torch.int64)
+    return _pool_max(_fixed(3, self, out, kernel_size, stride, padding, dilation), self, out, indices)
+
+
+@implements("max_pool3d_with_indices_backward")
+def max_pool3d_with_indices_backward(
+    grad_output: torch.Tensor,
+    self: torch.Tensor,
+    kernel_size: Sequence[int],
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+    ceil_mode: bool,
+    indices: torch.Tensor,
+) -> torch.Tensor:
+    pooling = _fixed(3, self, grad_output, kernel_size, stride, padding, dilation)
+    return _gradient(pooling, grad_output, self.new_empty(self.shape), indices)
+
+
+# Averages, fixed windows ------------------------------------------------------------------------------------------
+
+
+def _register_average(dims: int) -> None:
+    def forward(
+        self: torch.Tensor,
+        kernel_size: Sequence[int],
+        stride: Sequence[int] = (),
+        padding: Sequence[int] = (0,),
+        ceil_mode: bool = False,
+        count_include_pad: bool = True,
+        divisor_override: int | None = None,
+        *,
+        out: torch.Tensor,
+    ) -> torch.Tensor:
+        if divisor_override == 0:
+            raise RuntimeError("divisor must be not zero")
+        windows = (kernel_size, stride, padding)
+        pooling = _fixed(dims, self, out, *windows, divisor=divisor_override, padding_counts=count_include_pad)
+        return _pool(pooling, self, out)
+
+    def backward(
+        grad_output: torch.Tensor,
+        self: torch.Tensor,
+        kernel_size: Sequence[int],
+        stride: Sequence[int],
+        padding: Sequence[int],
+        ceil_mode: bool,
+        count_include_pad: bool,
+        divisor_override: int | None,
+        *,
+        grad_input: torch.Tensor,
+    ) -> torch.Tensor:
+        windows = (kernel_size, stride, padding)
+        pooling = _fixed(dims, self, grad_output, *windows, divisor=divisor_override, padding_counts=count_include_pad)
+        return _gradient(pooling, grad_output, grad_input, None)
+
+    register(f"avg_pool{dims}d.out", forward)
+    register(f"avg_pool{dims}d_backward.grad_input", backward)
+
+
+_register_average(2)
+_register_average(3)
+
+
+# Adaptive ---------------------------------------------------------------------------------------------------------
+
+
+def _register_adaptive(dims: int) -> None:
+    average = getattr(torch.ops.aten, f"_adaptive_avg_pool{dims}d").default
+
+    def forward_out(self: torch.Tensor, output_size: Sequence[int], *, out: torch.Tensor) -> torch.Tensor:
+        resized(out, _meta(average, self, output_size)[0])
+        return _pool(_adaptive(dims, self, out), self, out)
+
+    def forward(self: torch.Tensor, output_size: Sequence[int]) -> torch.Tensor:
+        out = self.new_empty(_meta(average, self, output_size)[0])
+        return _pool(_adaptive(dims, self, out), self, out)
+
+    def backward(grad_output: torch.Tensor, self: torch.Tensor) -> torch.Tensor:
+        return _gradient(_adaptive(dims, self, grad_output), grad_output, self.new_empty(self.shape), None)
+
+    def backward_out(grad_output: torch.Tensor, self: torch.Tensor, *, grad_input: torch.Tensor) -> torch.Tensor:
+        resized(grad_input, self.shape)
+        return _gradient(_adaptive(dims, self, grad_output), grad_output, grad_input, None)
+
+    def maximum(
+        self: torch.Tensor, output_size: Sequence[int], *, out: torch.Tensor, indices: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        return _pool_max(_adaptive(dims, self, out), self, out, indices)
+
+    def maximum_backward(
+        grad_output: torch.Tensor, self: torch.Tensor, indices: torch.Tensor, *, grad_input: torch.Tensor
+    ) -> torch.Tensor:
+        return _gradient(_adaptive(dims, self, grad_output), grad_output, grad_input, indices)
+
+    register(f"adaptive_avg_pool{dims}d.out", forward_out)
+    register(f"_adaptive_avg_pool{dims}d", forward)
+    register(f"_adaptive_avg_pool{dims}d_backward", backward)
+    if dims == 3:
+        register("adaptive_avg_pool3d_backward.grad_input", backward_out)
+    register(f"adaptive_max_pool{dims}d.out", maximum)
+    register(f"adaptive_max_pool{dims}d_backward.grad_input", maximum_backward)
+
+
+_register_adaptive(2)
+_register_adaptive(3)
+
+
+# Fractional -------------------------------------------------------------------------------------------------------
+
+
+def _register_fractional(dims: int) -> None:
+    def forward(
+        self: torch.Tensor,
+        kernel_size: Sequence[int],
+        output_size: Sequence[int],
+        random_samples: torch.Tensor,
+        *,
+        output: torch.Tensor,
+        indices: torch.Tensor,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        pooling = Pooling(_FRACTIONAL, _sizes(self, dims), _sizes(output, dims), _three(kernel_size, dims, 1))
+        return _pool_max(pooling, self, output, indices, random_samples.to(self.dtype).contiguous())
+
+    def backward(
+        grad_output: torch.Tensor,
+        self: torch.Tensor,
+        kernel_size: Sequence[int],
+        output_size: Sequence[int],
+        indices: torch.Tensor,
+        *,
+        grad_input: torch.Tensor,
+    ) -> torch.Tensor:
+        resized(grad_input, self.shape)
+        total = torch.zeros(self.shape, dtype=self.dtype, device=self.device).flatten(-dims)
+        total.scatter_add_(-1, indices.flatten(-dims), grad_output.flatten(-dims))
+        return grad_input.copy_(total.view(self.shape))
+
+    register(f"fractional_max_pool{dims}d.output", forward)
+    register(f"fractional_max_pool{dims}d_backward.grad_input", backward)
+    if dims == 3:
+        register("fractional_max_pool3d_backward", lambda grad_output, self, *rest: backward(
+            grad_output, self, *rest, grad_input=self.new_empty(self.shape)))  # fmt: skip
+
+
+_register_fractional(2)
+_register_fractional(3)
