@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import Any
 
 import torch
@@ -95,6 +96,13 @@ def _needs_metal(what: str) -> Any:
     return refuse
 
 
+class _OnlyDevice(contextlib.nullcontext[None]):
+    """torch.cuda.device's counterpart, for a process with one GPU."""
+
+    def __init__(self, device: Any = None) -> None:
+        super().__init__()
+
+
 def install() -> None:
     """Give `torch._C` the functions that torch.mps and torch.backends.mps are written against."""
     events = _Events()
@@ -134,3 +142,6 @@ def install() -> None:
     torch.UntypedStorage.__new__ = _new_storage  # type: ignore[method-assign]
     torch._C._has_mps = True
     torch.mps._is_in_bad_fork = _is_in_bad_fork
+    # What torch.utils.checkpoint asks for, or it does not restore the random numbers of the forward pass.
+    torch.mps._initialized = True  # type: ignore[attr-defined]
+    torch.mps.device = _OnlyDevice  # type: ignore[attr-defined]

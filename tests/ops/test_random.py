@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 from support import FLOATS, INTEGERS
+from torch.utils.checkpoint import checkpoint
 
 COUNT = 20_000
 
@@ -207,6 +208,14 @@ def test_dropout(dtype):
     torch.testing.assert_close(y.detach().cpu(), torch.where(kept.cpu(), scaled, 0), rtol=1e-2, atol=0)
     y.sum().backward()
     torch.testing.assert_close(x.grad.cpu(), (kept.cpu() / 0.75).to(dtype), rtol=1e-2, atol=0)
+
+
+@pytest.mark.parametrize("reentrant", [False, True])
+def test_checkpoint_restores_random_numbers(reentrant):
+    x = torch.ones(500, device="mps", requires_grad=True)
+    y = checkpoint(lambda t: torch.nn.functional.dropout(t * 2) * t, x, use_reentrant=reentrant)
+    y.sum().backward()
+    assert torch.equal(x.grad.cpu() != 0, y.detach().cpu() != 0)
 
 
 def test_dropout_modes():
