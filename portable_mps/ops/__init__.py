@@ -12,6 +12,7 @@ FAMILIES = (
     "indexing",
     "matmul",
     "random",
+    "normalization",
     "pooling",
     "reduction",
     "softmax",

@@ -1,0 +1,477 @@
+"""Batch, layer, group and RMS normalisation with their gradients, and weight normalisation's.
+
+Statistics of half types are kept in float32, as CUDA does. Variances are sums of squared deviations, never a difference
+of two large sums.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+
+from portable_mps.dispatch.pointwise import Pointwise
+from portable_mps.dispatch.reduction import Accumulate, Reduction
+from portable_mps.dispatch.registry import implements
+from portable_mps.dispatch.rows import RowKernel
+
+_VARIANCE = "maths::div(s.deviations, A(n))"
+_statistics = Reduction(
+    "norm_statistics",
+    "{ A(0), A(0), A(0) }",
+    "extended(s, a)",
+    "pooled(x, y)",
+    ("s.mean", f"maths::rsqrt({_VARIANCE} + k0)", "maths::div(s.deviations, A(n) - A(1))"),
+    "Moments",
+    scalars=1,
+    accumulate=Accumulate.OUTPUT,
+)
+# Of the gradient a and the input b, with mean c and reciprocal deviation d: sums of a * (b - c) * d and of a.
+_gradient_sums = Reduction(
+    "norm_gradient_sums",
+    "{ A(0), A(0) }",
+    "{ s.first + a * (b - c) * d, s.second + a }",
+    "added(x, y)",
+    ("s.first", "s.second"),
+    "Pair",
+    inputs=4,
+    accumulate=Accumulate.OUTPUT,
+)
+_normalized = Pointwise("norm_plain", ("(a - b) * c",), 3)
+_affine = Pointwise("norm_affine", ("(a - b) * c * d + e",), 5)
+_scaled = Pointwise("norm_scaled", ("a * b",), 2)
+_running = Pointwise("norm_running", ("a + s0 * (c - a)", "b + s0 * (d - b)"), 4, "c")
+# a gradient, b input, c mean, d rstd, e weight, f mean of weighted gradients, g of their products with the input.
+_input_gradient = Pointwise("norm_input_gradient", ("d * (a * e - f - (b - c) * d * g)",), 7)
+_forward_rows = RowKernel("normalization", "forward", tensors=7, scalars=1)
+_backward_rows = RowKernel("normalization", "backward", tensors=7, scalars=1)
+
+
+def _accumulator(dtype: torch.dtype) -> torch.dtype:
+    return torch.float64 if dtype == torch.float64 else torch.float32
+
+
+def _require_floating(name: str, input: torch.Tensor) -> None:
+    if not input.is_floating_point():
+        raise NotImplementedError(f'"{name}" not implemented for {input.dtype}')
+
+
+def _channels(tensor: torch.Tensor, input: torch.Tensor) -> torch.Tensor:
+    """One value a channel, to broadcast over (batch, channels, …)."""
+    return tensor.view(1, -1, *(1,) * (input.dim() - 2))
+
+
+def _normalize(
+    out: torch.Tensor,
+    input: torch.Tensor,
+    mean: torch.Tensor,
+    rstd: torch.Tensor,
+    weight: torch.Tensor | None,
+    bias: torch.Tensor | None,
+) -> None:
+    """out = (input - mean) * rstd * weight + bias, everything broadcast."""
+    if weight is None and bias is None:
+        _normalized((out,), (input, mean, rstd))
+    else:  # at most one of the two numbers stands in
+        _affine((out,), (input, mean, rstd, 1.0 if weight is None else weight, 0.0 if bias is None else bias))
+
+
+# Batch ------------------------------------------------------------------------------------------------------------
+
+
+def _batch_norm(
+    input: torch.Tensor,
+    weight: torch.Tensor | None,
+    bias: torch.Tensor | None,
+    running_mean: torch.Tensor | None,
+    running_var: torch.Tensor | None,
+    training: bool,
+    momentum: float,
+    eps: float,
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Output, and of training the mean and reciprocal deviation of each channel; updates the running statistics.
+
+    Ioffe and Szegedy, "Batch Normalization", ICML 2015.
+    """
+    _require_floating("batch_norm", input)
+    accumulator = _accumulator(input.dtype)
+    out = torch.empty_like(input)
+    channels = input.size(1)
+    if training:
+        mean, rstd, variance = (torch.empty(channels, dtype=accumulator, device=input.device) for _ in range(3))
+        _statistics((mean, rstd, variance), (input,), _all_but_channels(input), (eps,))
+        if running_mean is not None and running_var is not None and input.numel():
+            _running((running_mean, running_var), (running_mean, running_var, mean, variance), (momentum,))
+        saved = mean, rstd
+    else:
+        if running_mean is None or running_var is None:
+            raise RuntimeError("Expected running_mean and running_var to be defined when training=False")
+        mean, rstd = running_mean, torch.rsqrt(running_var.to(accumulator) + eps)
+        saved = input.new_empty(0, dtype=accumulator), input.new_empty(0, dtype=accumulator)
+    weight, bias = (None if t is None else _channels(t, input) for t in (weight, bias))
+    _normalize(out, input, _channels(mean, input), _channels(rstd, input), weight, bias)
+    return out, *saved
+
+
+def _all_but_channels(input: torch.Tensor) -> tuple[int, ...]:
+    return (0, *range(2, input.dim()))
+
+
+@implements("native_batch_norm")
+def native_batch_norm(
+    input: torch.Tensor,
+    weight: torch.Tensor | None,
+    bias: torch.Tensor | None,
+    running_mean: torch.Tensor | None,
+    running_var: torch.Tensor | None,
+    training: bool,
+    momentum: float,
+    eps: float,
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    return _batch_norm(input, weight, bias, running_mean, running_var, training, momentum, eps)
+
+
+@implements("_native_batch_norm_legit")
+def _native_batch_norm_legit(
+    input: torch.Tensor,
+    weight: torch.Tensor | None,
+    bias: torch.Tensor | None,
+    running_mean: torch.Tensor,
+    running_var: torch.Tensor,
+    training: bool,
+    momentum: float,
+    eps: float,
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    return _batch_norm(input, weight, bias, running_mean, running_var, training, momentum, eps)
+
+
+@implements("_native_batch_norm_legit.no_stats")
+def _native_batch_norm_legit_no_stats(
+    input: torch.Tensor,
+    weight: torch.Tensor | None,
+    bias: torch.Tensor | None,
+    training: bool,
+    momentum: float,
+    eps: float,
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    return _batch_norm(input, weight, bias, None, None, training, momentum, eps)
+
+
+@implements("_batch_norm_with_update")
+def _batch_norm_with_update(
+    input: torch.Tensor,
+    weight: torch.Tensor | None,
+    bias: torch.Tensor | None,
+    running_mean: torch.Tensor,
+    running_var: torch.Tensor,
+    momentum: float,
+    eps: float,
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+    reserve = torch.empty(0, dtype=torch.uint8, device=input.device)
+    return *_batch_norm(input, weight, bias, running_mean, running_var, True, momentum, eps), reserve
+
+
+@implements("batch_norm_update_stats")
+def batch_norm_update_stats(
+    input: torch.Tensor, running_mean: torch.Tensor | None, running_var: torch.Tensor | None, momentum: float
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Mean and (biased) variance of each channel."""
+    accumulator = _accumulator(input.dtype)
+    variance, mean = torch.var_mean(input.to(accumulator), _all_but_channels(input), correction=0)
+    if running_mean is not None and running_var is not None:
+        count = input.numel() // max(input.size(1), 1)
+        unbiased = variance * (count / (count - 1)) if count > 1 else variance
+        _running((running_mean, running_var), (running_mean, running_var, mean, unbiased), (momentum,))
+    return mean, variance
+
+
+@implements("native_batch_norm_backward")
+def native_batch_norm_backward(
+    grad_out: torch.Tensor,
+    input: torch.Tensor,
+    weight: torch.Tensor | None,
+    running_mean: torch.Tensor | None,
+    running_var: torch.Tensor | None,
+    save_mean: torch.Tensor | None,
+    save_invstd: torch.Tensor | None,
+    train: bool,
+    eps: float,
+    output_mask: Sequence[bool],
+) -> tuple[torch.Tensor | None, torch.Tensor | None, torch.Tensor | None]:
+    accumulator = _accumulator(input.dtype)
+    if train:
+        mean, rstd = save_mean, save_invstd
+    elif running_mean is not None and running_var is not None:
+        mean, rstd = running_mean.to(accumulator), torch.rsqrt(running_var.to(accumulator) + eps)
+    if mean is None or rstd is None:
+        raise RuntimeError("batch_norm_backward needs the statistics that the forward pass used")
+    products, sums = (torch.empty(input.size(1), dtype=accumulator, device=input.device) for _ in range(2))
+    wide_mean, wide_rstd = _channels(mean, input), _channels(rstd, input)
+    if train or any(output_mask[1:]):
+        operands = (grad_out, input, wide_mean.expand(input.shape), wide_rstd.expand(input.shape))
+        _gradient_sums((products, sums), operands, _all_but_channels(input))
+    grad_input = None
+    if output_mask[0]:
+        grad_input = torch.empty_like(input)
+        if train:
+            factor = 1 / max(input.numel() // max(input.size(1), 1), 1)
+            scale = factor if weight is None else weight.to(accumulator) * factor
+            shares = (_channels(sums * scale, input), _channels(products * scale, input))
+            wide_weight = 1.0 if weight is None else _channels(weight, input)
+            _input_gradient((grad_input,), (grad_out, input, wide_mean, wide_rstd, wide_weight, *shares))
+        else:
+            scale = wide_rstd if weight is None else wide_rstd * _channels(weight, input)
+            _scaled((grad_input,), (grad_out, scale))
+    dtype = input.dtype if weight is None else weight.dtype
+    return (
+        grad_input,
+        products.to(dtype) if output_mask[1] else None,
+        sums.to(dtype) if output_mask[2] else None,
+    )
+
+
+@implements("batch_norm_backward")
+def batch_norm_backward(
+    grad_out: torch.Tensor,
+    input: torch.Tensor,
+    weight: torch.Tensor,
+    running_mean: torch.Tensor | None,
+    running_var: torch.Tensor | None,
+    save_mean: torch.Tensor | None,
+    save_var: torch.Tensor | None,
+    update: bool,
+    eps: float,
+    output_mask: Sequence[bool],
+    reserve: torch.Tensor,
+) -> tuple[torch.Tensor | None, torch.Tensor | None, torch.Tensor | None]:
+    return native_batch_norm_backward(
+        grad_out, input, weight, running_mean, running_var, save_mean, save_var, update, eps, output_mask
+    )
+
+
+# Layer and RMS ----------------------------------------------------------------------------------------------------
+
+
+def _rows(input: torch.Tensor, normalized_shape: Sequence[int]) -> tuple[int, int, tuple[int, ...]]:
+    """Rows, their length, and the shape of one statistic a row; RuntimeError for shapes that do not fit."""
+    kept = input.dim() - len(normalized_shape)
+    if not normalized_shape:
+        raise RuntimeError(
+            "Expected normalized_shape to be at least 1-dimensional, i.e., containing at least one element, but got "
+            "normalized_shape = []"
+        )
+    if kept < 0 or list(input.shape[kept:]) != list(normalized_shape):
+        expected = ", ".join(str(size) for size in normalized_shape)
+        raise RuntimeError(
+            f"Given normalized_shape={list(normalized_shape)}, expected input with shape [*, {expected}], but got "
+            f"input of size{list(input.shape)}"
+        )
+    size = math.prod(normalized_shape)
+    return math.prod(input.shape[:kept]), size, (*input.shape[:kept], *(1,) * len(normalized_shape))
+
+
+def _check_parameter(name: str, parameter: torch.Tensor | None, normalized_shape: Sequence[int]) -> None:
+    if parameter is not None and list(parameter.shape) != list(normalized_shape):
+        raise RuntimeError(
+            f"Expected {name} to be of same shape as normalized_shape, but got {name} of shape {list(parameter.shape)} "
+            f"and normalized_shape = {list(normalized_shape)}"
+        )
+
+
+def _normalize_rows(
+    input: torch.Tensor,
+    normalized_shape: Sequence[int],
+    weight: torch.Tensor | None,
+    bias: torch.Tensor | None,
+    eps: float,
+    rms: bool,
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    _require_floating("layer_norm", input)
+    rows, size, statistics_shape = _rows(input, normalized_shape)
+    _check_parameter("weight", weight, normalized_shape)
+    _check_parameter("bias", bias, normalized_shape)
+    source = input.contiguous()
+    out = torch.empty(input.shape, dtype=input.dtype, device=input.device)
+    accumulator = _accumulator(input.dtype)
+    mean, rstd = (torch.empty(statistics_shape, dtype=accumulator, device=input.device) for _ in range(2))
+    if rows and size:
+        parameters = [p for p in (weight, bias) if p is not None]
+        dtype = parameters[0].dtype if parameters else input.dtype
+        weight, bias = (None if p is None else p.to(dtype).contiguous() for p in (weight, bias))
+        _forward_rows(
+            (source, weight, bias, None, out, None if rms else mean, rstd),
+            (out, rstd) if rms else (out, mean, rstd),
+            (rows, size, 1),
+            {"INPUT": input.dtype, "WEIGHT": dtype},
+            (eps,),
+            RMS=int(rms),
+            WEIGHTED=int(weight is not None),
+            BIASED=int(bias is not None),
+        )
+    return out, mean, rstd
+
+
+def _rows_gradient(
+    grad_out: torch.Tensor,
+    input: torch.Tensor,
+    normalized_shape: Sequence[int],
+    mean: torch.Tensor | None,
+    rstd: torch.Tensor,
+    weight: torch.Tensor | None,
+    output_mask: Sequence[bool],
+) -> tuple[torch.Tensor | None, torch.Tensor | None, torch.Tensor | None]:
+    """Gradients of the input, the weight and the bias; a `mean` of None stands for RMS normalisation."""
+    rows, size, _ = _rows(input, normalized_shape)
+    source, gradient = input.contiguous(), grad_out.to(input.dtype).contiguous()
+    grad_input = grad_weight = grad_bias = None
+    if output_mask[0]:
+        grad_input = torch.empty(input.shape, dtype=input.dtype, device=input.device)
+        if rows and size:
+            dtype = input.dtype if weight is None else weight.dtype
+            _backward_rows(
+                (source, None if weight is None else weight.contiguous(), None, gradient, grad_input, mean, rstd),
+                (grad_input,),
+                (rows, size, 1),
+                {"INPUT": input.dtype, "WEIGHT": dtype},
+                (0.0,),
+                RMS=int(mean is None),
+                WEIGHTED=int(weight is not None),
+                BIASED=0,
+            )
+    if any(output_mask[1:]):
+        products, sums = (torch.zeros(size, dtype=rstd.dtype, device=input.device) for _ in range(2))
+        if rows and size:
+            wide_mean = torch.zeros((), dtype=rstd.dtype, device=input.device) if mean is None else mean.view(rows, 1)
+            operands = (gradient.view(rows, size), source.view(rows, size), wide_mean, rstd.view(rows, 1))
+            _gradient_sums((products, sums), [t.expand(rows, size) for t in operands], (0,))
+        dtype = input.dtype if weight is None else weight.dtype
+        grad_weight = products.to(dtype).view(*normalized_shape) if output_mask[1] else None
+        grad_bias = sums.to(dtype).view(*normalized_shape) if output_mask[2] else None
+    return grad_input, grad_weight, grad_bias
+
+
+@implements("native_layer_norm")
+def native_layer_norm(
+    input: torch.Tensor,
+    normalized_shape: Sequence[int],
+    weight: torch.Tensor | None,
+    bias: torch.Tensor | None,
+    eps: float,
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    return _normalize_rows(input, normalized_shape, weight, bias, eps, rms=False)
+
+
+@implements("native_layer_norm_backward")
+def native_layer_norm_backward(
+    grad_out: torch.Tensor,
+    input: torch.Tensor,
+    normalized_shape: Sequence[int],
+    mean: torch.Tensor,
+    rstd: torch.Tensor,
+    weight: torch.Tensor | None,
+    bias: torch.Tensor | None,
+    output_mask: Sequence[bool],
+) -> tuple[torch.Tensor | None, torch.Tensor | None, torch.Tensor | None]:
+    return _rows_gradient(grad_out, input, normalized_shape, mean, rstd, weight, output_mask)
+
+
+@implements("_fused_rms_norm")
+def _fused_rms_norm(
+    input: torch.Tensor, normalized_shape: Sequence[int], weight: torch.Tensor | None, eps: float | None
+) -> tuple[torch.Tensor, torch.Tensor]:
+    eps = torch.finfo(_accumulator(input.dtype)).eps if eps is None else eps
+    out, _, rstd = _normalize_rows(input, normalized_shape, weight, None, eps, rms=True)
+    return out, rstd
+
+
+@implements("_fused_rms_norm_backward")
+def _fused_rms_norm_backward(
+    grad_out: torch.Tensor,
+    input: torch.Tensor,
+    normalized_shape: Sequence[int],
+    rstd: torch.Tensor,
+    weight: torch.Tensor | None,
+    output_mask: Sequence[bool],
+) -> tuple[torch.Tensor | None, torch.Tensor | None]:
+    return _rows_gradient(grad_out, input, normalized_shape, None, rstd, weight, (*output_mask, False))[:2]
+
+
+# Group ------------------------------------------------------------------------------------------------------------
+
+
+@implements("native_group_norm")
+def native_group_norm(
+    input: torch.Tensor,
+    weight: torch.Tensor | None,
+    bias: torch.Tensor | None,
+    N: int,
+    C: int,
+    HxW: int,
+    group: int,
+    eps: float,
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Wu and He, "Group Normalization", ECCV 2018. Statistics are (N, group)."""
+    _require_floating("group_norm", input)
+    accumulator = _accumulator(input.dtype)
+    out = torch.empty(input.shape, dtype=input.dtype, device=input.device)
+    mean, rstd, variance = (torch.empty((N, group), dtype=accumulator, device=input.device) for _ in range(3))
+    grouped = input.contiguous().view(N, group, C // group, HxW)
+    _statistics((mean, rstd, variance), (grouped,), (2, 3), (eps,))
+    weight, bias = (None if t is None else t.view(1, group, -1, 1) for t in (weight, bias))
+    wide_mean, wide_rstd = mean.view(N, group, 1, 1), rstd.view(N, group, 1, 1)
+    _normalize(out.view(grouped.shape), grouped, wide_mean, wide_rstd, weight, bias)
+    return out, mean, rstd
+
+
+@implements("native_group_norm_backward")
+def native_group_norm_backward(
+    grad_out: torch.Tensor,
+    input: torch.Tensor,
+    mean: torch.Tensor,
+    rstd: torch.Tensor,
+    weight: torch.Tensor | None,
+    N: int,
+    C: int,
+    HxW: int,
+    group: int,
+    output_mask: Sequence[bool],
+) -> tuple[torch.Tensor | None, torch.Tensor | None, torch.Tensor | None]:
+    accumulator = _accumulator(input.dtype)
+    shape = (N, group, C // group, HxW)
+    grouped, gradient = input.contiguous().view(shape), grad_out.contiguous().view(shape)
+    wide_mean, wide_rstd = (t.to(accumulator).view(N, group, 1, 1) for t in (mean, rstd))
+    products, sums = (torch.empty((N, group, C // group), dtype=accumulator, device=input.device) for _ in range(2))
+    operands = (gradient, grouped, wide_mean.expand(shape), wide_rstd.expand(shape))
+    _gradient_sums((products, sums), operands, (3,))
+    grad_input = None
+    if output_mask[0]:
+        grad_input = torch.empty(input.shape, dtype=input.dtype, device=input.device)
+        per_group = torch.ones((), dtype=accumulator, device=input.device)
+        if weight is not None:
+            per_group = weight.to(accumulator).view(1, group, -1)
+        count = max(C // group * HxW, 1)
+        shares = [(t * per_group).sum(2).div_(count).view(N, group, 1, 1) for t in (sums, products)]
+        scale = 1.0 if weight is None else weight.view(1, group, -1, 1)
+        _input_gradient((grad_input.view(shape),), (gradient, grouped, wide_mean, wide_rstd, scale, *shares))
+    dtype = input.dtype if weight is None else weight.dtype
+    return (
+        grad_input,
+        products.sum(0).view(C).to(dtype) if output_mask[1] else None,
+        sums.sum(0).view(C).to(dtype) if output_mask[2] else None,
+    )
+
+
+# Weight -----------------------------------------------------------------------------------------------------------
+
+
+@implements("_weight_norm_interface_backward")
+def _weight_norm_interface_backward(
+    grad_w: torch.Tensor, saved_v: torch.Tensor, saved_g: torch.Tensor, saved_norms: torch.Tensor, dim: int
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Salimans and Kingma, "Weight Normalization", NeurIPS 2016: w = g v / |v|, norms over all dimensions but `dim`."""
+    others = [d for d in range(saved_v.dim()) if d != dim % saved_v.dim()]
+    norms = saved_norms.to(saved_v.dtype)
+    products = (grad_w * saved_v).sum(others, keepdim=True)
+    grad_v = (saved_g / norms) * (grad_w - saved_v * (products / norms.square()))
+    return grad_v, products / norms
