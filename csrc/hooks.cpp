@@ -4,7 +4,9 @@
 #include "generator.h"
 #include "runtime.h"
 
+#include <ATen/detail/CUDAHooksInterface.h>
 #include <ATen/detail/MPSHooksInterface.h>
+#include <ATen/detail/XPUHooksInterface.h>
 
 namespace portable_mps {
 namespace {
@@ -16,7 +18,11 @@ struct Hooks final : at::MPSHooksInterface {
 
   void init() const override {}
   bool hasMPS() const override { return true; }
-  bool isBuilt() const override { return true; }
+  // Where another backend's hooks were in use before ours came, claiming this too would make torch
+  // raise.
+  bool isBuilt() const override {
+    return !at::detail::getCUDAHooks().isBuilt() && !at::detail::getXPUHooks().isBuilt();
+  }
   bool isAvailable() const override { return runtime::adapter_count() > 0; }
   bool hasPrimaryContext(c10::DeviceIndex) const override { return true; }
   c10::DeviceIndex deviceCount() const override { return 1; }
@@ -43,6 +49,21 @@ struct Hooks final : at::MPSHooksInterface {
   void deviceSynchronize() const override { runtime::synchronize(); }
   void commitStream() const override { runtime::commit(); }
 };
+
+// torch allows one accelerator to be built, available or not: of a CUDA build without a CUDA
+// device, as pip installs it on every Linux machine, the hooks that say so are replaced. Works
+// until torch first asks them something.
+bool replace_other_hooks() {
+  at::CUDAHooksRegistry()->Register(
+      "CUDAHooks", [](auto&&...) { return std::make_unique<at::CUDAHooksInterface>(); },
+      c10::REGISTRY_PREFERRED);
+  at::XPUHooksRegistry()->Register(
+      "XPUHooks", [](auto&&...) { return std::make_unique<at::XPUHooksInterface>(); },
+      c10::REGISTRY_PREFERRED);
+  return true;
+}
+
+[[maybe_unused]] const bool replaced = replace_other_hooks();
 
 }  // namespace
 }  // namespace portable_mps

@@ -40,3 +40,33 @@ def launch(
     stream = device.current().stream
     with stream.lock:
         stream.dispatch(kernel, parameters, groups, stream.hazards.access(reads, writes))
+
+
+class Prepared:
+    """A dispatch of which only the addresses change: made once for a shape, recorded many times.
+
+    template's layout starts with the addresses; `numbers` are the arguments behind them.
+    """
+
+    __slots__ = ("_groups", "_kernel", "_numbers", "_pack")
+
+    def __init__(
+        self, template: Template, groups: tuple[int, int, int], numbers: tuple[Any, ...], **defines: Any
+    ) -> None:
+        self._kernel = template.variant(**defines)
+        self._pack = template.layout.pack
+        self._groups = groups
+        self._numbers = numbers
+
+    def record(
+        self,
+        tensors: Sequence[torch.Tensor | None],
+        reads: Sequence[torch.Tensor],
+        writes: Sequence[torch.Tensor],
+    ) -> None:
+        """`launch` with these tensors' addresses; None stands for one that the variant does not touch."""
+        addresses = [0 if t is None else t.data_ptr() for t in tensors]
+        parameters = np.frombuffer(bytearray(self._pack(*addresses, *self._numbers)), np.uint8)
+        stream = device.current().stream
+        with stream.lock:
+            stream.dispatch(self._kernel, parameters, self._groups, stream.hazards.access(reads, writes))

@@ -10,13 +10,14 @@ from typing import Any
 
 import torch
 
-from portable_mps.dispatch.launch import grid, launch
+from portable_mps.dispatch.launch import Prepared, grid
 from portable_mps.dispatch.promotion import storage
 from portable_mps.runtime.kernel import Template
 
 THREADS = 256  # a workgroup, as in kernels/place.slangh
 _KEPT = (4, 16)  # elements of a row that a thread keeps in registers, by variant
 _WIDE_FROM = 2**31 - 1024
+_REMEMBERED = 4096  # launches, by shape
 
 
 class RowKernel:
@@ -29,6 +30,7 @@ class RowKernel:
             for number in "fd"
             for index in "IQ"
         }
+        self._plans: dict[tuple[Any, ...], Prepared] = {}
 
     def __call__(
         self,
@@ -46,12 +48,22 @@ class RowKernel:
         the first decides the compute type. keep: rows short enough stay in registers.
         """
         given = [t for t in tensors if t is not None]
-        for tensor in given:
-            if not tensor.is_mps:
-                raise RuntimeError(
-                    "Expected all tensors to be on the same device, but found at least two devices, "
-                    f"{tensor.device} and mps:0!"
-                )
+        key = (shape, scalars, keep, *types.values(), *defines.values())
+        plan = self._plans.get(key)
+        if plan is None:
+            if len(self._plans) >= _REMEMBERED:
+                self._plans.clear()
+            plan = self._plans[key] = self._prepare(shape, types, scalars, keep, defines)
+        plan.record(tensors, [t for t in given if all(t is not w for w in writes)], writes)
+
+    def _prepare(
+        self,
+        shape: tuple[int, int, int],
+        types: dict[str, torch.dtype],
+        scalars: tuple[float, ...],
+        keep: bool,
+        defines: dict[str, Any],
+    ) -> Prepared:
         outer, size, inner = shape
         rows = outer * inner
         height = threads_along(size)
@@ -72,16 +84,8 @@ class RowKernel:
             }
         template = self._templates["d" if compute == "double" else "f", "Q" if wide else "I"]
         geometry = (height.bit_length() - 1) | (16 if inner == 1 else 0)
-        addresses = [0 if t is None else t for t in tensors]
-        launch(
-            template,
-            grid(-(-rows // (THREADS // height))),
-            [*addresses, *scalars, rows, size, inner, geometry],
-            [t for t in given if all(t is not w for w in writes)],
-            writes,
-            **words,
-            **defines,
-        )
+        groups = grid(-(-rows // (THREADS // height)))
+        return Prepared(template, groups, (*scalars, rows, size, inner, geometry), **words, **defines)
 
 
 def threads_along(size: int) -> int:

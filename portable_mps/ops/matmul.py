@@ -6,14 +6,14 @@ from typing import Any
 
 import torch
 
-from portable_mps.dispatch.launch import launch
+from portable_mps.dispatch.launch import Prepared, launch
 from portable_mps.dispatch.promotion import storage
 from portable_mps.dispatch.registry import implements
 from portable_mps.runtime import device
 from portable_mps.runtime.kernel import Template
 
 _plain = Template("matmul", "matmul", "QQQqqqiiiiiiiii")
-_scaled = Template("matmul", "matmul", "QQQqqqQqiiiiiiiiiiiff")
+_scaled = Template("matmul", "matmul", "QQQQqqqqiiiiiiiiiiiff")
 _outer = Template("matmul", "matmul", "QQQqqqqqiiiiiiiiiii")
 _MAX_BATCH = 32768  # workgroups in z
 
@@ -45,8 +45,7 @@ def product(
     a (batch, m, k), b (batch, k, n), out (batch, m, n), one dtype; added broadcasts to out. Any strides. Accumulates in
     float32 for half types, in the dtype's own width otherwise.
     """
-    batch, m, k = a.shape
-    n = b.shape[2]
+    batch, n = a.shape[0], b.shape[2]
     if out.numel() == 0:
         return
     if batch > _MAX_BATCH:
@@ -59,17 +58,41 @@ def product(
         if beta != 0 and _overlaps(added, out):
             added = added.clone()
     a, b = _contiguous_way(a), _contiguous_way(b)
+    d = out if added is None and alpha != 1 else added
+    key: tuple[Any, ...] = (a.shape, n, a.stride(), b.stride(), out.stride(), a.dtype, out.dtype)
+    key += (a.data_ptr() & 31, b.data_ptr() & 31)  # whether loads of four elements are aligned
+    if d is not None:
+        key += (d.stride(), alpha, beta)
+    plan = _plans.get(key)
+    if plan is None:
+        if len(_plans) >= _REMEMBERED:
+            _plans.clear()
+        plan = _plans[key] = _plan(a, b, out, d, float(alpha), float(beta))
+    if d is None:
+        plan.record((a, b, out), (a, b), (out,))
+    else:
+        plan.record((a, b, out, d), (a, b, d), (out,))
+
+
+_plans: dict[tuple[Any, ...], Prepared] = {}
+_REMEMBERED = 8192  # plans
+
+
+def _plan(
+    a: torch.Tensor, b: torch.Tensor, out: torch.Tensor, d: torch.Tensor | None, alpha: float, beta: float
+) -> Prepared:
+    """The launch of `product`, all but the addresses; d is what beta is multiplied with."""
+    batch, m, k = a.shape
+    n = b.shape[2]
     sizes = (m, n, k, a.stride(1), a.stride(2), b.stride(1), b.stride(2), out.stride(1), out.stride(2))
-    batches = (a, b, out, a.stride(0), b.stride(0), out.stride(0))
+    batches = (a.stride(0), b.stride(0), out.stride(0))
     tile, per_thread = _tile(m, n, batch)
     groups = (-(-n // tile), -(-m // tile), batch)
     variant = _variant(a, b, out.dtype, tile, per_thread)
-    if added is None and alpha == 1:
-        launch(_plain, groups, batches + sizes, reads=(a, b), writes=(out,), SCALED=0, OUTER=0, **variant)
-    else:
-        d = out if added is None else added
-        arguments = (*batches, d, d.stride(0), *sizes, d.stride(1), d.stride(2), float(alpha), float(beta))
-        launch(_scaled, groups, arguments, reads=(a, b, d), writes=(out,), SCALED=1, OUTER=0, **variant)
+    if d is None:
+        return Prepared(_plain, groups, (*batches, *sizes), SCALED=0, OUTER=0, **variant)
+    numbers = (*batches, d.stride(0), *sizes, d.stride(1), d.stride(2), alpha, beta)
+    return Prepared(_scaled, groups, numbers, SCALED=1, OUTER=0, **variant)
 
 
 def summed_product(a: torch.Tensor, b: torch.Tensor, out: torch.Tensor) -> None:

@@ -14,7 +14,7 @@ from portable_mps.ops.indexing import wrapped_dim
 from portable_mps.ops.selection import Compaction, coordinates
 from portable_mps.runtime import device
 
-_move = Strided("shape", "move", pointers=2, operands=2)
+_move = Strided("shape", "move", pointers=2, operands=2, extras="q")
 _triangle = Linear("shape", "triangle", "QQxxxq")
 _pad = Linear("shape", "pad", "QQxxxxxxxiii")
 _unfold_backward = Linear("shape", "unfold_backward", "QQxxxxxx")
@@ -79,8 +79,7 @@ def flip(self: torch.Tensor, dims: Sequence[int]) -> torch.Tensor:
         return out.copy_(self)
     strides = [-stride if d in flipped else stride for d, stride in enumerate(self.stride())]
     last = sum((self.size(d) - 1) * self.stride(d) for d in flipped)
-    start = self.data_ptr() + last * self.itemsize
-    _move(self.shape, (out.stride(), strides), (out, start), (), [self], [out], T=word(self.dtype), MOVE=1)
+    _move(self.shape, (out.stride(), strides), (out, self), (last,), [self], [out], T=word(self.dtype), MOVE=1)
     return out
 
 

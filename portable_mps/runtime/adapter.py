@@ -13,15 +13,21 @@ from typing import Any
 
 from portable_mps import settings
 
+# Feature structs newer than the bindings, by extension: their sType. Each is {sType, pNext, up to three bools}.
+# slangpy's shader cache calls pipeline_binary's functions wherever the driver has them, so it must be enabled.
+_NEWER_FEATURES = {
+    "VK_KHR_shader_bfloat16": 1000141000,
+    "VK_KHR_maintenance5": 1000470000,
+    "VK_KHR_pipeline_binary": 1000483000,
+}
 EXTENSIONS = (
     "VK_KHR_cooperative_matrix",
-    "VK_KHR_shader_bfloat16",
+    *_NEWER_FEATURES,
     "VK_EXT_shader_atomic_float",
     "VK_EXT_shader_atomic_float2",
     "VK_EXT_memory_budget",
     "VK_KHR_portability_subset",
 )
-_SHADER_BFLOAT16_FEATURES = 1000141000  # sType newer than the bindings; the struct is {sType, pNext, 3 bools}
 _SOFTWARE = "software (CPU)"
 _KINDS = {0: "other", 1: "integrated GPU", 2: "discrete GPU", 3: "virtual GPU", 4: _SOFTWARE}
 _PREFERENCE = {2: 0, 1: 1, 3: 2, 0: 3, 4: 4}
@@ -151,20 +157,26 @@ def _feature_chain(handle: Any) -> tuple[Any, dict[str, Any], list[str]]:
         chain = structs["cooperative"] = vk.VkPhysicalDeviceCooperativeMatrixFeaturesKHR(pNext=chain)
     if "VK_EXT_shader_atomic_float" in available:
         chain = structs["atomics"] = vk.VkPhysicalDeviceShaderAtomicFloatFeaturesEXT(pNext=chain)
-    if "VK_KHR_shader_bfloat16" in available:
-        ffi = vk.ffi
-        # The bindings' nearest struct has the same prefix; two of them leave room to spare.
-        raw = structs["bfloat16"] = ffi.new("VkPhysicalDeviceCooperativeMatrixFeaturesKHR[2]")
-        ffi.cast("uint32_t*", raw)[0] = _SHADER_BFLOAT16_FEATURES
-        if chain is not None:
-            ffi.cast("uintptr_t*", raw)[1] = int(ffi.cast("uintptr_t", ffi.addressof(chain)))
-        chain = ffi.cast("void*", raw)
+    for name, structure_type in _NEWER_FEATURES.items():
+        if name in available:
+            # The bindings' nearest struct has the same prefix; two of them leave room to spare.
+            raw = structs[name] = vk.ffi.new("VkPhysicalDeviceCooperativeMatrixFeaturesKHR[2]")
+            vk.ffi.cast("uint32_t*", raw)[0] = structure_type
+            if chain is not None:
+                vk.ffi.cast("uintptr_t*", raw)[1] = int(vk.ffi.cast("uintptr_t", _pointer(chain)))
+            chain = vk.ffi.cast("void*", raw)
     structs["core13"] = chain = vk.VkPhysicalDeviceVulkan13Features(pNext=chain)
     structs["core12"] = chain = vk.VkPhysicalDeviceVulkan12Features(pNext=chain)
     structs["core11"] = chain = vk.VkPhysicalDeviceVulkan11Features(pNext=chain)
     structs["head"] = head = vk.VkPhysicalDeviceFeatures2(pNext=chain)
     vk.vkGetPhysicalDeviceFeatures2(handle, head)
     return head, structs, extensions
+
+
+def _pointer(struct: Any) -> Any:
+    """The address of a struct of the bindings; of a pointer, itself."""
+    ffi = _vulkan().ffi
+    return struct if ffi.typeof(struct).kind == "pointer" else ffi.addressof(struct)
 
 
 def _describe(index: int, handle: Any) -> Adapter:
@@ -217,7 +229,8 @@ def _describe(index: int, handle: Any) -> Adapter:
 
 def _cooperative_shapes(handle: Any) -> tuple[tuple[int, int, int, str, str], ...]:
     vk = _vulkan()
-    names = {0: "f16", 1: "f32", 2: "f64", 3: "i8", 4: "i16", 5: "i32", 7: "u8", 1000141000: "bf16"}
+    kinds = ("f16", "f32", "f64", "i8", "i16", "i32", "i64", "u8", "u16", "u32", "u64")
+    names = dict(enumerate(kinds)) | {1000141000: "bf16"}
     try:
         query = vk.vkGetInstanceProcAddr(_instance(), "vkGetPhysicalDeviceCooperativeMatrixPropertiesKHR")
         rows = query(handle)
