@@ -1,5 +1,7 @@
 // What torch asks of the `mps` backend as a whole: the hooks that `MPSHooksRegistry` would hold on
 // a Mac.
+#include "hooks.h"
+
 #include "allocator.h"
 #include "generator.h"
 #include "runtime.h"
@@ -50,22 +52,25 @@ struct Hooks final : at::MPSHooksInterface {
   void commitStream() const override { runtime::commit(); }
 };
 
-// torch allows one accelerator to be built, available or not: of a CUDA build without a CUDA
-// device, as pip installs it on every Linux machine, the hooks that say so are replaced. Works
-// until torch first asks them something.
-bool replace_other_hooks() {
-  at::CUDAHooksRegistry()->Register(
-      "CUDAHooks", [](auto&&...) { return std::make_unique<at::CUDAHooksInterface>(); },
-      c10::REGISTRY_PREFERRED);
-  at::XPUHooksRegistry()->Register(
-      "XPUHooks", [](auto&&...) { return std::make_unique<at::XPUHooksInterface>(); },
-      c10::REGISTRY_PREFERRED);
-  return true;
+// torch allows one accelerator to be built, available or not, and keeps each backend's hooks once
+// it has asked them something. Of a CUDA build without a CUDA device, as pip installs it on every
+// Linux machine, the object in use becomes one of its base class, which has no data and says that
+// nothing is built.
+template <typename Interface>
+void disown(const Interface& hooks) {
+  if (hooks.isBuilt()) {
+    static_assert(sizeof(Interface) == sizeof(void*), "nothing but a virtual table");
+    new (const_cast<Interface*>(&hooks)) Interface();
+  }
 }
 
-[[maybe_unused]] const bool replaced = replace_other_hooks();
-
 }  // namespace
+
+void become_the_accelerator() {
+  disown(at::detail::getCUDAHooks());
+  disown(at::detail::getXPUHooks());
+}
+
 }  // namespace portable_mps
 
 namespace at {

@@ -2,6 +2,7 @@
 #include "allocator.h"
 #include "generator.h"
 #include "hazards.h"
+#include "hooks.h"
 #include "iterator.h"
 
 #include <c10/core/Allocator.h>
@@ -14,9 +15,10 @@ std::vector<Range> ranges_of(const std::vector<at::Tensor>& tensors) {
   std::vector<Range> ranges;
   ranges.reserve(tensors.size());
   for (const auto& tensor : tensors) {
-    TORCH_CHECK(tensor.device().type() == c10::DeviceType::MPS,
-                "Expected all tensors to be on the same device, but found at least two devices, mps:0 and ",
-                tensor.device(), "!");
+    TORCH_CHECK(
+        tensor.device().type() == c10::DeviceType::MPS,
+        "Expected all tensors to be on the same device, but found at least two devices, mps:0 and ",
+        tensor.device(), "!");
     if (tensor.numel() != 0) {
       ranges.push_back(byte_range(tensor));
     }
@@ -33,6 +35,7 @@ PYBIND11_MODULE(TORCH_EXTENSION_NAME, module) {
   // Without this, storages that torch makes by device (torch.load, UntypedStorage) find no
   // allocator.
   c10::SetAllocator(c10::DeviceType::MPS, allocator());
+  become_the_accelerator();
 
   py::class_<HazardTracker>(module, "HazardTracker")
       .def(py::init<>())
@@ -67,7 +70,8 @@ PYBIND11_MODULE(TORCH_EXTENSION_NAME, module) {
     result["slabs"] = stats.slabs;
     return result;
   });
-  // For torch.UntypedStorage(..., allocator=): torch itself knows no allocator of this device off the Mac.
+  // For torch.UntypedStorage(..., allocator=): torch itself knows no allocator of this device off
+  // the Mac.
   module.def("allocator_address", [] { return reinterpret_cast<uintptr_t>(allocator()); });
   module.def("empty_cache", &empty_cache, py::call_guard<py::gil_scoped_release>());
   module.def("set_memory_ratio", &set_memory_ratio);

@@ -17,15 +17,15 @@ _BESSEL = "bessel_j0 bessel_j1 bessel_y0 bessel_y1 modified_bessel_k0 modified_b
 _BESSEL += " scaled_modified_bessel_k0 scaled_modified_bessel_k1"
 
 
-def _register_float(names: str, module: str | None, prefix: str = "") -> None:
-    """Rows for functions of the shader library that carry the operator's name."""
+def _register_float(names: str, module: str | None, prefix: str = "", forms: tuple[str, ...] = ()) -> None:
+    """Rows for functions of the shader library that carry the operator's name; `forms` are other overloads of it."""
     for name in names.split():
         modules = () if module is None else (module,)
         row = Pointwise(name, (f"maths::{name}(a)",), 1, promotion=Promotion.FLOAT, modules=modules)
-        register(row, f"{prefix}{name}.out")
+        register(row, f"{prefix}{name}.out", *(form.format(prefix + name) for form in forms))
 
 
-_register_float(_ELEMENTARY, None)
+_register_float(_ELEMENTARY, None, forms=("{}", "{}_"))
 _register_float("entr", None, "special_")
 _register_float(_SPECIAL, "lib.special")
 _register_float(_SPECIAL_NAMESPACE, "lib.special", "special_")

@@ -9,9 +9,8 @@ import numpy as np
 
 from portable_mps._C import HazardTracker
 
-# A submission costs the host as much as a dozen dispatches.
-SUBMIT_AFTER = 256  # dispatches in an encoder before it is handed over, whatever the device is doing
-POLL_EVERY = 64  # dispatches between looks at whether the device has run dry
+SUBMIT_AFTER = 128  # dispatches in an encoder before it is handed over, whatever the device is doing
+POLL_EVERY = 16  # dispatches between looks at whether the device has run dry: a submission costs 2 us a dispatch
 _STAGING_STEP = 1 << 16
 _MAX_TRANSFER = 1 << 28  # bytes of host memory staged at a time
 
