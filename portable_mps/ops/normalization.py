@@ -7,14 +7,16 @@ of two large sums.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 
 from portable_mps.dispatch.pointwise import Pointwise
 from portable_mps.dispatch.reduction import Accumulate, Reduction
-from portable_mps.dispatch.registry import implements
+from portable_mps.dispatch.registry import implements, register, schema
 from portable_mps.dispatch.rows import RowKernel
+from portable_mps.dispatch.strided import resized
 
 _VARIANCE = "maths::div(s.deviations, A(n))"
 _statistics = Reduction(
@@ -184,6 +186,22 @@ def batch_norm_update_stats(
         unbiased = variance * (count / (count - 1)) if count > 1 else variance
         _running((running_mean, running_var), (running_mean, running_var, mean, unbiased), (momentum,))
     return mean, variance
+
+
+def _register_batch_norm_out(name: str, function: Callable[..., tuple[torch.Tensor, ...]]) -> None:
+    names = [argument.name for argument in schema(name).arguments if argument.is_out]
+
+    def into(*arguments: Any, **outputs: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        results = function(*arguments)
+        return tuple(resized(outputs[n], r.shape).copy_(r) for n, r in zip(names, results, strict=True))
+
+    register(name, into)
+
+
+_register_batch_norm_out("native_batch_norm.out", native_batch_norm)
+_register_batch_norm_out("_native_batch_norm_legit.out", _native_batch_norm_legit)
+_register_batch_norm_out("_native_batch_norm_legit.no_stats_out", _native_batch_norm_legit_no_stats)
+_register_batch_norm_out("_batch_norm_with_update.out", _batch_norm_with_update)
 
 
 @implements("native_batch_norm_backward")

@@ -161,3 +161,20 @@ def test_errors(call):
         call(x)
     with pytest.raises(expected.type):
         call(to_mps(x))
+
+
+def test_batch_norm_into_given_tensors():
+    x, mean, variance = sample(3, 4, 5), torch.zeros(4), torch.ones(4)
+    for function, rest in (
+        (torch.ops.aten.native_batch_norm.out, (True, 0.1, 1e-5)),
+        (torch.ops.aten._native_batch_norm_legit.out, (True, 0.1, 1e-5)),
+    ):
+        expected = [torch.empty(0) for _ in range(3)]
+        actual = to_mps(expected)
+        for arguments, outputs in (
+            ((x, mean.clone(), variance.clone()), expected),
+            (to_mps((x, mean, variance)), actual),
+        ):
+            given = dict(zip(("out", "save_mean", "save_invstd"), outputs, strict=True))
+            function(arguments[0], None, None, *arguments[1:], *rest, **given)
+        assert_same(actual, expected, rtol=1e-5)
