@@ -1,0 +1,488 @@
+"""Losses and their gradients: elementwise ones fused with their reduction, and those of class labels.
+
+What torch composes of other operators (cross_entropy, l1, kl_div, cosine, triplet, …) needs nothing here; margin
+losses of class labels are in ops/margin.py, connectionist temporal classification is in ops/ctc.py.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import torch
+
+from portable_mps.dispatch.checks import raise_where
+from portable_mps.dispatch.pointwise import Pointwise
+from portable_mps.dispatch.promotion import Promotion
+from portable_mps.dispatch.reduction import Accumulate, Reduction, check_out
+from portable_mps.dispatch.registry import implements, register
+from portable_mps.dispatch.strided import Linear, dtype_defines, resized
+from portable_mps.ops.shape import contiguous_out, finish
+from portable_mps.runtime import device
+
+NONE, MEAN, SUM = range(3)  # torch's numbers of reductions
+
+
+def require_floating(name: str, *tensors: torch.Tensor) -> None:
+    """NotImplementedError, as on the CPU, for a tensor of integers."""
+    for tensor in tensors:
+        if not tensor.is_floating_point():
+            raise NotImplementedError(f'"{name}" not implemented for {tensor.dtype}')
+
+
+@dataclass
+class Loss:
+    """An elementwise loss. loss: of the inputs a (scores), b (target), …; gradient: of a (the gradient of the loss),
+    b (scores), c (target), …, without the factor of a mean. Both are Slang in the compute type $C, with a number $s."""
+
+    name: str
+    loss: str
+    gradient: str
+    inputs: int = 2
+    parameter: bool = False
+    _rows: dict[int, Pointwise | Reduction] = field(default_factory=dict, repr=False)
+
+    def __post_init__(self) -> None:
+        scalars = "c" if self.parameter else ""
+        text = self.loss.replace("$C", "C").replace("$s", "s0")
+        self._rows[NONE] = Pointwise(self.name, (text,), self.inputs, scalars)
+        step = f"s + ({self.loss.replace('$C', 'A').replace('$s', 'k0')})"
+        for reduction, result in ((MEAN, "maths::div(s, A(n))"), (SUM, "s")):
+            self._rows[reduction] = Reduction(
+                f"{self.name}_reduced",
+                "A(0)",
+                step,
+                "x + y",
+                (result,),
+                inputs=self.inputs,
+                scalars=len(scalars),
+                accumulate=Accumulate.OUTPUT,
+            )
+        text = f"({self.gradient.replace('$C', 'C').replace('$s', 's1')}) * s0"
+        self._gradient = Pointwise(f"{self.name}_backward", (text,), self.inputs + 1, "c" + scalars)
+
+    def into(
+        self, out: torch.Tensor | None, inputs: tuple[torch.Tensor, ...], reduction: int, *parameter: float
+    ) -> torch.Tensor:
+        """The loss into `out`, which is given its shape; None makes a new tensor."""
+        require_floating(self.name, *inputs)
+        dtype = inputs[0].dtype
+        for tensor in inputs[1:]:
+            dtype = torch.promote_types(dtype, tensor.dtype)
+        row = self._rows[reduction]
+        expanded = torch.broadcast_tensors(*inputs)
+        shape = expanded[0].shape if reduction == NONE else ()
+        if out is None:
+            out = torch.empty(shape, dtype=dtype, device=inputs[0].device)
+        else:
+            resized(out, shape)
+        if isinstance(row, Pointwise):
+            row((out,), inputs, parameter)
+        else:
+            row((out,), expanded, tuple(range(expanded[0].dim())), parameter)
+        return out
+
+    def gradient_into(
+        self,
+        grad_input: torch.Tensor | None,
+        grad_output: torch.Tensor,
+        inputs: tuple[torch.Tensor, ...],
+        reduction: int,
+        *parameter: float,
+    ) -> torch.Tensor:
+        """The gradient of the first input, of the inputs' broadcast shape."""
+        shape = torch.broadcast_shapes(*(t.shape for t in inputs))
+        if grad_input is None:
+            grad_input = torch.empty(shape, dtype=inputs[0].dtype, device=inputs[0].device)
+        else:
+            resized(grad_input, shape)
+        factor = 1 / max(shape.numel(), 1) if reduction == MEAN else 1.0
+        self._gradient((grad_input,), (grad_output, *inputs), (factor, *parameter))
+        return grad_input
+
+
+# Of two tensors ---------------------------------------------------------------------------------------------------
+
+_mse = Loss("mse_loss", "(a - b) * (a - b)", "$C(2) * (b - c) * a")
+_Z = "maths::abs(a - b)"
+_smooth_l1 = Loss(
+    "smooth_l1_loss",
+    f"{_Z} < $s ? maths::div($C(0.5) * {_Z} * {_Z}, $s) : {_Z} - $C(0.5) * $s",
+    "b - c <= -$s ? -a : b - c >= $s ? a : maths::div((b - c) * a, $s)",
+    parameter=True,
+)
+_huber = Loss(
+    "huber_loss",
+    f"{_Z} <= $s ? $C(0.5) * {_Z} * {_Z} : $s * ({_Z} - $C(0.5) * $s)",
+    "b - c <= -$s ? -$s * a : b - c >= $s ? $s * a : (b - c) * a",
+    parameter=True,
+)
+
+
+@implements("mse_loss.out")
+def mse_loss_out(self: torch.Tensor, target: torch.Tensor, reduction: int = MEAN, *, out: torch.Tensor) -> torch.Tensor:
+    return _mse.into(out, (self, target), reduction)
+
+
+@implements("mse_loss_backward")
+def mse_loss_backward(
+    grad_output: torch.Tensor, self: torch.Tensor, target: torch.Tensor, reduction: int
+) -> torch.Tensor:
+    return _mse.gradient_into(None, grad_output, (self, target), reduction)
+
+
+@implements("mse_loss_backward.grad_input")
+def mse_loss_backward_out(
+    grad_output: torch.Tensor, self: torch.Tensor, target: torch.Tensor, reduction: int, *, grad_input: torch.Tensor
+) -> torch.Tensor:
+    return _mse.gradient_into(grad_input, grad_output, (self, target), reduction)
+
+
+@implements("smooth_l1_loss.out")
+def smooth_l1_loss_out(
+    self: torch.Tensor, target: torch.Tensor, reduction: int = MEAN, beta: float = 1.0, *, out: torch.Tensor
+) -> torch.Tensor:
+    return _smooth_l1.into(out, (self, target), reduction, beta)
+
+
+@implements("smooth_l1_loss_backward.grad_input")
+def smooth_l1_loss_backward_out(
+    grad_output: torch.Tensor,
+    self: torch.Tensor,
+    target: torch.Tensor,
+    reduction: int,
+    beta: float,
+    *,
+    grad_input: torch.Tensor,
+) -> torch.Tensor:
+    return _smooth_l1.gradient_into(grad_input, grad_output, (self, target), reduction, beta)
+
+
+def _check_delta(delta: float) -> None:
+    if delta <= 0:
+        raise RuntimeError("huber_loss does not support non-positive values for delta.")
+
+
+@implements("huber_loss")
+def huber_loss(self: torch.Tensor, target: torch.Tensor, reduction: int = MEAN, delta: float = 1.0) -> torch.Tensor:
+    _check_delta(delta)
+    return _huber.into(None, (self, target), reduction, delta)
+
+
+@implements("huber_loss.out")
+def huber_loss_out(
+    self: torch.Tensor, target: torch.Tensor, reduction: int = MEAN, delta: float = 1.0, *, out: torch.Tensor
+) -> torch.Tensor:
+    _check_delta(delta)
+    return _huber.into(out, (self, target), reduction, delta)
+
+
+@implements("huber_loss_backward.out")
+def huber_loss_backward_out(
+    grad_output: torch.Tensor,
+    self: torch.Tensor,
+    target: torch.Tensor,
+    reduction: int,
+    delta: float,
+    *,
+    grad_input: torch.Tensor,
+) -> torch.Tensor:
+    return _huber.gradient_into(grad_input, grad_output, (self, target), reduction, delta)
+
+
+# Of probabilities -------------------------------------------------------------------------------------------------
+
+_LOGS = "(b - $C(1)) * maths::maximum(maths::log1p(-a), $C(-100)) - b * maths::maximum(maths::log(a), $C(-100))"
+_LOGS_GRADIENT = "maths::div(a * (b - c), maths::maximum(($C(1) - b) * b, $C(1e-12)))"
+_bce = Loss("binary_cross_entropy", _LOGS, _LOGS_GRADIENT)
+_weighted_bce = Loss("binary_cross_entropy_weighted", f"({_LOGS}) * c", f"{_LOGS_GRADIENT} * d", inputs=3)
+_logits = Loss("bce_with_logits", "($C(1) - b) * a - maths::log_sigmoid(a)", "(maths::sigmoid(b) - c) * a")
+# c is the weight of an element, d that of its positive part.
+_weighted_logits = Loss(
+    "bce_with_logits_weighted",
+    "(($C(1) - b) * a - ((d - $C(1)) * b + $C(1)) * maths::log_sigmoid(a)) * c",
+    "(maths::sigmoid(b) * ((e - $C(1)) * c + $C(1)) - e * c) * d * a",
+    inputs=4,
+)
+_improbable = Pointwise("improbable", ("maths::isnan(a) || a < C(0) || a > C(1)",), 1, promotion=Promotion.BOOL)
+
+
+def _bce_inputs(self: torch.Tensor, target: torch.Tensor, weight: torch.Tensor | None) -> tuple[torch.Tensor, ...]:
+    return (self, target) if weight is None else (self, target, weight)
+
+
+def _bce_into(
+    out: torch.Tensor | None, self: torch.Tensor, target: torch.Tensor, weight: torch.Tensor | None, reduction: int
+) -> torch.Tensor:
+    require_floating("binary_cross_entropy", self)
+    outside = torch.empty(self.shape, dtype=torch.bool, device=self.device)
+    _improbable((outside,), (self,))
+    raise_where(outside, "all elements of input should be between 0 and 1")
+    return (_bce if weight is None else _weighted_bce).into(out, _bce_inputs(self, target, weight), reduction)
+
+
+@implements("binary_cross_entropy")
+def binary_cross_entropy(
+    self: torch.Tensor, target: torch.Tensor, weight: torch.Tensor | None = None, reduction: int = MEAN
+) -> torch.Tensor:
+    return _bce_into(None, self, target, weight, reduction)
+
+
+@implements("binary_cross_entropy.out")
+def binary_cross_entropy_out(
+    self: torch.Tensor,
+    target: torch.Tensor,
+    weight: torch.Tensor | None = None,
+    reduction: int = MEAN,
+    *,
+    out: torch.Tensor,
+) -> torch.Tensor:
+    return _bce_into(out, self, target, weight, reduction)
+
+
+@implements("binary_cross_entropy_backward")
+def binary_cross_entropy_backward(
+    grad_output: torch.Tensor,
+    self: torch.Tensor,
+    target: torch.Tensor,
+    weight: torch.Tensor | None = None,
+    reduction: int = MEAN,
+) -> torch.Tensor:
+    loss = _bce if weight is None else _weighted_bce
+    return loss.gradient_into(None, grad_output, _bce_inputs(self, target, weight), reduction)
+
+
+@implements("binary_cross_entropy_backward.grad_input")
+def binary_cross_entropy_backward_out(
+    grad_output: torch.Tensor,
+    self: torch.Tensor,
+    target: torch.Tensor,
+    weight: torch.Tensor | None = None,
+    reduction: int = MEAN,
+    *,
+    grad_input: torch.Tensor,
+) -> torch.Tensor:
+    loss = _bce if weight is None else _weighted_bce
+    return loss.gradient_into(grad_input, grad_output, _bce_inputs(self, target, weight), reduction)
+
+
+@implements("binary_cross_entropy_with_logits")
+def binary_cross_entropy_with_logits(
+    self: torch.Tensor,
+    target: torch.Tensor,
+    weight: torch.Tensor | None = None,
+    pos_weight: torch.Tensor | None = None,
+    reduction: int = MEAN,
+) -> torch.Tensor:
+    """torch differentiates it by itself, with elementwise operators."""
+    if weight is None and pos_weight is None:
+        return _logits.into(None, (self, target), reduction)
+    one = torch.ones((), dtype=self.dtype, device=self.device)
+    weights = (one if weight is None else weight, one if pos_weight is None else pos_weight)
+    return _weighted_logits.into(None, (self, target, *weights), reduction)
+
+
+# Of class labels --------------------------------------------------------------------------------------------------
+
+_LAYOUT = "QQQQQQqxxxI"
+_nll_forward = Linear("loss", "forward", _LAYOUT)
+_nll_backward = Linear("loss", "backward", _LAYOUT)
+
+
+def _weighted_mean(name: str, result: str) -> Reduction:
+    return Reduction(
+        name,
+        "{ A(0), A(0) }",
+        "{ s.first + a, s.second + b }",
+        "added(x, y)",
+        (result, "s.second"),
+        "Pair",
+        inputs=2,
+        accumulate=Accumulate.INPUT,
+    )
+
+
+_nll_reduced = {
+    SUM: _weighted_mean("nll_sum", "s.first"),
+    MEAN: _weighted_mean("nll_mean", "maths::div(s.first, s.second)"),
+}
+
+
+def labels_of(target: torch.Tensor) -> torch.Tensor:
+    """Class labels as kernels read them; RuntimeError for another dtype."""
+    if target.dtype not in (torch.int64, torch.uint8):
+        raise RuntimeError(f"expected scalar type Long but found {target.dtype}")
+    return target.to(torch.int64).contiguous()
+
+
+def _nll(
+    output: torch.Tensor,
+    total_weight: torch.Tensor,
+    self: torch.Tensor,
+    target: torch.Tensor,
+    weight: torch.Tensor | None,
+    reduction: int,
+    ignore_index: int,
+    spatial: int,
+) -> None:
+    """Losses of (batch, classes, spatial) scores into `output` and the sum of the targets' weights."""
+    require_floating("nll_loss", self)
+    labels, scores = labels_of(target), self.contiguous()
+    weight = None if weight is None else weight.to(self.dtype).contiguous()
+    count = labels.numel()
+    if reduction == NONE:
+        losses = contiguous_out(output, output.shape)
+        weights = None
+        total_weight.zero_()
+    else:
+        accumulator = torch.float64 if self.dtype == torch.float64 else torch.float32
+        losses, weights = (torch.empty(count, dtype=accumulator, device=self.device) for _ in range(2))
+    if count:
+        classes = self.numel() // count if self.numel() else 0
+        errors = device.current().errors
+        code = errors.arm("Target {index} is out of bounds.")
+        _nll_forward(
+            count,
+            (scores, labels, weight if weight is not None else 0, losses, weights if weights is not None else 0,
+             errors.address, ignore_index, count, classes, spatial, code),
+            [t for t in (scores, labels, weight) if t is not None],
+            [t for t in (losses, weights) if t is not None],
+            WEIGHTED=int(weight is not None),
+            COUNTED=int(weights is not None),
+            REDUCED=0,
+            MEAN=0,
+            **dtype_defines("T", self.dtype),
+            **dtype_defines("R", losses.dtype),
+        )  # fmt: skip
+    if weights is not None:
+        _nll_reduced[reduction]((output, total_weight), (losses, weights), (0,))
+    else:
+        finish(output, losses)
+
+
+def _nll_gradient(
+    grad_input: torch.Tensor,
+    grad_output: torch.Tensor,
+    target: torch.Tensor,
+    weight: torch.Tensor | None,
+    reduction: int,
+    ignore_index: int,
+    total_weight: torch.Tensor,
+    spatial: int,
+) -> torch.Tensor:
+    labels, gradient = labels_of(target), grad_output.to(grad_input.dtype).contiguous()
+    weight = None if weight is None else weight.to(grad_input.dtype).contiguous()
+    total = total_weight.to(grad_input.dtype)
+    written = contiguous_out(grad_input, grad_input.shape)
+    count = written.numel()
+    if count:
+        _nll_backward(
+            count,
+            (written, labels, weight if weight is not None else 0, gradient, total, 0, ignore_index, count,
+             count // labels.numel(), spatial, 0),
+            [t for t in (labels, weight, gradient, total) if t is not None],
+            [written],
+            WEIGHTED=int(weight is not None),
+            COUNTED=0,
+            REDUCED=int(reduction != NONE),
+            MEAN=int(reduction == MEAN),
+            **dtype_defines("T", written.dtype),
+            **dtype_defines("R", written.dtype),
+        )  # fmt: skip
+    return finish(grad_input, written)
+
+
+@implements("nll_loss_forward.output")
+def nll_loss_forward_output(
+    self: torch.Tensor,
+    target: torch.Tensor,
+    weight: torch.Tensor | None,
+    reduction: int,
+    ignore_index: int,
+    *,
+    output: torch.Tensor,
+    total_weight: torch.Tensor,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    if self.dim() == 1:  # one sample: its loss is never a list of one
+        reduction = SUM if reduction == NONE else reduction
+    _nll(output, total_weight, self, target, weight, reduction, ignore_index, 1)
+    return output, total_weight
+
+
+@implements("nll_loss_backward.grad_input")
+def nll_loss_backward_out(
+    grad_output: torch.Tensor,
+    self: torch.Tensor,
+    target: torch.Tensor,
+    weight: torch.Tensor | None,
+    reduction: int,
+    ignore_index: int,
+    total_weight: torch.Tensor,
+    *,
+    grad_input: torch.Tensor,
+) -> torch.Tensor:
+    return _nll_gradient(grad_input, grad_output, target, weight, reduction, ignore_index, total_weight, 1)
+
+
+def _check_nll2d(self: torch.Tensor, target: torch.Tensor, weight: torch.Tensor | None) -> None:
+    if target.dim() != 3:
+        raise RuntimeError(
+            f"only batches of spatial targets supported (3D tensors) but got targets of dimension: {target.dim()}"
+        )
+    if self.dim() != 4:
+        raise RuntimeError(
+            f"only batches of spatial inputs supported (4D tensors), but got input of dimension: {self.dim()}"
+        )
+    if weight is not None and weight.numel() != self.size(1):
+        raise RuntimeError("weight tensor should be defined either for all or no classes")
+    if self.size(0) != target.size(0) or self.shape[2:] != target.shape[1:]:
+        raise RuntimeError(f"size mismatch (got input: {list(self.shape)} , target: {list(target.shape)}")
+
+
+@implements("nll_loss2d_forward.output")
+def nll_loss2d_forward_output(
+    self: torch.Tensor,
+    target: torch.Tensor,
+    weight: torch.Tensor | None,
+    reduction: int,
+    ignore_index: int,
+    *,
+    output: torch.Tensor,
+    total_weight: torch.Tensor,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    _check_nll2d(self, target, weight)
+    check_out(output, target.shape if reduction == NONE else (), self.dtype)
+    check_out(total_weight, (), self.dtype)
+    _nll(output, total_weight, self, target, weight, reduction, ignore_index, self.size(2) * self.size(3))
+    return output, total_weight
+
+
+@implements("nll_loss2d_forward")
+def nll_loss2d_forward(
+    self: torch.Tensor, target: torch.Tensor, weight: torch.Tensor | None, reduction: int, ignore_index: int
+) -> tuple[torch.Tensor, torch.Tensor]:
+    output, total_weight = self.new_empty(target.shape if reduction == NONE else ()), self.new_empty(())
+    return nll_loss2d_forward_output(
+        self, target, weight, reduction, ignore_index, output=output, total_weight=total_weight
+    )
+
+
+@implements("nll_loss2d_backward.grad_input")
+def nll_loss2d_backward_out(
+    grad_output: torch.Tensor,
+    self: torch.Tensor,
+    target: torch.Tensor,
+    weight: torch.Tensor | None,
+    reduction: int,
+    ignore_index: int,
+    total_weight: torch.Tensor,
+    *,
+    grad_input: torch.Tensor,
+) -> torch.Tensor:
+    _check_nll2d(self, target, weight)
+    resized(grad_input, self.shape)
+    spatial = self.size(2) * self.size(3)
+    return _nll_gradient(grad_input, grad_output, target, weight, reduction, ignore_index, total_weight, spatial)
+
+
+register("nll_loss2d_backward", lambda grad_output, self, *rest: nll_loss2d_backward_out(
+    grad_output, self, *rest, grad_input=self.new_empty(self.shape)))  # fmt: skip
