@@ -1,10 +1,11 @@
-"""Times training steps of a known model on one device, and records the loss of each step.
+"""Times training steps of known models on one device, and records the loss of each step.
 
 Weights and data are made on the CPU from one seed and there is no dropout, so that the loss curves of two devices
 can be compared. compare.py does that. Needs transformers (gpt2) or torchvision (resnet50); nothing is downloaded.
 """
 
 import argparse
+import gc
 import json
 import statistics
 import time
@@ -12,12 +13,14 @@ import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
 SEED = 0
+DTYPES = ["float32", "bfloat16"]
 WARMUP = 3  # first steps compile kernels and fill the allocator: their losses count, their times do not
 
 
@@ -99,43 +102,62 @@ def train(workload: Workload, device: str, dtype: torch.dtype, steps: int) -> tu
     return losses, seconds
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--device", choices=["mps", "cuda", "cpu"], default="mps")
-    parser.add_argument("--model", choices=sorted(WORKLOADS), required=True)
-    parser.add_argument("--dtype", choices=["float32", "bfloat16"], default="float32", help="bfloat16: under autocast")
-    parser.add_argument("--steps", type=int, default=20)
-    parser.add_argument("--batch", type=int, help="default: the model's usual one")
-    parser.add_argument("--length", type=int, help="of the text, or side of the images; default: the usual one")
-    parser.add_argument("--out", type=Path, help="JSON file to write")
-    options = parser.parse_args()
+def free_memory(device: str) -> None:
+    gc.collect()
+    if device != "cpu":
+        getattr(torch, device).empty_cache()
+    if device == "cuda":
+        torch.cuda.reset_peak_memory_stats()
 
+
+def measure(device: str, model: str, dtype: str, steps: int, batch: int | None, length: int | None) -> dict[str, Any]:
+    """Train for some steps: losses, seconds of each step, and what fell back to the CPU."""
     torch.manual_seed(SEED)
-    build, batch, length = WORKLOADS[options.model]
-    batch, length = options.batch or batch, options.length or length
+    build, usual_batch, usual_length = WORKLOADS[model]
+    batch, length = batch or usual_batch, length or usual_length
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        workload = build(options.device, batch, length)
-        losses, seconds = train(workload, options.device, getattr(torch, options.dtype), options.steps)
-    result = {
-        "model": options.model,
-        "dtype": options.dtype,
-        "device": options.device,
-        "adapter": adapter(options.device),
+        workload = build(device, batch, length)
+        losses, seconds = train(workload, device, getattr(torch, dtype), steps)
+    return {
+        "model": model,
+        "dtype": dtype,
+        "device": device,
+        "adapter": adapter(device),
         "torch": torch.__version__,
         "batch": batch,
         "length": length,
         "median_step_s": statistics.median(seconds[WARMUP:] or seconds),
-        "peak_memory_bytes": peak_memory(options.device),
+        "peak_memory_bytes": peak_memory(device),
         "fallbacks": sorted({str(w.message) for w in caught if "fall back to run on the CPU" in str(w.message)}),
         "losses": losses,
         "seconds": seconds,
     }
-    text = json.dumps(result, indent=1)
-    if options.out:
-        options.out.write_text(text)
-    else:
-        print(text)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--device", choices=["mps", "cuda", "cpu"], default="mps")
+    parser.add_argument("--models", nargs="+", choices=sorted(WORKLOADS), default=sorted(WORKLOADS))
+    parser.add_argument("--dtypes", nargs="+", choices=DTYPES, default=DTYPES, help="bfloat16: under autocast")
+    parser.add_argument("--steps", type=int, default=20)
+    parser.add_argument("--batch", type=int, help="default: the model's usual one")
+    parser.add_argument("--length", type=int, help="of the text, or side of the images; default: the usual one")
+    parser.add_argument("--out", type=Path, help="JSON file to write: a list, one entry a model and dtype")
+    options = parser.parse_args()
+
+    results = []
+    for model in options.models:
+        for dtype in options.dtypes:
+            result = measure(options.device, model, dtype, options.steps, options.batch, options.length)
+            free_memory(options.device)
+            results.append(result)
+            print(
+                f"{model} {dtype} on {result['adapter']}: {result['median_step_s'] * 1e3:.1f} ms a step, "
+                f"loss {result['losses'][0]:.4f} to {result['losses'][-1]:.4f}, {len(result['fallbacks'])} fallbacks"
+            )
+            if options.out:  # after each: a run cut short keeps what it has
+                options.out.write_text(json.dumps(results, indent=1))
 
 
 if __name__ == "__main__":

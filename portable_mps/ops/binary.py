@@ -30,8 +30,8 @@ def _check_sum(self: torch.Tensor, other: torch.Tensor, alpha: float, subtract: 
             "Subtraction, the `-` operator, with two bool tensors is not supported. Use the `^` or `logical_xor()` "
             "operator instead."
             if both
-            else "Subtraction, the `-` operator, with a bool tensor is not supported. If you are trying to invert a mask, "
-            "use the `~` or `logical_not()` operator instead."
+            else "Subtraction, the `-` operator, with a bool tensor is not supported. If you are trying to invert a "
+            "mask, use the `~` or `logical_not()` operator instead."
         )
     dtype = torch.result_type(self, other)
     if isinstance(alpha, bool) and dtype != torch.bool:
