@@ -63,9 +63,12 @@ def _three(values: Sequence[int], fill: int) -> tuple[int, ...]:
     return (fill,) * (3 - len(values)) + tuple(values)
 
 
-def _types(dtype: torch.dtype) -> dict[str, str]:
+def _types(dtype: torch.dtype, elements: int) -> dict[str, str]:
+    """The variant; `elements` of one batch entry decide the width of indices."""
     row = storage(dtype)
-    return {"T": row.type, "LOAD(x)": row.load.format("x"), "STORE(x)": row.store.format("x"), "ACC": row.compute}
+    flat = "int" if elements < 2**31 - 256 else "int64_t"
+    load, store = row.load.format("x"), row.store.format("x")
+    return {"Flat": flat, "T": row.type, "LOAD(x)": load, "STORE(x)": store, "ACC": row.compute}
 
 
 def _direct(
@@ -80,7 +83,7 @@ def _direct(
         x, y, _ = grid(-(-written[0].numel() // 256))
         groups = (x, y, geometry.batch)
     arguments = (image, weight, result, *geometry.arguments(geometry.batch))
-    launch(template, groups, arguments, reads=read, writes=(written,), **_types(image.dtype))
+    launch(template, groups, arguments, reads=read, writes=(written,), **_types(image.dtype, written[0].numel()))
 
 
 def _parts(geometry: Geometry, item: int) -> list[slice]:
@@ -98,7 +101,8 @@ def _columns(geometry: Geometry, image: torch.Tensor) -> torch.Tensor:
     columns = image.new_empty((image.shape[0], rows, geometry.spots))
     x, y, _ = grid(-(-rows * geometry.spots // 256))
     arguments = (image, columns, image, *geometry.arguments(image.shape[0]))
-    launch(_im2col, (x, y, image.shape[0]), arguments, reads=(image,), writes=(columns,), **_types(image.dtype))
+    types = _types(image.dtype, rows * geometry.spots)
+    launch(_im2col, (x, y, image.shape[0]), arguments, reads=(image,), writes=(columns,), **types)
     return columns
 
 
@@ -139,7 +143,8 @@ def _image_gradient(geometry: Geometry, result: torch.Tensor, weight: torch.Tens
         target = image[part]
         x, y, _ = grid(-(-target[0].numel() // 256))
         arguments = (target, columns, target, *geometry.arguments(target.shape[0]))
-        launch(_col2im, (x, y, target.shape[0]), arguments, reads=(columns,), writes=(target,), **_types(image.dtype))
+        types = _types(image.dtype, target[0].numel())
+        launch(_col2im, (x, y, target.shape[0]), arguments, reads=(columns,), writes=(target,), **types)
     return image
 
 
