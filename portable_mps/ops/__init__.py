@@ -10,6 +10,7 @@ FAMILIES = (
     "copy",
     "creation",
     "ctc",
+    "distance",
     "indexing",
     "loss",
     "margin",

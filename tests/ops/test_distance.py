@@ -1,0 +1,67 @@
+"""cdist and pdist against torch on the CPU."""
+
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+from support import assert_same, compare
+
+NORMS = [0.0, 0.5, 1.0, 1.5, 2.0, 3.0, math.inf]
+
+
+def sample(*shape: int, seed: int = 1) -> torch.Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+
+
+@pytest.mark.parametrize("p", NORMS)
+def test_cdist(p):
+    compare(lambda a, b: torch.cdist(a, b, p), sample(5, 7), sample(3, 7, seed=2), grad=True, rtol=1e-5)
+    a, b = sample(2, 1, 18, 20), sample(3, 17, 20, seed=2)  # more than a tile each way, a batch that is broadcast
+    compare(lambda a, b: torch.cdist(a, b, p), a, b, grad=True, rtol=1e-5, atol=1e-4)
+
+
+@pytest.mark.parametrize("mode", ["use_mm_for_euclid_dist", "donot_use_mm_for_euclid_dist"])
+def test_euclidean_modes(mode):
+    a, b = sample(30, 4), sample(2, 9, 4, seed=2)
+    compare(lambda a, b: torch.cdist(a, b, compute_mode=mode), a, b, grad=True, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("p", NORMS)
+def test_equal_rows_have_no_gradient(p):
+    a = sample(3, 4)
+    compare(lambda a, b: torch.cdist(a, b, p), a, a.clone(), grad=True, rtol=1e-5)
+    b = a.clone()
+    b[:, ::2] += 1
+    compare(lambda a, b: torch.cdist(a, b, p), a, b, grad=True, rtol=1e-5)
+
+
+@pytest.mark.parametrize("shapes", [((0, 3), (2, 3)), ((2, 3), (0, 3)), ((2, 0), (4, 0)), ((0, 2, 3), (0, 4, 3))])
+def test_nothing(shapes):
+    for p in (1.0, 2.0):
+        compare(lambda a, b, p=p: torch.cdist(a, b, p), sample(*shapes[0]), sample(*shapes[1]), grad=True)
+
+
+def test_strides_and_halves():
+    compare(lambda a, b: torch.cdist(a.t(), b[::2], 1.0), sample(7, 5), sample(6, 7), grad=True, rtol=1e-5)
+    for dtype in (torch.float16, torch.bfloat16):
+        a, b = sample(4, 6).to(dtype), sample(5, 6, seed=2).to(dtype)
+        expected = torch.cdist(a.float(), b.float(), 3.0).to(dtype)
+        assert_same(torch.cdist(a.to("mps"), b.to("mps"), 3.0), expected)
+
+
+@pytest.mark.parametrize("p", NORMS)
+def test_pdist(p):
+    compare(lambda a: F.pdist(a, p), sample(6, 4), grad=True, rtol=1e-5)
+    compare(lambda a: F.pdist(a, p), sample(1, 4), grad=True)
+
+
+def test_errors():
+    a = sample(3, 4).to("mps")
+    for wrong in (sample(3, 5).to("mps"), sample(4).to("mps")):
+        with pytest.raises(RuntimeError):
+            torch.cdist(a, wrong)
+    with pytest.raises(RuntimeError, match="non-negative"):
+        torch.cdist(a, a, -1.0)
+    with pytest.raises(RuntimeError, match="floating-point"):
+        torch.cdist(a.int(), a.int())
