@@ -369,6 +369,10 @@ def _nll_gradient(
     total_weight: torch.Tensor,
     spatial: int,
 ) -> torch.Tensor:
+    if total_weight.numel() != 1:
+        raise RuntimeError("expected total_weight to be a single element tensor")
+    if grad_output.numel() != (target.numel() if reduction == NONE else 1):
+        raise RuntimeError(f"grad_output does not fit the reduction: it has the shape {list(grad_output.shape)}")
     labels, gradient = labels_of(target), grad_output.to(grad_input.dtype).contiguous()
     weight = None if weight is None else weight.to(grad_input.dtype).contiguous()
     total = total_weight.to(grad_input.dtype)
@@ -391,6 +395,19 @@ def _nll_gradient(
     return finish(grad_input, written)
 
 
+def _check_nll(self: torch.Tensor, target: torch.Tensor, weight: torch.Tensor | None) -> None:
+    """Of a direct call with out= there has been no check yet."""
+    if not 1 <= self.dim() <= 2:
+        raise RuntimeError("input tensor should be 1D or 2D")
+    if target.dim() > 1 or (self.dim() == 2 and list(target.shape) != [self.size(0)]) or target.numel() > self.numel():
+        raise RuntimeError(f"size mismatch (got input: {list(self.shape)}, target: {list(target.shape)})")
+    if weight is not None and list(weight.shape) != [self.size(-1)]:
+        raise RuntimeError(
+            f"weight tensor should be defined either for all {self.size(-1)} classes or no classes but got weight "
+            f"tensor of shape: {list(weight.shape)}"
+        )
+
+
 @implements("nll_loss_forward.output")
 def nll_loss_forward_output(
     self: torch.Tensor,
@@ -402,6 +419,9 @@ def nll_loss_forward_output(
     output: torch.Tensor,
     total_weight: torch.Tensor,
 ) -> tuple[torch.Tensor, torch.Tensor]:
+    _check_nll(self, target, weight)
+    resized(output, target.shape if reduction == NONE and self.dim() == 2 else ())
+    resized(total_weight, ())
     if self.dim() == 1:  # one sample: its loss is never a list of one
         reduction = SUM if reduction == NONE else reduction
     _nll(output, total_weight, self, target, weight, reduction, ignore_index, 1)
@@ -420,6 +440,8 @@ def nll_loss_backward_out(
     *,
     grad_input: torch.Tensor,
 ) -> torch.Tensor:
+    _check_nll(self, target, weight)
+    resized(grad_input, self.shape)
     return _nll_gradient(grad_input, grad_output, target, weight, reduction, ignore_index, total_weight, 1)
 
 

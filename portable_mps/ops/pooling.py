@@ -6,8 +6,11 @@ format is copied there.
 
 from __future__ import annotations
 
+import functools
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import torch
 
@@ -107,13 +110,30 @@ def _adaptive(dims: int, self: torch.Tensor, output: torch.Tensor) -> Pooling:
     return Pooling(_ADAPTIVE, _sizes(self, dims), _sizes(output, dims))
 
 
-def _meta(op: torch._ops.OpOverload, *arguments: object) -> list[torch.Size]:
-    """The shapes of op's results; its checks are torch's own meta function's."""
-    on_meta = [
-        torch.empty(a.shape, dtype=a.dtype, device="meta") if isinstance(a, torch.Tensor) else a for a in arguments
-    ]
-    results = op(*on_meta)
-    return [r.shape for r in (results if isinstance(results, tuple) else (results,))]
+class _Like(NamedTuple):
+    shape: torch.Size
+    dtype: torch.dtype
+
+
+def _shape(name: str, *arguments: Any) -> torch.Size:
+    """The shape of the operator's first result. Its checks are those of torch's meta function.
+
+    For a call of the functional form torch has made them; a call with out= has seen none.
+    """
+    return _shape_of_meta(
+        name,
+        *(
+            _Like(a.shape, a.dtype) if isinstance(a, torch.Tensor) else tuple(a) if isinstance(a, list) else a
+            for a in arguments
+        ),
+    )
+
+
+@functools.lru_cache(4096)
+def _shape_of_meta(name: str, *arguments: Any) -> torch.Size:
+    on_meta = [torch.empty(a.shape, dtype=a.dtype, device="meta") if isinstance(a, _Like) else a for a in arguments]
+    results = getattr(torch.ops.aten, name).default(*on_meta)
+    return (results[0] if isinstance(results, tuple) else results).shape
 
 
 def _pool(pooling: Pooling, self: torch.Tensor, out: torch.Tensor) -> torch.Tensor:
@@ -132,11 +152,26 @@ def _pool_max(
 
 
 def _gradient(
-    pooling: Pooling, grad_output: torch.Tensor, grad_input: torch.Tensor, indices: torch.Tensor | None
+    dims: int,
+    pooling: Pooling,
+    grad_output: torch.Tensor,
+    self: torch.Tensor,
+    grad_input: torch.Tensor | None,
+    indices: torch.Tensor | None,
 ) -> torch.Tensor:
-    target = contiguous_out(grad_input, grad_input.shape)
+    """The gradient of self, the pass's input, into grad_input; None makes a new tensor."""
+    if self.dim() != grad_output.dim() or self.shape[:-dims] != grad_output.shape[:-dims]:
+        raise RuntimeError(
+            f"Expected grad_output for an input of shape {list(self.shape)}, but got {list(grad_output.shape)}"
+        )
+    if indices is not None and indices.shape != grad_output.shape:
+        raise RuntimeError(
+            f"Expected indices of the shape of grad_output, {list(grad_output.shape)}, but got {list(indices.shape)}"
+        )
+    grad_input = self.new_empty(self.shape) if grad_input is None else grad_input
+    target = contiguous_out(grad_input, self.shape)
     places = None if indices is None else indices.contiguous()
-    pooling.run(target, grad_output.contiguous(), places, backward=True)
+    pooling.run(target, grad_output.to(target.dtype).contiguous(), places, backward=True)
     return finish(grad_input, target)
 
 
@@ -155,6 +190,9 @@ def max_pool2d_with_indices_out(
     out: torch.Tensor,
     indices: torch.Tensor,
 ) -> tuple[torch.Tensor, torch.Tensor]:
+    shape = _shape("max_pool2d_with_indices", self, kernel_size, stride, padding, dilation, ceil_mode)
+    resized(out, shape)
+    resized(indices, shape)
     return _pool_max(_fixed(2, self, out, kernel_size, stride, padding, dilation), self, out, indices)
 
 
@@ -172,7 +210,7 @@ def max_pool2d_with_indices_backward(
     grad_input: torch.Tensor,
 ) -> torch.Tensor:
     pooling = _fixed(2, self, grad_output, kernel_size, stride, padding, dilation)
-    return _gradient(pooling, grad_output, grad_input, indices)
+    return _gradient(2, pooling, grad_output, self, grad_input, indices)
 
 
 @implements("max_pool3d_with_indices")
@@ -184,8 +222,7 @@ def max_pool3d_with_indices(
     dilation: Sequence[int] = (1,),
     ceil_mode: bool = False,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    op = torch.ops.aten.max_pool3d_with_indices.default
-    shape = _meta(op, self, kernel_size, stride, padding, dilation, ceil_mode)[0]
+    shape = _shape("max_pool3d_with_indices", self, kernel_size, stride, padding, dilation, ceil_mode)
     out, indices = self.new_empty(shape), self.new_empty(shape, dtype=torch.int64)
     return _pool_max(_fixed(3, self, out, kernel_size, stride, padding, dilation), self, out, indices)
 
@@ -202,7 +239,7 @@ def max_pool3d_with_indices_backward(
     indices: torch.Tensor,
 ) -> torch.Tensor:
     pooling = _fixed(3, self, grad_output, kernel_size, stride, padding, dilation)
-    return _gradient(pooling, grad_output, self.new_empty(self.shape), indices)
+    return _gradient(3, pooling, grad_output, self, None, indices)
 
 
 # Averages, fixed windows ------------------------------------------------------------------------------------------
@@ -223,6 +260,7 @@ def _register_average(dims: int) -> None:
         if divisor_override == 0:
             raise RuntimeError("divisor must be not zero")
         windows = (kernel_size, stride, padding)
+        resized(out, _shape(f"avg_pool{dims}d", self, *windows, ceil_mode, count_include_pad, divisor_override))
         pooling = _fixed(dims, self, out, *windows, divisor=divisor_override, padding_counts=count_include_pad)
         return _pool(pooling, self, out)
 
@@ -240,7 +278,7 @@ def _register_average(dims: int) -> None:
     ) -> torch.Tensor:
         windows = (kernel_size, stride, padding)
         pooling = _fixed(dims, self, grad_output, *windows, divisor=divisor_override, padding_counts=count_include_pad)
-        return _gradient(pooling, grad_output, grad_input, None)
+        return _gradient(dims, pooling, grad_output, self, grad_input, None)
 
     register(f"avg_pool{dims}d.out", forward)
     register(f"avg_pool{dims}d_backward.grad_input", backward)
@@ -254,32 +292,34 @@ _register_average(3)
 
 
 def _register_adaptive(dims: int) -> None:
-    average = getattr(torch.ops.aten, f"_adaptive_avg_pool{dims}d").default
+    average = f"_adaptive_avg_pool{dims}d"
 
     def forward_out(self: torch.Tensor, output_size: Sequence[int], *, out: torch.Tensor) -> torch.Tensor:
-        resized(out, _meta(average, self, output_size)[0])
+        resized(out, _shape(average, self, output_size))
         return _pool(_adaptive(dims, self, out), self, out)
 
     def forward(self: torch.Tensor, output_size: Sequence[int]) -> torch.Tensor:
-        out = self.new_empty(_meta(average, self, output_size)[0])
+        out = self.new_empty(_shape(average, self, output_size))
         return _pool(_adaptive(dims, self, out), self, out)
 
     def backward(grad_output: torch.Tensor, self: torch.Tensor) -> torch.Tensor:
-        return _gradient(_adaptive(dims, self, grad_output), grad_output, self.new_empty(self.shape), None)
+        return _gradient(dims, _adaptive(dims, self, grad_output), grad_output, self, None, None)
 
     def backward_out(grad_output: torch.Tensor, self: torch.Tensor, *, grad_input: torch.Tensor) -> torch.Tensor:
-        resized(grad_input, self.shape)
-        return _gradient(_adaptive(dims, self, grad_output), grad_output, grad_input, None)
+        return _gradient(dims, _adaptive(dims, self, grad_output), grad_output, self, grad_input, None)
 
     def maximum(
         self: torch.Tensor, output_size: Sequence[int], *, out: torch.Tensor, indices: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
+        shape = _shape(f"adaptive_max_pool{dims}d", self, output_size)
+        resized(out, shape)
+        resized(indices, shape)
         return _pool_max(_adaptive(dims, self, out), self, out, indices)
 
     def maximum_backward(
         grad_output: torch.Tensor, self: torch.Tensor, indices: torch.Tensor, *, grad_input: torch.Tensor
     ) -> torch.Tensor:
-        return _gradient(_adaptive(dims, self, grad_output), grad_output, grad_input, indices)
+        return _gradient(dims, _adaptive(dims, self, grad_output), grad_output, self, grad_input, indices)
 
     register(f"adaptive_avg_pool{dims}d.out", forward_out)
     register(f"_adaptive_avg_pool{dims}d", forward)
@@ -307,6 +347,11 @@ def _register_fractional(dims: int) -> None:
         output: torch.Tensor,
         indices: torch.Tensor,
     ) -> tuple[torch.Tensor, torch.Tensor]:
+        shape = _shape(f"fractional_max_pool{dims}d", self, kernel_size, output_size, random_samples)
+        if random_samples.numel() != math.prod(self.shape[:-dims]) * dims:
+            raise RuntimeError(f"Expected {dims} samples a plane, but got the shape {list(random_samples.shape)}")
+        resized(output, shape)
+        resized(indices, shape)
         pooling = Pooling(_FRACTIONAL, _sizes(self, dims), _sizes(output, dims), _three(kernel_size, dims, 1))
         return _pool_max(pooling, self, output, indices, random_samples.to(self.dtype).contiguous())
 

@@ -143,3 +143,32 @@ def test_errors(call):
         call(x)
     with pytest.raises(expected.type):
         call(to_mps(x))
+
+
+def test_given_tensors_are_resized_and_checked():
+    x = sample(2, 3, 6, 6)
+    aten = torch.ops.aten
+    cases = (
+        (aten.max_pool2d_with_indices.out, ([3, 2], [2, 2], [1, 0]), ("out", "indices")),
+        (aten.adaptive_max_pool2d.out, ([4, 3],), ("out", "indices")),
+        (aten.avg_pool2d.out, ([3, 2],), ("out",)),
+        (aten.adaptive_avg_pool2d.out, ([4, 3],), ("out",)),
+    )
+    for function, arguments, names in cases:
+        results = []
+        for device in ("cpu", "mps"):
+            dtypes = {"out": x.dtype, "indices": torch.int64}
+            outputs = {name: torch.empty(0, dtype=dtypes[name], device=device) for name in names}
+            function(x.to(device), *arguments, **outputs)
+            results.append([outputs[name] for name in names])
+        assert_same(results[1], results[0])
+    on_device = x.to("mps")
+    with pytest.raises(RuntimeError):
+        aten.max_pool2d_with_indices.out(
+            on_device, [2, 2], [2, 2], [5, 5], out=on_device.new_empty(0), indices=on_device.new_empty(0).long()
+        )
+    pooled, indices = aten.max_pool2d_with_indices(on_device, [2, 2])
+    with pytest.raises(RuntimeError):
+        aten.max_pool2d_with_indices_backward.grad_input(
+            pooled, on_device, [2, 2], [2, 2], [0, 0], [1, 1], False, indices[:1], grad_input=torch.empty_like(on_device)
+        )
