@@ -4,6 +4,7 @@ from importlib import import_module
 
 FAMILIES = (
     "activation",
+    "amp",
     "attention",
     "binary",
     "convolution",
@@ -11,12 +12,15 @@ FAMILIES = (
     "creation",
     "ctc",
     "distance",
+    "grid_sampler",
     "indexing",
+    "interpolation",
     "loss",
     "margin",
     "matmul",
     "random",
     "normalization",
+    "optimizer",
     "pooling",
     "reduction",
     "softmax",
