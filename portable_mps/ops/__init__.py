@@ -12,6 +12,7 @@ FAMILIES = (
     "creation",
     "ctc",
     "distance",
+    "embedding",
     "grid_sampler",
     "indexing",
     "interpolation",
