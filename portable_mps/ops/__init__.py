@@ -24,6 +24,7 @@ FAMILIES = (
     "optimizer",
     "pooling",
     "reduction",
+    "rrelu",
     "softmax",
     "sampling",
     "scan",
