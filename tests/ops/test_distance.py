@@ -46,8 +46,19 @@ def test_strides_and_halves():
     compare(lambda a, b: torch.cdist(a.t(), b[::2], 1.0), sample(7, 5), sample(6, 7), grad=True, rtol=1e-5)
     for dtype in (torch.float16, torch.bfloat16):
         a, b = sample(4, 6).to(dtype), sample(5, 6, seed=2).to(dtype)
-        expected = torch.cdist(a.float(), b.float(), 3.0).to(dtype)
-        assert_same(torch.cdist(a.to("mps"), b.to("mps"), 3.0), expected)
+        for p in (3.0, math.inf):
+            x, on_device = a.float().requires_grad_(), a.to("mps").requires_grad_()
+            expected, actual = torch.cdist(x, b.float(), p), torch.cdist(on_device, b.to("mps"), p)
+            assert_same(actual, expected.to(dtype))
+            expected.sum().backward()
+            actual.sum().backward()
+            assert_same(on_device.grad, x.grad.to(dtype), atol=1e-2)
+
+
+def test_gradients_in_double_precision():
+    a, b = (sample(*shape).double().to("mps").requires_grad_() for shape in ((3, 4), (2, 4)))
+    for p in (1.0, 1.5, 2.0, 3.0):
+        assert torch.autograd.gradcheck(lambda a, b, p=p: torch.cdist(a, b, p), (a, b))
 
 
 @pytest.mark.parametrize("p", NORMS)
