@@ -169,7 +169,7 @@ _register("_upsample_bilinear2d_aa", 2, "filter_linear", aligns=True)
 _register("_upsample_bicubic2d_aa", 2, "filter_cubic", aligns=True)
 try:
     schema("_upsample_lanczos2d_aa.out")
-except RuntimeError:  # torch before 2.12
+except RuntimeError:  # an older torch has no such filter
     pass
 else:
     _register("_upsample_lanczos2d_aa", 2, "filter_lanczos", aligns=True)
