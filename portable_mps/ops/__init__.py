@@ -4,7 +4,6 @@ from importlib import import_module
 
 FAMILIES = (
     "activation",
-    "amp",
     "attention",
     "binary",
     "convolution",
@@ -21,7 +20,6 @@ FAMILIES = (
     "matmul",
     "random",
     "normalization",
-    "optimizer",
     "pooling",
     "reduction",
     "rrelu",
