@@ -148,6 +148,7 @@ def _variant(a: torch.Tensor, b: torch.Tensor, result: torch.dtype, tile: int, p
         "BN": tile,
         "TM": per_thread,
         "TN": per_thread,
+        "UNROLL": 2 if device.current().adapter.is_software else 16,  # the software driver gains nothing from more
         "A_ALONG_K": int(along_k),
         "B_ALONG_N": int(along_n),
         "VECTOR": int(vector),
