@@ -40,7 +40,10 @@ def scaled_dot_product_attention(
         and key.dim() == value.dim() == 4
         and query.is_floating_point()
         and dropout_p == 0.0
+        and query.dtype == key.dtype == value.dtype
         and query.shape[:2] == key.shape[:2] == value.shape[:2]
+        and query.shape[3] == key.shape[3]
+        and key.shape[2] == value.shape[2]
         and 0 not in (*query.shape, *key.shape, *value.shape)
         and not (attn_mask is not None and (is_causal or attn_mask.requires_grad))
     )

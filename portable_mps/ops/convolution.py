@@ -177,6 +177,22 @@ def _check(input: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None,
             f"Given {'transposed=1' if transposed else f'groups={groups}'}, weight of size {list(weight.shape)}, "
             f"expected input{list(input.shape)} to have {channels} channels, but got {input.shape[1]} channels instead"
         )
+    if weight.shape[0] % groups:
+        raise RuntimeError(
+            f"Given groups={groups}, expected weight to be divisible by {groups} at dimension 0, but got weight of size "
+            f"{list(weight.shape)} instead"
+        )
+
+
+def _check_windows(stride: Sequence[int], padding: Sequence[int], dilation: Sequence[int], groups: int) -> None:
+    """What torch checks before it looks at any size."""
+    if groups <= 0:
+        raise RuntimeError("non-positive groups is not supported")
+    for name, values in (("stride", stride), ("dilation", dilation)):
+        if any(value <= 0 for value in values):
+            raise RuntimeError(f"non-positive {name} is not supported")
+    if any(value < 0 for value in padding):
+        raise RuntimeError("negative padding is not supported")
 
 
 def _geometry(
@@ -219,7 +235,8 @@ def convolution(
     output_padding: Sequence[int],
     groups: int,
 ) -> torch.Tensor:
-    """Shapes and their checks are those of torch's own meta function."""
+    """Shapes and most checks are those of torch's own meta function."""
+    _check_windows(stride, padding, dilation, groups)
     if input.dim() == weight.dim() - 1:
         batched = convolution(
             input.unsqueeze(0), weight, bias, stride, padding, dilation, transposed, output_padding, groups

@@ -1,0 +1,122 @@
+"""Convolution against torch on the CPU: dimensions, groups, strides, paddings, transposed, layouts, gradients."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from support import compare, to_mps
+
+CLOSE = {"rtol": 1e-4, "atol": 1e-4}
+SIZES = {1: (13,), 2: (9, 8), 3: (5, 6, 4)}
+
+
+def sample(*shape, dtype=torch.float32, seed=0):
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed)).to(dtype)
+
+
+@pytest.mark.parametrize("dims", SIZES)
+@pytest.mark.parametrize("groups", [1, 2])
+@pytest.mark.parametrize("stride,padding,dilation", [(1, 0, 1), (2, 1, 1), (1, 2, 2), (3, 1, 2)])
+def test_plain(dims, groups, stride, padding, dilation):
+    function = getattr(F, f"conv{dims}d")
+    weight = sample(6, 4 // groups, *[3 if padding else 2] * dims, seed=1)
+    compare(
+        lambda x, w, b: function(x, w, b, stride, padding, dilation, groups),
+        sample(2, 4, *SIZES[dims]), weight, sample(6, seed=2), grad=True, **CLOSE,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("dims", SIZES)
+@pytest.mark.parametrize("groups", [1, 2])
+@pytest.mark.parametrize("stride,padding,output_padding,dilation", [(1, 0, 0, 1), (2, 1, 1, 1), (3, 0, 2, 2)])
+def test_transposed(dims, groups, stride, padding, output_padding, dilation):
+    function = getattr(F, f"conv_transpose{dims}d")
+    weight = sample(4, 6 // groups, *[3] * dims, seed=1)
+    compare(
+        lambda x, w, b: function(x, w, b, stride, padding, output_padding, groups, dilation),
+        sample(2, 4, *[size // 2 for size in SIZES[dims]]), weight, sample(6, seed=2), grad=True, **CLOSE,
+    )  # fmt: skip
+
+
+def test_depthwise_and_pointwise():
+    x = sample(2, 6, 7, 8)
+    compare(lambda x, w: F.conv2d(x, w, padding=1, groups=6), x, sample(12, 1, 3, 3), grad=True, **CLOSE)
+    compare(lambda x, w: F.conv2d(x, w), x, sample(5, 6, 1, 1), grad=True, **CLOSE)
+    compare(lambda x, w: F.conv2d(x, w, stride=2), x, sample(5, 6, 1, 1), grad=True, **CLOSE)
+
+
+def test_uneven_windows():
+    compare(
+        lambda x, w: F.conv2d(x, w, stride=(2, 1), padding=(0, 2), dilation=(1, 2)),
+        sample(1, 3, 10, 9), sample(4, 3, 2, 3), grad=True, **CLOSE,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("padding", ["same", "valid"])
+@pytest.mark.parametrize("kernel", [2, 3])
+def test_padding_by_name(padding, kernel):
+    compare(
+        lambda x, w: F.conv2d(x, w, padding=padding),
+        sample(1, 2, 6, 7),
+        sample(3, 2, kernel, kernel),
+        grad=True,
+        **CLOSE,
+    )
+
+
+@pytest.mark.parametrize("mode", ["zeros", "reflect", "replicate", "circular"])
+def test_padding_modes_of_the_module(mode):
+    torch.manual_seed(0)
+    layer = torch.nn.Conv2d(2, 3, 3, padding=2, padding_mode=mode)
+    x = sample(1, 2, 6, 7)
+    expected = layer(x)
+    torch.testing.assert_close(layer.to("mps")(x.to("mps")).cpu(), expected, **CLOSE)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_dtypes(dtype):
+    tolerance = {"rtol": 1e-7, "atol": 1e-7} if dtype == torch.float64 else {"rtol": 3e-2, "atol": 6e-2}
+    x, w = sample(2, 4, 7, 6, dtype=dtype), sample(4, 4, 3, 3, dtype=dtype, seed=1)
+    compare(lambda x, w: F.conv2d(x, w, padding=1), x, w, grad=True, **tolerance)
+    compare(lambda x, w: F.conv2d(x, w[:, :2], padding=1, groups=2), x, w, grad=True, **tolerance)
+
+
+def test_unbatched_strided_and_empty():
+    w = sample(4, 3, 3, 3)
+    compare(lambda x, w: F.conv2d(x, w), sample(3, 6, 6), w, grad=True, **CLOSE)
+    compare(lambda x, w: F.conv2d(x.transpose(2, 3)[:, :, ::2], w), sample(2, 3, 6, 12), w, grad=True, **CLOSE)
+    compare(lambda x, w: F.conv2d(x, w), sample(0, 3, 6, 6), w)
+
+
+def test_channels_last():
+    x = sample(2, 3, 6, 7).contiguous(memory_format=torch.channels_last)
+    compare(lambda x, w: F.conv2d(x, w, padding=1), x, sample(4, 3, 3, 3), grad=True, **CLOSE)
+
+
+def test_second_derivatives():
+    x = sample(1, 2, 4, 4, dtype=torch.float64).to("mps").requires_grad_()
+    w = sample(2, 2, 2, 2, dtype=torch.float64).to("mps").requires_grad_()
+    assert torch.autograd.gradgradcheck(F.conv2d, (x, w))
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda d: F.conv2d(torch.ones(1, 2, 5, 5, device=d), torch.ones(3, 3, 3, 3, device=d)),
+        lambda d: F.conv2d(torch.ones(1, 2, 2, 2, device=d), torch.ones(3, 2, 3, 3, device=d)),
+        lambda d: F.conv2d(torch.ones(1, 2, 5, 5, device=d), torch.ones(3, 2, 3, 3, device=d), torch.ones(4, device=d)),
+        lambda d: F.conv2d(torch.ones(1, 3, 5, 5, device=d), torch.ones(4, 1, 3, 3, device=d), groups=2),
+        lambda d: F.conv2d(torch.ones(1, 2, 5, 5, device=d), torch.ones(3, 2, 3, 3, device=d), stride=0),
+        lambda d: F.conv2d(torch.ones(1, 2, 5, 5, device=d).half(), torch.ones(3, 2, 3, 3, device=d)),
+        lambda d: F.conv2d(torch.ones(2, device=d), torch.ones(3, 2, 3, 3, device=d)),
+    ],
+)
+def test_errors(call):
+    with pytest.raises(Exception) as expected:
+        call("cpu")
+    with pytest.raises(expected.type):
+        call("mps")
+
+
+def test_an_operand_on_the_cpu_is_refused():
+    with pytest.raises(RuntimeError, match="device"):
+        F.conv2d(to_mps(sample(1, 2, 5, 5)), sample(3, 2, 3, 3))
