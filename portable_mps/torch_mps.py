@@ -96,6 +96,23 @@ def _needs_metal(what: str) -> Any:
     return refuse
 
 
+def _support_foreach() -> None:
+    """Make torch.optim and clip_grad_norm_ prefer ops/foreach.py's dispatches for all parameters to one a parameter.
+
+    On a Mac, where each foreach operator is a loop, `mps` is not among the devices of this list.
+    """
+    from torch.optim import optimizer, swa_utils
+    from torch.utils import _foreach_utils
+
+    listed = _foreach_utils._get_foreach_kernels_supported_devices
+
+    def devices() -> list[str]:
+        return [*listed(), "mps"]
+
+    for module in (_foreach_utils, optimizer, swa_utils):
+        module._get_foreach_kernels_supported_devices = devices  # type: ignore[attr-defined]
+
+
 class _OnlyDevice(contextlib.nullcontext[None]):
     """torch.cuda.device's counterpart, for a process with one GPU."""
 
@@ -145,3 +162,4 @@ def install() -> None:
     # What torch.utils.checkpoint asks for, or it does not restore the random numbers of the forward pass.
     torch.mps._initialized = True  # type: ignore[attr-defined]
     torch.mps.device = _OnlyDevice  # type: ignore[attr-defined]
+    _support_foreach()

@@ -11,6 +11,7 @@ INTERNALS = {
     "torch.ops.aten._scaled_dot_product_fused_attention_overrideable": "ops/attention.py",
     "torch.ops.aten._scaled_dot_product_attention_math": "ops/attention.py",
     "torch.mps._is_in_bad_fork": "torch_mps.py",
+    "torch.utils._foreach_utils._get_foreach_kernels_supported_devices": "torch_mps.py: foreach by default",
 }
 
 

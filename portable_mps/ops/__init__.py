@@ -4,6 +4,7 @@ from importlib import import_module
 
 FAMILIES = (
     "activation",
+    "amp",
     "attention",
     "binary",
     "convolution",
@@ -12,6 +13,7 @@ FAMILIES = (
     "ctc",
     "distance",
     "embedding",
+    "foreach",
     "grid_sampler",
     "indexing",
     "interpolation",
@@ -20,6 +22,7 @@ FAMILIES = (
     "matmul",
     "random",
     "normalization",
+    "optimizer",
     "pooling",
     "reduction",
     "rrelu",

@@ -1,0 +1,152 @@
+"""Fused optimisers: Adam, AdamW, Adagrad and stochastic gradient descent, one dispatch for all parameters.
+
+kernels/optimizer.slang names the papers.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+
+from portable_mps.dispatch.lists import ListKernel, alike, types
+from portable_mps.dispatch.registry import register
+
+_adam = ListKernel("optimizer", "step", addresses=3, numbers=9)
+_adagrad = ListKernel("optimizer", "step", addresses=3, numbers=4)
+_sgd = ListKernel("optimizer", "step", addresses=3, numbers=4)
+
+
+def _step(
+    kernel: ListKernel,
+    lists: Sequence[list[torch.Tensor]],
+    steps: list[torch.Tensor] | None,
+    lr: float | torch.Tensor,
+    scaling: tuple[torch.Tensor | None, torch.Tensor | None],
+    numbers: tuple[float, ...],
+    **defines: Any,
+) -> None:
+    """Run a kernel over lists whose i-th tensors share a shape; all of one dtype.
+
+    lists: parameters, gradients, state. steps: a float32 scalar for each parameter. scaling: grad_scale, found_inf.
+    """
+    params = lists[0]
+    if not params:
+        return
+    dtype = params[0].dtype
+    for tensors in lists:
+        if len(tensors) != len(params):
+            raise RuntimeError("params, grads and the optimizer's state must have the same length")
+        if any(t.dtype != dtype for t in tensors):
+            raise RuntimeError(f"params, grads and the optimizer's state must all have the dtype {dtype}")
+    for number in (*scaling, *(steps or ())):
+        if number is not None and not (number.is_mps and number.dtype == torch.float32 and number.numel() == 1):
+            raise RuntimeError("steps, grad_scale and found_inf must be float32 scalars on the MPS device")
+    lr_tensor = None
+    if isinstance(lr, torch.Tensor):
+        if lr.is_mps:
+            lr_tensor, lr = lr.to(torch.float32), 0.0
+        else:
+            lr = lr.item()
+    dense = [list(tensors) for tensors in lists]
+    odd = [i for i, tensors in enumerate(zip(*lists, strict=True)) if not alike(tensors)]
+    for i in odd:
+        for tensors in dense:
+            if tensors[i].shape != params[i].shape or not tensors[i].is_mps:
+                raise RuntimeError("params, grads and the optimizer's state must share shapes, on the MPS device")
+            tensors[i] = tensors[i].contiguous()
+    table = dense if steps is None else [*dense, steps]
+    kernel(table, dtype, (lr_tensor, *scaling), (lr, *numbers), **defines, **types("T", dtype))
+    for i in odd:
+        for tensors, originals in zip(dense, lists, strict=True):
+            if tensors[i] is not originals[i]:
+                originals[i].copy_(tensors[i])
+
+
+def _register(name: str, function: Callable[..., None]) -> None:
+    """Both overloads: with a number and with a tensor for the learning rate."""
+    register(name, function)
+    register(f"{name}.tensor_lr", function)
+
+
+def _adam_with(decoupled: bool) -> Callable[..., None]:
+    def run(
+        self: list[torch.Tensor],
+        grads: list[torch.Tensor],
+        exp_avgs: list[torch.Tensor],
+        exp_avg_sqs: list[torch.Tensor],
+        max_exp_avg_sqs: list[torch.Tensor],
+        state_steps: list[torch.Tensor],
+        *,
+        lr: float | torch.Tensor,
+        beta1: float,
+        beta2: float,
+        weight_decay: float,
+        eps: float,
+        amsgrad: bool,
+        maximize: bool,
+        grad_scale: torch.Tensor | None = None,
+        found_inf: torch.Tensor | None = None,
+    ) -> None:
+        lists = [self, grads, exp_avgs, exp_avg_sqs] + ([max_exp_avg_sqs] if amsgrad else [])
+        logarithms = [math.log(beta) if beta > 0 else -math.inf for beta in (beta1, beta2)]
+        numbers = (weight_decay, eps, beta1, beta2, 1 - beta1, 1 - beta2, *logarithms)
+        switches = {"DECOUPLED": int(decoupled), "AMSGRAD": int(amsgrad), "MAXIMIZE": int(maximize)}
+        _step(_adam, lists, state_steps, lr, (grad_scale, found_inf), numbers, OPTIMIZER="ADAM", **switches)
+
+    return run
+
+
+_register("_fused_adam_", _adam_with(decoupled=False))
+_register("_fused_adamw_", _adam_with(decoupled=True))
+
+
+def fused_adagrad_(
+    self: list[torch.Tensor],
+    grads: list[torch.Tensor],
+    state_sums: list[torch.Tensor],
+    state_steps: list[torch.Tensor],
+    *,
+    lr: float | torch.Tensor,
+    lr_decay: float,
+    weight_decay: float,
+    eps: float,
+    maximize: bool,
+    grad_scale: torch.Tensor | None = None,
+    found_inf: torch.Tensor | None = None,
+) -> None:
+    lists = [self, grads, state_sums]
+    numbers = (weight_decay, eps, lr_decay)
+    switches = {"OPTIMIZER": "ADAGRAD", "MAXIMIZE": int(maximize)}
+    _step(_adagrad, lists, state_steps, lr, (grad_scale, found_inf), numbers, **switches)
+
+
+_register("_fused_adagrad_", fused_adagrad_)
+
+
+def fused_sgd_(
+    self: list[torch.Tensor],
+    grads: list[torch.Tensor],
+    momentum_buffer_list: list[torch.Tensor],
+    *,
+    weight_decay: float,
+    momentum: float,
+    lr: float | torch.Tensor,
+    dampening: float,
+    nesterov: bool,
+    maximize: bool,
+    is_first_step: bool,
+    grad_scale: torch.Tensor | None = None,
+    found_inf: torch.Tensor | None = None,
+) -> None:
+    has_momentum = bool(momentum_buffer_list)
+    lists = [self, grads] + ([momentum_buffer_list] if has_momentum else [])
+    switches = {"MOMENTUM": has_momentum, "FIRST": is_first_step, "NESTEROV": nesterov, "MAXIMIZE": maximize}
+    defines = {name: int(value) for name, value in switches.items()}
+    numbers = (weight_decay, momentum, dampening)
+    _step(_sgd, lists, None, lr, (grad_scale, found_inf), numbers, OPTIMIZER="SGD", **defines)
+
+
+_register("_fused_sgd_", fused_sgd_)
