@@ -149,6 +149,10 @@ def _where_operands(
     self, other = (
         torch.as_tensor(t, dtype=dtype) if not isinstance(t, torch.Tensor) else t.to(dtype) for t in (self, other)
     )
+    if self.dim() == 0 and not self.is_mps:  # a kernel takes one number from the host
+        self = self.to("mps")
+    if condition.dim() == 0 and not condition.is_mps:
+        condition = condition.to("mps")
     return condition, self, other
 
 
@@ -169,14 +173,25 @@ def where_out(condition: torch.Tensor, self: torch.Tensor, other: torch.Tensor, 
 
 
 _clamp = Pointwise("clamp", ("maths::minimum(maths::maximum(a, b), c)",), 3)
+_clamp_numbers = Pointwise("clamp_numbers", ("maths::minimum(maths::maximum(a, s0), s1)",), 1, "cc")
 _clamp_min = Pointwise("clamp_min", ("maths::maximum(a, b)",), 2)
 _clamp_max = Pointwise("clamp_max", ("maths::minimum(a, b)",), 2)
 register(_clamp_min, "clamp_min.out", "clamp_min.Tensor_out")
 register(_clamp_max, "clamp_max.out", "clamp_max.Tensor_out")
 
 
-@implements("clamp.out", "clamp.Tensor_out")
+@implements("clamp.out")
 def clamp_out(
+    self: torch.Tensor, min: float | None = None, max: float | None = None, *, out: torch.Tensor
+) -> torch.Tensor:
+    if min is None or max is None:
+        return clamp_tensor_out(self, min, max, out=out)
+    self = self.to(torch.result_type(self, min + max))
+    return _clamp_numbers((out,), (self,), (min, max))[0]
+
+
+@implements("clamp.Tensor_out")
+def clamp_tensor_out(
     self: torch.Tensor,
     min: float | torch.Tensor | None = None,
     max: float | torch.Tensor | None = None,
@@ -184,6 +199,8 @@ def clamp_out(
     out: torch.Tensor,
 ) -> torch.Tensor:
     if min is not None and max is not None:
+        if isinstance(min, torch.Tensor) and min.dim() == 0 and not min.is_mps:
+            min = min.to("mps")
         return _clamp((out,), (self, min, max))[0]
     if min is not None:
         return _clamp_min((out,), (self, min))[0]
