@@ -35,12 +35,16 @@ def scaled_dot_product_attention(
     enable_gqa: bool = False,
 ) -> torch.Tensor:
     """torch's own composite asks a dispatch table that has no room for `mps`; this takes its place."""
+    if not query.dtype == key.dtype == value.dtype:
+        raise RuntimeError(
+            f"Expected query, key, and value to have the same dtype, but got query.dtype: {query.dtype} key.dtype: "
+            f"{key.dtype} and value.dtype: {value.dtype} instead."
+        )
     fused = (
         query.dim() == 4
         and key.dim() == value.dim() == 4
         and query.is_floating_point()
         and dropout_p == 0.0
-        and query.dtype == key.dtype == value.dtype
         and query.shape[:2] == key.shape[:2] == value.shape[:2]
         and query.shape[3] == key.shape[3]
         and key.shape[2] == value.shape[2]

@@ -170,5 +170,13 @@ def test_given_tensors_are_resized_and_checked():
     pooled, indices = aten.max_pool2d_with_indices(on_device, [2, 2])
     with pytest.raises(RuntimeError):
         aten.max_pool2d_with_indices_backward.grad_input(
-            pooled, on_device, [2, 2], [2, 2], [0, 0], [1, 1], False, indices[:1], grad_input=torch.empty_like(on_device)
+            pooled,
+            on_device,
+            [2, 2],
+            [2, 2],
+            [0, 0],
+            [1, 1],
+            False,
+            indices[:1],
+            grad_input=torch.empty_like(on_device),
         )

@@ -1,0 +1,157 @@
+"""Matrix products of every kind and stride against torch on the CPU."""
+
+import math
+
+import pytest
+import torch
+from support import FLOATS, INTEGERS, assert_same, compare, to_mps
+
+CLOSE = {"rtol": 1e-4, "atol": 1e-4}
+
+
+def sample(*shape, dtype=torch.float32, seed=0):
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed)).to(dtype)
+
+
+def whole(*shape, dtype=torch.int64):
+    return torch.randint(0, 5, shape, generator=torch.Generator().manual_seed(0)).to(dtype)
+
+
+@pytest.mark.parametrize(
+    "m,k,n", [(1, 1, 1), (3, 5, 7), (64, 16, 64), (65, 17, 66), (1, 300, 1), (130, 4, 3), (128, 128, 128), (2, 1000, 2)]
+)
+def test_sizes(m, k, n):
+    compare(torch.mm, sample(m, k), sample(k, n, seed=1), grad=True, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("a", ["plain", "transposed", "sliced", "expanded", "offset"])
+@pytest.mark.parametrize("b", ["plain", "transposed", "sliced", "expanded", "offset"])
+def test_strides(a, b):
+    def laid_out(kind, rows, columns, seed):
+        if kind == "transposed":
+            return sample(columns, rows, seed=seed).t()
+        if kind == "sliced":
+            return sample(rows * 2, columns * 3, seed=seed)[::2, ::3]
+        if kind == "expanded":
+            return sample(1, columns, seed=seed).expand(rows, columns)
+        if kind == "offset":
+            return sample(rows, columns + 1, seed=seed)[:, 1:]
+        return sample(rows, columns, seed=seed)
+
+    x, y = laid_out(a, 12, 8, 0), laid_out(b, 8, 20, 1)
+    assert_same(to_mps(x) @ to_mps(y), x @ y, **CLOSE)
+
+
+@pytest.mark.parametrize("dtype", FLOATS)
+def test_half_types_accumulate_in_float32(dtype):
+    x, y = sample(33, 500, dtype=dtype), sample(500, 20, dtype=dtype, seed=1)
+    tolerance = {torch.float32: 1e-3, torch.float16: 3e-2, torch.bfloat16: 2e-1}[dtype]
+    product = (x.to("mps") @ y.to("mps")).cpu()
+    torch.testing.assert_close(product.double(), x.double() @ y.double(), rtol=2e-2, atol=tolerance)
+
+
+@pytest.mark.parametrize("dtype", [*INTEGERS, torch.float64])
+def test_other_dtypes(dtype):
+    x, y = whole(7, 9, dtype=dtype), whole(9, 5, dtype=dtype)
+    compare(torch.mm, x, y)
+    compare(torch.bmm, x.view(1, 7, 9).expand(3, 7, 9), y.view(1, 9, 5).expand(3, 9, 5))
+    compare(torch.mv, x, y[:, 0])
+    compare(torch.dot, x[0], y[:, 0])
+
+
+@pytest.mark.parametrize("beta,alpha", [(1, 1), (0, 1), (0.5, 2), (1, -1)])
+def test_added_terms(beta, alpha):
+    numbers = {"beta": beta, "alpha": alpha}
+    x, y = sample(5, 6), sample(6, 7, seed=1)
+    for added in (sample(5, 7), sample(7), sample(5, 1), sample(1)):
+        compare(lambda c, x, y: torch.addmm(c, x, y, **numbers), added, x, y, grad=True, **CLOSE)
+    compare(lambda c, x, v: torch.addmv(c, x, v, **numbers), sample(5), x, sample(6), grad=True, **CLOSE)
+    batches = sample(3, 5, 6), sample(3, 6, 7, seed=1)
+    compare(lambda c, x, y: torch.baddbmm(c, x, y, **numbers), sample(3, 5, 7), *batches, grad=True, **CLOSE)
+    compare(lambda c, x, y: torch.baddbmm(c, x, y, **numbers), sample(7), *batches, grad=True, **CLOSE)
+    compare(lambda c, x, y: torch.addbmm(c, x, y, **numbers), sample(5, 7), *batches, grad=True, **CLOSE)
+    compare(lambda c, u, v: torch.addr(c, u, v, **numbers), sample(5, 7), sample(5), sample(7), grad=True, **CLOSE)
+
+
+def test_beta_zero_ignores_nan():
+    added = torch.full((2, 2), math.nan)
+    compare(lambda c, x, y: torch.addmm(c, x, y, beta=0), added, sample(2, 3), sample(3, 2))
+
+
+def test_in_place_and_aliased_terms():
+    c = sample(6, 6)
+    compare(lambda c, x: c.clone().addmm_(x, x), c, sample(6, 6, seed=1), **CLOSE)
+    mine = to_mps(c)
+    torch.addmm(mine.t(), mine.clone(), mine.clone(), out=mine)
+    torch.testing.assert_close(mine.cpu(), torch.addmm(c.t(), c, c), **CLOSE)
+
+
+SHAPES = [((4,), (4,)), ((3, 4), (4,)), ((4,), (4, 5)), ((2, 3, 4), (4,)), ((2, 3, 4), (4, 5)), ((3, 4), (2, 4, 5))]
+SHAPES += [((2, 1, 3, 4), (5, 4, 2)), ((1, 2, 3, 4), (2, 1, 4, 3))]
+
+
+@pytest.mark.parametrize("shapes", SHAPES)
+def test_matmul_broadcasts(shapes):
+    compare(torch.matmul, *(sample(*shape, seed=k) for k, shape in enumerate(shapes)), grad=True, **CLOSE)
+
+
+@pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize("shape", [(6,), (3, 6), (2, 3, 6), (2, 2, 3, 6), (0, 6)])
+def test_linear(shape, bias):
+    b = sample(5) if bias else None
+    compare(lambda x, w, b: torch.nn.functional.linear(x, w, b), sample(*shape), sample(5, 6), b, grad=True, **CLOSE)
+
+
+def test_contractions():
+    x, y = sample(3, 4, 5), sample(5, 4, 2)
+    compare(lambda x, y: torch.einsum("ijk,kjl->il", x, y), x, y, grad=True, **CLOSE)
+    compare(lambda x, y: torch.tensordot(x, y, dims=([2, 1], [0, 1])), x, y, grad=True, **CLOSE)
+    compare(torch.outer, sample(3), sample(4), grad=True)
+    compare(torch.inner, sample(2, 3), sample(4, 3), grad=True, **CLOSE)
+    compare(torch.kron, sample(2, 3), sample(2, 2), grad=True)
+    compare(torch.chain_matmul, sample(2, 3), sample(3, 4), sample(4, 2), **CLOSE)
+    compare(lambda x: torch.linalg.matrix_power(x, 3), sample(4, 4), **CLOSE)
+    compare(torch.nn.functional.bilinear, sample(3, 2), sample(3, 4), sample(5, 2, 4), sample(5), grad=True, **CLOSE)
+
+
+def test_empty():
+    compare(torch.mm, sample(3, 0), sample(0, 4), grad=True)
+    compare(torch.mm, sample(0, 3), sample(3, 4), grad=True)
+    compare(torch.bmm, sample(0, 3, 2), sample(0, 2, 4))
+    compare(lambda c, x, y: torch.addmm(c, x, y, beta=2), sample(3, 4), sample(3, 0), sample(0, 4))
+
+
+def test_out():
+    x, y = sample(3, 4), sample(4, 5)
+    out = torch.empty(5, 3, device="mps").t()
+    assert torch.mm(to_mps(x), to_mps(y), out=out) is out
+    assert_same(out, x @ y, **CLOSE)
+    with pytest.raises(RuntimeError):
+        torch.mm(to_mps(x), to_mps(y), out=torch.empty(3, 5, dtype=torch.float64, device="mps"))
+
+
+def test_special_values_spread_as_ieee_says():
+    x = sample(4, 4)
+    x[0, 0], x[1, 1], x[2, 2] = math.inf, -math.inf, math.nan
+    assert_same(to_mps(x) @ to_mps(torch.ones(4, 4)), x @ torch.ones(4, 4))
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda d: torch.mm(torch.ones(2, 3, device=d), torch.ones(4, 2, device=d)),
+        lambda d: torch.mm(torch.ones(2, 3, 1, device=d), torch.ones(3, 2, device=d)),
+        lambda d: torch.bmm(torch.ones(2, 3, 4, device=d), torch.ones(3, 4, 2, device=d)),
+        lambda d: torch.mv(torch.ones(2, 3, device=d), torch.ones(2, device=d)),
+        lambda d: torch.dot(torch.ones(3, device=d), torch.ones(4, device=d)),
+        lambda d: torch.dot(torch.ones(3, 1, device=d), torch.ones(3, device=d)),
+        lambda d: torch.addmm(torch.ones(3, 3, device=d), torch.ones(2, 3, device=d), torch.ones(3, 2, device=d)),
+        lambda d: torch.mm(torch.ones(2, 3, device=d), torch.ones(3, 2, device=d).half()),
+        lambda d: torch.matmul(torch.ones((), device=d), torch.ones(3, device=d)),
+    ],
+)
+def test_errors(call):
+    with pytest.raises(Exception) as expected:
+        call("cpu")
+    with pytest.raises(expected.type):
+        call("mps")
