@@ -27,7 +27,7 @@ class Pointwise:
     expressions: one a output, in Slang, of the inputs `a`, `b`, … (in their compute type), the scalars `s0`, `s1`, …
     and the compute type `C`. scalars: a format character each (see csrc/iterator.h). modules: what to import beside
     the library. by_type: other expressions for some compute types ("bool" is the common dtype, the rest what it is
-    computed in). integral: floating dtypes raise NotImplementedError, as on the CPU.
+    computed in). only: "integral" or "floating" dtypes; others raise NotImplementedError, as on the CPU.
     """
 
     name: str
@@ -37,7 +37,7 @@ class Pointwise:
     promotion: Promotion = Promotion.DEFAULT
     modules: tuple[str, ...] = ()
     by_type: dict[str, str] = field(default_factory=dict)
-    integral: bool = False
+    only: str = ""
     _kernels: dict[tuple[Any, ...], Any] = field(default_factory=dict, repr=False)
 
     def __call__(
@@ -70,7 +70,7 @@ class Pointwise:
         count = len(self.expressions) + self.inputs
         operands = [storage_of_code(dtypes >> 6 * i & 63) for i in range(count)]
         compute = storage_of_code(common).compute
-        if self.integral and compute in ("float", "double"):
+        if self.only and (self.only == "floating") != (compute in ("float", "double")):
             raise NotImplementedError(f'"{self.name}" not implemented for {storage_of_code(common).dtype}')
         expressions = self._specialised(compute)
         arithmetic = "int" if compute == "bool" else compute

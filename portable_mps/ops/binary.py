@@ -94,8 +94,8 @@ register(Pointwise("maximum", ("maths::maximum(a, b)",), 2), "maximum.out")
 register(Pointwise("minimum", ("maths::minimum(a, b)",), 2), "minimum.out")
 register(Pointwise("fmax", ("maths::fmax(a, b)",), 2), "fmax.out")
 register(Pointwise("fmin", ("maths::fmin(a, b)",), 2), "fmin.out")
-register(Pointwise("gcd", ("maths::gcd(a, b)",), 2, integral=True), "gcd.out")
-register(Pointwise("lcm", ("maths::lcm(a, b)",), 2, integral=True), "lcm.out")
+register(Pointwise("gcd", ("maths::gcd(a, b)",), 2, only="integral"), "gcd.out")
+register(Pointwise("lcm", ("maths::lcm(a, b)",), 2, only="integral"), "lcm.out")
 register(Pointwise("heaviside", ("a == C(0) ? b : (a > C(0) ? C(1) : C(0))",), 2), "heaviside.out")
 
 for _name in ["atan2", "copysign"]:
@@ -109,11 +109,11 @@ register(_zeta, "special_zeta.out")
 
 # Bits.
 for _name, _sign in {"and": "&", "or": "|", "xor": "^"}.items():
-    register(Pointwise(f"bitwise_{_name}", (f"a {_sign} b",), 2, integral=True), f"bitwise_{_name}.Tensor_out")
+    register(Pointwise(f"bitwise_{_name}", (f"a {_sign} b",), 2, only="integral"), f"bitwise_{_name}.Tensor_out")
 # Shifts past the width, as torch's CPU has them: zero, or the sign for a right shift.
 _WIDTH = "(b < C(0) || b >= C(8 * sizeof(C)))"
-_shift_left = Pointwise("shift_left", (f"{_WIDTH} ? C(0) : a << b",), 2, integral=True)
-_shift_right = Pointwise("shift_right", (f"{_WIDTH} ? (a < C(0) ? C(-1) : C(0)) : a >> b",), 2, integral=True)
+_shift_left = Pointwise("shift_left", (f"{_WIDTH} ? C(0) : a << b",), 2, only="integral")
+_shift_right = Pointwise("shift_right", (f"{_WIDTH} ? (a < C(0) ? C(-1) : C(0)) : a >> b",), 2, only="integral")
 register(_shift_left, "bitwise_left_shift.Tensor_out", "__lshift__.Tensor", "__lshift__.Scalar")
 register(_shift_left, "__ilshift__.Tensor", "__ilshift__.Scalar")
 register(_shift_right, "bitwise_right_shift.Tensor_out", "__rshift__.Tensor", "__rshift__.Scalar")

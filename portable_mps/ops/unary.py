@@ -34,14 +34,15 @@ register(Pointwise("reciprocal", ("maths::div(C(1), a)",), 1, promotion=Promotio
 
 # Results keep the dtype.
 _WHOLE = {"int": "a", "int64_t": "a"}
-register(Pointwise("abs", ("maths::abs(a)",), 1), "abs.out")
+_ABS = {k: "a < C(0) ? -a : a" for k in ("int", "int64_t")}
+register(Pointwise("abs", ("maths::abs(a)",), 1, by_type=_ABS), "abs.out")
 register(Pointwise("neg", ("-a",), 1), "neg.out")
 register(Pointwise("conj_physical", ("a",), 1), "conj_physical.out")
 register(Pointwise("ceil", ("maths::ceil(a)",), 1, by_type=_WHOLE), "ceil.out")
 register(Pointwise("floor", ("maths::floor(a)",), 1, by_type=_WHOLE), "floor.out")
 register(Pointwise("trunc", ("maths::trunc(a)",), 1, by_type=_WHOLE), "trunc.out")
 register(Pointwise("round", ("maths::round(a)",), 1, by_type=_WHOLE), "round.out")
-register(Pointwise("frac", ("a - maths::trunc(a)",), 1), "frac.out")
+register(Pointwise("frac", ("a - maths::trunc(a)",), 1, only="floating"), "frac.out")
 _SIGN = "(a > C(0) ? C(1) : C(0)) - (a < C(0) ? C(1) : C(0))"
 register(
     Pointwise(
@@ -53,7 +54,7 @@ register(
     Pointwise("sgn", (f"maths::isnan(a) ? C(0) : {_SIGN}",), 1, by_type={k: _SIGN for k in ("int", "int64_t", "bool")}),
     "sgn.out",
 )
-register(Pointwise("bitwise_not", ("~a",), 1, integral=True, by_type={"bool": "a == 0"}), "bitwise_not.out")
+register(Pointwise("bitwise_not", ("~a",), 1, only="integral", by_type={"bool": "a == 0"}), "bitwise_not.out")
 
 # Results are bool, or what out= says.
 _NEVER = {k: "false" for k in ("int", "int64_t", "bool")}
