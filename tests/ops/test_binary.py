@@ -1,0 +1,228 @@
+"""Elementwise operators of two and three tensors against torch on the CPU: promotion, broadcasting, calling forms."""
+
+import math
+import operator
+
+import pytest
+import torch
+from support import FLOATS, INTEGERS, assert_same, compare, to_mps
+
+ARITHMETIC = [torch.add, torch.sub, torch.mul, torch.div, torch.maximum, torch.minimum, torch.fmax, torch.fmin]
+FLOATING = [torch.atan2, torch.copysign, torch.hypot, torch.nextafter, torch.logaddexp, torch.logaddexp2, torch.xlogy]
+FLOATING += [torch.special.xlog1py, torch.special.zeta]
+INTEGRAL = [torch.bitwise_and, torch.bitwise_or, torch.bitwise_xor, torch.gcd, torch.lcm]
+COMPARISONS = [torch.eq, torch.ne, torch.lt, torch.le, torch.gt, torch.ge]
+LOGIC = [torch.logical_and, torch.logical_or, torch.logical_xor]
+DIVISIONS = [torch.floor_divide, torch.remainder, torch.fmod]
+SPECIAL = torch.tensor([0.0, -0.0, 1.5, -2.0, math.inf, -math.inf, math.nan, 1e-40, 3e38])
+
+
+def pair(dtype, other=None):
+    generator = torch.Generator().manual_seed(0)
+    low = 0 if dtype in (torch.uint8, torch.bool) else -9
+    high = 2 if dtype == torch.bool else 10
+    a, b = (torch.randint(low, high, (4, 7), generator=generator) for _ in range(2))
+    if dtype.is_floating_point:
+        a, b = a + torch.rand(4, 7, generator=generator), b + torch.rand(4, 7, generator=generator)
+    return a.to(dtype), b.to(other or dtype)
+
+
+@pytest.mark.parametrize("function", ARITHMETIC)
+def test_arithmetic(function):
+    for dtype in (*FLOATS, *INTEGERS, torch.float64):
+        compare(function, *pair(dtype))
+    compare(function, SPECIAL.view(-1, 1), SPECIAL)
+    compare(function, *pair(torch.float32), grad=True)
+
+
+@pytest.mark.parametrize("function", FLOATING)
+def test_floating(function):
+    a, b = pair(torch.float32)
+    if function in (torch.xlogy, torch.special.xlog1py, torch.special.zeta):
+        a, b = a.abs() + 1.1, b.abs() + 0.1
+    compare(function, a, b, rtol=1e-4, atol=1e-5)
+    if function is not torch.special.zeta:
+        compare(function, SPECIAL.view(-1, 1), SPECIAL, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("function", INTEGRAL)
+def test_integral(function):
+    for dtype in INTEGERS:
+        compare(function, *pair(dtype))
+    if function not in (torch.gcd, torch.lcm):
+        compare(function, *pair(torch.bool))
+
+
+def test_shifts():
+    for dtype in INTEGERS:
+        a, b = pair(dtype)
+        compare(torch.bitwise_left_shift, a, b.abs())
+        compare(torch.bitwise_right_shift, a, b.abs())
+    compare(lambda a: (a << 2, a >> 1), pair(torch.int32)[0])
+
+
+@pytest.mark.parametrize("function", [*COMPARISONS, *LOGIC])
+def test_comparisons(function):
+    for dtype in (*FLOATS, *INTEGERS, torch.bool):
+        compare(function, *pair(dtype))
+    compare(function, *pair(torch.int64, torch.float32))
+    compare(function, SPECIAL.view(-1, 1), SPECIAL)
+    out = torch.empty(4, 7, dtype=torch.float32, device="mps")
+    a, b = pair(torch.int32)
+    assert_same(function(to_mps(a), to_mps(b), out=out), function(a, b).float())
+
+
+@pytest.mark.parametrize("function", DIVISIONS)
+def test_divisions(function):
+    for dtype in (*FLOATS, *INTEGERS):
+        a, b = pair(dtype)
+        b[b == 0] = 3
+        tolerance = {} if dtype in (torch.float32, *INTEGERS) else {"rtol": 2e-2, "atol": 1e-1}
+        compare(function, a, b, **tolerance)
+        compare(lambda a, f=function: f(a, 3), a, **tolerance)
+    compare(function, SPECIAL.view(-1, 1), SPECIAL)
+
+
+@pytest.mark.parametrize("mode", [None, "floor", "trunc"])
+def test_rounding_of_quotients(mode):
+    for dtype in (torch.float32, torch.int64, torch.uint8):
+        a, b = pair(dtype)
+        b[b == 0] = 3
+        compare(lambda a, b: torch.div(a, b, rounding_mode=mode), a, b)
+
+
+def test_integer_division_by_zero_does_not_stop_the_device():
+    torch.floor_divide(
+        torch.ones(3, dtype=torch.int32, device="mps"), torch.zeros(3, dtype=torch.int32, device="mps")
+    ).cpu()
+    torch.remainder(torch.ones(3, dtype=torch.int64, device="mps"), 0).cpu()
+    assert torch.ones(2, device="mps").sum().item() == 2
+
+
+def test_powers():
+    a, b = pair(torch.float32)
+    compare(torch.pow, a.abs(), b, rtol=1e-4, atol=1e-5, grad=True)
+    compare(torch.pow, SPECIAL.view(-1, 1), SPECIAL, rtol=1e-5)
+    for exponent in (0, 1, 2, 3, -1, -2, 0.5, -0.5, 2.5):
+        compare(lambda a, e=exponent: a.abs() ** e, a, rtol=1e-4, atol=1e-6, grad=True)
+        compare(lambda a, e=exponent: e ** (a / 4) if e > 0 else a, a, rtol=1e-4, atol=1e-6)
+    whole, exponents = pair(torch.int64)
+    compare(torch.pow, whole, exponents.abs())
+    compare(lambda a: a**2, whole)
+
+
+DTYPES = [torch.bool, torch.uint8, torch.int8, torch.int32, torch.int64, torch.float16, torch.bfloat16, torch.float32]
+
+
+@pytest.mark.parametrize("first", DTYPES)
+def test_promotion(first):
+    for second in DTYPES:
+        a, b = pair(first)[0], pair(second)[1]
+        loose = {} if {first, second}.isdisjoint({torch.float16, torch.bfloat16}) else {"rtol": 2e-2, "atol": 1e-2}
+        compare(torch.add, a, b, **loose)
+        compare(lambda a, b: a * b[0, 0], a, b, **loose)  # a 0-dim operand promotes less
+        b = torch.where(b == 0, torch.ones((), dtype=b.dtype), b)
+        compare(torch.div, a, b, **loose)
+
+
+@pytest.mark.parametrize("number", [2, 2.5, True])
+def test_python_numbers(number):
+    for dtype in DTYPES:
+        a = pair(dtype)[0]
+        loose = {"rtol": 2e-2, "atol": 1e-2} if dtype in (torch.float16, torch.bfloat16) else {}
+        for function in (operator.add, operator.mul, operator.truediv):
+            compare(lambda a, f=function: f(a, number), a, **loose)
+            if function is not operator.truediv:
+                compare(lambda a, f=function: f(number, a), a, **loose)
+        compare(lambda a: a > number, a)
+
+
+def test_scalars_on_the_cpu():
+    a = pair(torch.float32)[0]
+    for scalar in (torch.tensor(2.5), torch.tensor(3), torch.tensor(1.5, dtype=torch.float64)):
+        torch.testing.assert_close((a.to("mps") * scalar).cpu(), a * scalar)
+        torch.testing.assert_close((scalar - a.to("mps")).cpu(), scalar - a)
+
+
+def test_broadcasting_and_strides():
+    a, b = torch.randn(3, 1, 5), torch.randn(4, 1)
+    compare(torch.add, a, b, grad=True)
+    compare(torch.mul, a.expand(3, 4, 5), b, grad=True)
+    compare(torch.sub, torch.randn(6, 8).t()[::2], torch.randn(4, 6), grad=True)
+    compare(torch.add, torch.randn(0, 3), torch.randn(3))
+    compare(torch.add, torch.tensor(1.0), torch.tensor(2.0))
+    compare(torch.mul, torch.randn(2, 3, 2, 3, 2, 3, 2)[..., ::2], torch.randn(3, 1, 3, 1, 3, 1))
+
+
+def test_in_place_and_out():
+    a, b = pair(torch.float32)
+    for name in ("add_", "sub_", "mul_", "div_", "pow_", "remainder_", "fmod_", "copysign_", "lt_", "logical_and_"):
+        compare(lambda a, b, n=name: getattr(a.clone().abs(), n)(b), a, b)
+    compare(lambda a, b: a.clone().add_(b, alpha=2.5), a, b)
+    compare(lambda a: a.clone()[:, ::2].add_(1), a)
+    out = torch.empty(7, 4, device="mps").t()
+    assert torch.add(to_mps(a), to_mps(b), out=out) is out
+    assert_same(out, a + b)
+    half = torch.empty(4, 7, dtype=torch.float16, device="mps")
+    torch.mul(to_mps(a), to_mps(b), out=half)
+    assert_same(half, (a * b).half())
+
+
+def test_alpha():
+    a, b = pair(torch.float32)
+    compare(
+        lambda a, b: (torch.add(a, b, alpha=3), torch.sub(a, b, alpha=0.5), torch.rsub(a, b, alpha=2)), a, b, grad=True
+    )
+    compare(lambda a, b: torch.add(a, b, alpha=2), *pair(torch.int32))
+
+
+def test_three_tensors():
+    a, b = pair(torch.float32)
+    c = b.abs() + 1
+    compare(lambda a, b, c: torch.addcmul(a, b, c, value=0.5), a, b, c, grad=True)
+    compare(lambda a, b, c: torch.addcdiv(a, b, c, value=2), a, b, c, grad=True)
+    compare(lambda a, b: torch.lerp(a, b, 0.3), a, b, grad=True)
+    compare(torch.lerp, a, b, c / 10, grad=True)
+    compare(lambda a, b, c: torch.where(a > 0, b, c), a, b, c, grad=True)
+    compare(lambda a: torch.where(a > 0, a, 0.0), a)
+    compare(lambda a: torch.where(a > 0, 1.0, 2.0), a)
+    compare(lambda a, b: torch.where(a > 0, a, b), a, pair(torch.int64)[1])
+
+
+def test_clamp():
+    a = pair(torch.float32)[0]
+    compare(lambda a: torch.clamp(a, -1, 2.5), a, grad=True)
+    compare(lambda a: (torch.clamp(a, min=0), torch.clamp(a, max=0), a.clamp_min(1), a.clamp_max(1)), a, grad=True)
+    compare(lambda a, b: torch.clamp(a, b, b + 1), a, pair(torch.float32)[1])
+    compare(lambda a: torch.clamp(a, 0, 3), pair(torch.int32)[0])
+    compare(lambda a: torch.clamp(a, 0.5, 3), pair(torch.int32)[0])
+    compare(lambda a: torch.clamp(a, -1, 1), SPECIAL)
+
+
+def test_close():
+    a = SPECIAL
+    compare(lambda a, b: (torch.isclose(a, b), torch.isclose(a, b, equal_nan=True)), a, a + 1e-9)
+    assert torch.equal(to_mps(a[:3]), to_mps(a[:3])) and not torch.equal(to_mps(a[:3]), to_mps(a[1:4]))
+    assert torch.allclose(to_mps(a[:3]), to_mps(a[:3] + 1e-9))
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda d: torch.ones(2, 3, device=d) * torch.ones(2, device=d),
+        lambda d: torch.ones(2, device=d).mul_(torch.ones(3, 2, device=d)),
+        lambda d: torch.ones(2, dtype=torch.int64, device=d).div_(2),
+        lambda d: torch.pow(torch.ones(2, dtype=torch.int64, device=d), -1),
+        lambda d: torch.clamp(torch.ones(2, device=d)),
+        lambda d: torch.div(torch.ones(2, device=d), 2, rounding_mode="up"),
+        lambda d: torch.where(torch.ones(2, device=d), 1.0, 2.0),
+        lambda d: torch.lerp(torch.ones(2, device=d), torch.ones(2, dtype=torch.float64, device=d), 0.5),
+        lambda d: torch.add(torch.ones(2, device=d), torch.ones(2, device=d), alpha="x"),
+        lambda d: torch.gcd(torch.ones(2, device=d), torch.ones(2, device=d)),
+    ],
+)
+def test_errors(call):
+    with pytest.raises(Exception) as expected:
+        call("cpu")
+    with pytest.raises(expected.type):
+        call("mps")
