@@ -88,7 +88,7 @@ class Pointwise:
             fields.append(f"{_scalar_type(character, arithmetic)} s{i};")
 
         lines = ["import lib.dtypes;", "import lib.casts;", "import lib.maths;"]
-        lines += [f"import {module};" for module in self.modules]
+        lines += [f"import {m};" for m in dict.fromkeys((*self.modules, *(o.module for o in operands))) if m]
         lines += ["struct Params {", *(f"    {f}" for f in fields), "};", f"typealias C = {arithmetic};"]
         lines += ['[shader("compute")] [numthreads(256, 1, 1)]']
         lines += ["void main(uint3 group : SV_GroupID, uint lane : SV_GroupIndex, PARAMS p)", "{"]

@@ -23,7 +23,8 @@ class Storage:
     """A dtype in Slang.
 
     type is the pointee, compute the type that arithmetic happens in, load and store the conversions between them as
-    format strings; code is torch's ScalarType number, which the C++ planner reports.
+    format strings; code is torch's ScalarType number, which the C++ planner reports; module is where load and store
+    are, if not in the library that every kernel imports.
     """
 
     dtype: torch.dtype
@@ -32,6 +33,7 @@ class Storage:
     compute: str
     load: str = "{}"
     store: str = "{}"
+    module: str = ""
 
 
 _ROWS = (
@@ -49,16 +51,39 @@ _ROWS = (
     Storage(torch.uint32, 28, "uint", "int64_t", "int64_t({})", "uint(cast_int64({}))"),
     Storage(torch.uint64, 29, "uint64_t", "uint64_t", "{}", "uint64_t(cast_int64({}))"),
 )
-BY_CODE = {row.code: row for row in _ROWS}
+# torch 2.11 makes NaN of what float8_e4m3fn cannot hold, later versions the largest value.
+_E4M3_OVERFLOW = int(torch.tensor(1e9).to(torch.float8_e4m3fn).view(torch.uint8))
+
+
+def _float8(dtype: torch.dtype, code: int, load: str, store: str) -> Storage:
+    return Storage(dtype, code, "uint8_t", "float", load, store.replace("{}", "cast_float({})"), "lib.float8")
+
+
+# Elementwise kernels alone take these.
+_ELEMENTWISE_ROWS = (
+    _float8(torch.float8_e5m2, 23, "float8_value({}, 2, 15, 0x7c)", "float8_of({}, 2, 15, 0x7b, 0x7c, 0x7f)"),
+    _float8(
+        torch.float8_e4m3fn,
+        24,
+        "float8_value({}, 3, 7, 0x7f)",
+        f"float8_of({{}}, 3, 7, 0x7e, {_E4M3_OVERFLOW}, 0x7f)",
+    ),
+    _float8(torch.float8_e5m2fnuz, 25, "float8_value({}, 2, 16, 0x80)", "float8_of({}, 2, 16, 0x7f, 0x80, 0x80)"),
+    _float8(torch.float8_e4m3fnuz, 26, "float8_value({}, 3, 8, 0x80)", "float8_of({}, 3, 8, 0x7f, 0x80, 0x80)"),
+    _float8(torch.float8_e8m0fnu, 44, "float8_power({})", "float8_power_of({})"),
+)
 BY_DTYPE = {row.dtype: row for row in _ROWS}
+BY_CODE = {row.code: row for row in (*_ROWS, *_ELEMENTWISE_ROWS)}
 
 
 def storage(dtype: torch.dtype) -> Storage:
-    """The row of `dtype`; raises TypeError, in the words of a Mac, for one that kernels do not take."""
+    """The row of `dtype`; raises NotImplementedError for one that kernels do not take."""
     try:
         return BY_DTYPE[dtype]
     except KeyError:
-        raise TypeError(f"Trying to use {dtype} on the MPS device, which this operator does not support") from None
+        raise NotImplementedError(
+            f"Trying to use {dtype} on the MPS device, which this operator does not support"
+        ) from None
 
 
 def storage_of_code(code: int) -> Storage:
@@ -66,4 +91,6 @@ def storage_of_code(code: int) -> Storage:
     try:
         return BY_CODE[code]
     except KeyError:
-        raise TypeError(f"Trying to use dtype number {code} on the MPS device, which this operator lacks") from None
+        raise NotImplementedError(
+            f"Trying to use dtype number {code} on the MPS device, which this operator does not support"
+        ) from None

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+
 import numpy as np
 import torch
 
@@ -11,14 +13,21 @@ from portable_mps.dispatch.registry import implements
 from portable_mps.runtime import device
 
 _assign = Pointwise("copy", ("a",), inputs=1, promotion=Promotion.NONE)
+_assign_negated = Pointwise("copy_negated", ("-a",), inputs=1, promotion=Promotion.NONE)
+_FLOAT8 = {getattr(torch, name) for name in dir(torch) if name.startswith("float8_")}
 
 
 def copy_on_device(destination: torch.Tensor, source: torch.Tensor) -> None:
     """destination[...] = source for two `mps` tensors of any dtypes and strides, source broadcast."""
+    if destination.is_neg():
+        destination, source = torch._neg_view(destination), torch._neg_view(source)
     if destination.is_complex() or source.is_complex():
-        raise TypeError("complex tensors cannot be copied on the MPS device yet")
-    same = destination.dtype == source.dtype and destination.is_contiguous() and source.is_contiguous()
-    if same and destination.shape == source.shape:
+        return _copy_complex(destination, source)
+    if source.is_neg():
+        _assign_negated((destination,), (torch._neg_view(source),))
+        return
+    same = destination.dtype == source.dtype
+    if same and destination.is_contiguous() and source.is_contiguous() and destination.shape == source.shape:
         size = destination.nbytes
         start, origin = destination.data_ptr(), source.data_ptr()
         if size == 0 or start == origin:
@@ -26,7 +35,29 @@ def copy_on_device(destination: torch.Tensor, source: torch.Tensor) -> None:
         if size >= 1 << 20 and (start + size <= origin or origin + size <= start):
             device.current().stream.copy(start, origin, size)
             return
+    if same and source.dtype in _FLOAT8:  # every bit of a NaN is kept
+        destination, source = destination.view(torch.uint8), source.view(torch.uint8)
     _assign((destination,), (source,))
+
+
+def _copy_complex(destination: torch.Tensor, source: torch.Tensor) -> None:
+    """copy_on_device by parts, for a destination that is not a negative view."""
+    if not destination.is_complex():
+        warnings.warn("Casting complex values to real discards the imaginary part", UserWarning, stacklevel=2)
+        return copy_on_device(destination, source.real)
+    if destination.is_conj():
+        destination, source = destination.conj(), source.conj()
+    if not source.is_complex():
+        copy_on_device(destination.real, source)
+        destination.imag.zero_()
+    elif source.is_conj() or source.is_neg():
+        # A part that is written may be a part that is still to be read.
+        if destination.untyped_storage().data_ptr() == source.untyped_storage().data_ptr():
+            source = source.clone()
+        copy_on_device(destination.real, source.real)
+        copy_on_device(destination.imag, source.imag)
+    else:
+        copy_on_device(torch.view_as_real(destination), torch.view_as_real(source))
 
 
 def _bytes(tensor: torch.Tensor) -> np.ndarray:
@@ -35,12 +66,17 @@ def _bytes(tensor: torch.Tensor) -> np.ndarray:
     return tensor.detach().as_strided((tensor.numel(),), (1,)).view(torch.uint8).numpy()
 
 
+def _is_lazy(tensor: torch.Tensor) -> bool:
+    """Whether the values are the negatives or the conjugates of those in memory."""
+    return tensor.is_neg() or tensor.is_conj()
+
+
 def upload(destination: torch.Tensor, source: torch.Tensor) -> None:
     """Fill an `mps` tensor from a CPU tensor of any dtype and strides, broadcast."""
     source = source.resolve_conj().resolve_neg()
     if source.dtype != destination.dtype and source.element_size() >= destination.element_size():
         source = source.to(destination.dtype)
-    direct = source.dtype == destination.dtype and destination.is_contiguous()
+    direct = source.dtype == destination.dtype and destination.is_contiguous() and not _is_lazy(destination)
     if direct:
         source = source.expand(destination.shape).contiguous()
         target = destination
@@ -55,13 +91,12 @@ def upload(destination: torch.Tensor, source: torch.Tensor) -> None:
 
 def download(destination: torch.Tensor, source: torch.Tensor) -> None:
     """Fill a CPU tensor from an `mps` tensor of any dtype and strides; waits for the device."""
-    source = source.contiguous()
+    source = source.resolve_conj().resolve_neg().contiguous()
     direct = (
         source.dtype == destination.dtype
         and destination.is_contiguous()
         and destination.shape == source.shape
-        and not destination.is_neg()
-        and not destination.is_conj()
+        and not _is_lazy(destination)
     )
     target = destination if direct else torch.empty(source.shape, dtype=source.dtype, device="cpu")
     if source.numel():

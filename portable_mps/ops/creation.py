@@ -12,10 +12,9 @@ _fill = Pointwise("fill", ("a",), 1, promotion=Promotion.NONE)
 
 
 @implements("fill_.Scalar")
-def fill_scalar_(self: torch.Tensor, value: float) -> torch.Tensor:
+def fill_scalar_(self: torch.Tensor, value: complex) -> torch.Tensor:
     # Through a tensor of the dtype, which refuses a value that does not fit as torch does.
-    _fill((self,), (torch.full((), value, dtype=self.dtype, device="cpu"),))
-    return self
+    return fill_tensor_(self, torch.full((), value, dtype=self.dtype, device="cpu"))
 
 
 @implements("fill_.Tensor")
@@ -24,6 +23,8 @@ def fill_tensor_(self: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
         raise RuntimeError(
             f"fill_ only supports 0-dimension value tensor but got tensor with {value.dim()} dimensions."
         )
+    if self.is_complex() or value.is_complex():
+        return self.copy_(value)
     _fill((self,), (value,))
     return self
 
