@@ -24,10 +24,11 @@ _LETTERS = "abcdefgh"
 class Pointwise:
     """An elementwise kernel family.
 
-    expressions: one a output, in Slang, of the inputs `a`, `b`, … (in their compute type), the scalars `s0`, `s1`, …
-    and the compute type `C`. scalars: a format character each (see csrc/iterator.h). modules: what to import beside
-    the library. by_type: other expressions for some compute types ("bool" is the common dtype, the rest what it is
-    computed in). only: "integral" or "floating" dtypes; others raise NotImplementedError, as on the CPU.
+    expressions: one a output, in Slang, of the inputs `a`, `b`, … (in their compute type), the scalars `s0`, `s1`, …,
+    the compute type `C`, and literals K(0.1) of it. scalars: a format character each (see csrc/iterator.h). modules:
+    what to import beside the library. by_type: other expressions for some compute types ("bool" is the common dtype,
+    the rest what it is computed in). only: "integral" or "floating" dtypes; others raise NotImplementedError, as on
+    the CPU.
     """
 
     name: str
@@ -90,6 +91,7 @@ class Pointwise:
         lines = ["import lib.dtypes;", "import lib.casts;", "import lib.maths;"]
         lines += [f"import {m};" for m in dict.fromkeys((*self.modules, *(o.module for o in operands))) if m]
         lines += ["struct Params {", *(f"    {f}" for f in fields), "};", f"typealias C = {arithmetic};"]
+        lines.append(f"#define K(x) x##{'lf' if arithmetic == 'double' else 'f'}")
         lines += ['[shader("compute")] [numthreads(256, 1, 1)]']
         lines += ["void main(uint3 group : SV_GroupID, uint lane : SV_GroupIndex, PARAMS p)", "{"]
         lines += [f"    {index} i = ({index}(group.y) * 32768 + group.x) * 256 + lane;", "    if (i >= p.n) return;"]

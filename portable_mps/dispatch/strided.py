@@ -23,11 +23,13 @@ _WORDS = {1: "uint8_t", 2: "uint16_t", 4: "uint", 8: "uint64_t"}
 
 
 def word(dtype: torch.dtype) -> str:
-    """The Slang integer as wide as an element, for kernels that only move data. Raises TypeError past 8 bytes."""
+    """The Slang integer as wide as an element, for kernels that only move data; NotImplementedError past 8 bytes."""
     try:
         return _WORDS[dtype.itemsize]
     except KeyError:
-        raise TypeError(f"Trying to use {dtype} on the MPS device, which this operator does not support") from None
+        raise NotImplementedError(
+            f"Trying to use {dtype} on the MPS device, which this operator does not support"
+        ) from None
 
 
 def dtype_defines(name: str, dtype: torch.dtype) -> dict[str, str]:

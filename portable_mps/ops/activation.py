@@ -60,7 +60,7 @@ register(
 )
 register(Pointwise("sigmoid_backward", ("a * (C(1) - b) * b",), 2), "sigmoid_backward.grad_input")
 register(Pointwise("tanh_backward", ("a * (C(1) - b * b)",), 2), "tanh_backward.grad_input")
-_RELU6 = "clamp(a + C(3), C(0), C(6))"
+_RELU6 = "maths::minimum(maths::maximum(a + C(3), C(0)), C(6))"
 register(Pointwise("hardswish", (f"a * {_RELU6} / C(6)",), 1), "hardswish", "hardswish_", "hardswish.out")
 register(
     Pointwise("hardswish_backward", ("b <= C(-3) ? C(0) : (b < C(3) ? a * (b / C(3) + C(0.5)) : a)",), 2),
@@ -73,7 +73,10 @@ register(
 )
 register(Pointwise("hardshrink", ("a >= -s0 && a <= s0 ? C(0) : a",), 1, "c"), "hardshrink.out")
 register(Pointwise("shrink_backward", ("b >= -s0 && b <= s0 ? C(0) : a",), 2, "c"), "hardshrink_backward.grad_input")
-register(Pointwise("softshrink", ("a > s0 ? a - s0 : (a < -s0 ? a + s0 : a * C(0))",), 1, "c"), "softshrink.out")
+register(
+    Pointwise("softshrink", ("a > s0 ? a - s0 : (a < -s0 ? a + s0 : maths::isnan(a) ? a : C(0))",), 1, "c"),
+    "softshrink.out",
+)
 register(
     Pointwise("softshrink_backward", ("b >= -s0 && b <= s0 ? C(0) : a",), 2, "c"), "softshrink_backward.grad_input"
 )
@@ -116,15 +119,15 @@ def log_sigmoid_backward_out(
 
 
 _gelu = {
-    "none": Pointwise("gelu", ("maths::gelu(a)",), 1, modules=("lib.special",)),
-    "tanh": Pointwise("gelu_tanh", ("maths::gelu_tanh(a)",), 1),
+    "none": Pointwise("gelu", ("maths::gelu(a)",), 1, modules=("lib.special",), only="floating"),
+    "tanh": Pointwise("gelu_tanh", ("maths::gelu_tanh(a)",), 1, only="floating"),
 }
 # d/dx x Phi(x) = Phi(x) + x phi(x), with 1/sqrt(2) and 1/sqrt(2 pi).
-_PHI = "C(0.5) * (C(1) + maths::erf(b * C(0.70710678118654752440)))"
-_DENSITY = "C(0.39894228040143267794) * maths::exp(C(-0.5) * b * b)"
+_PHI = "C(0.5) * (C(1) + maths::erf(b * K(0.70710678118654752440)))"
+_DENSITY = "K(0.39894228040143267794) * maths::exp(C(-0.5) * b * b)"
 # The tanh form with k = sqrt(2/pi) and its inner derivative.
-_INNER = "maths::tanh(C(0.79788456080286535588) * (b + C(0.044715) * b * b * b))"
-_SLOPE = "C(0.79788456080286535588) * (C(1) + C(3 * 0.044715) * b * b)"
+_INNER = "maths::tanh(K(0.79788456080286535588) * (b + K(0.044715) * b * b * b))"
+_SLOPE = "K(0.79788456080286535588) * (C(1) + K(0.134145) * b * b)"
 _gelu_backward = {
     "none": Pointwise("gelu_backward", (f"a * ({_PHI} + b * {_DENSITY})",), 2, modules=("lib.special",)),
     "tanh": Pointwise(

@@ -128,7 +128,7 @@ def frexp_out(
 
 
 _angle = Pointwise(
-    "angle", ("maths::isnan(a) ? a : (a < C(0) ? C(3.14159265358979323846) : C(0))",), 1, promotion=Promotion.FLOAT
+    "angle", ("maths::isnan(a) ? a : (a < C(0) ? K(3.14159265358979323846) : C(0))",), 1, promotion=Promotion.FLOAT
 )
 register(_angle, "angle", "angle.out")
 
