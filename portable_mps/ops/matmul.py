@@ -13,7 +13,11 @@ from portable_mps.runtime import device
 from portable_mps.runtime.kernel import Template
 
 _plain = Template("matmul", "matmul", "QQQqqqiiiiiiiii")
-_scaled = Template("matmul", "matmul", "QQQQqqqqiiiiiiiiiiiff")
+# By the type that is accumulated, which alpha and beta have, too.
+_scaled = {
+    accumulator: Template("matmul", "matmul", f"QQQQqqqqiiiiiiiiiii2{code}")
+    for accumulator, code in {"float": "f", "double": "d", "int": "i", "int64_t": "q"}.items()
+}
 _outer = Template("matmul", "matmul", "QQQqqqqqiiiiiiiiiii")
 _MAX_BATCH = 32768  # workgroups in z
 
@@ -67,7 +71,7 @@ def product(
     if plan is None:
         if len(_plans) >= _REMEMBERED:
             _plans.clear()
-        plan = _plans[key] = _plan(a, b, out, d, float(alpha), float(beta))
+        plan = _plans[key] = _plan(a, b, out, d, alpha, beta)
     if d is None:
         plan.record((a, b, out), (a, b), (out,))
     else:
@@ -91,8 +95,9 @@ def _plan(
     variant = _variant(a, b, out.dtype, tile, per_thread)
     if d is None:
         return Prepared(_plain, groups, (*batches, *sizes), SCALED=0, OUTER=0, **variant)
-    numbers = (*batches, d.stride(0), *sizes, d.stride(1), d.stride(2), alpha, beta)
-    return Prepared(_scaled, groups, numbers, SCALED=1, OUTER=0, **variant)
+    number = float if out.is_floating_point() else int
+    numbers = (*batches, d.stride(0), *sizes, d.stride(1), d.stride(2), number(alpha), number(beta))
+    return Prepared(_scaled[variant["ACC"]], groups, numbers, SCALED=1, OUTER=0, **variant)
 
 
 def summed_product(a: torch.Tensor, b: torch.Tensor, out: torch.Tensor) -> None:

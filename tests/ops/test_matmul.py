@@ -155,3 +155,10 @@ def test_errors(call):
         call("cpu")
     with pytest.raises(expected.type):
         call("mps")
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.int64])
+def test_factors_keep_their_width(dtype):
+    a = torch.arange(6).view(2, 3).to(dtype)
+    alpha, beta = (0.1, 0.2) if dtype == torch.float64 else (2**40 + 1, 2**30 + 1)
+    compare(lambda c, x, y: torch.addmm(c, x, y, alpha=alpha, beta=beta), a @ a.t(), a, a.t())
