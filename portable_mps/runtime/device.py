@@ -20,7 +20,13 @@ class Device:
     """An adapter, its memory, its stream and its compiler."""
 
     def __init__(self) -> None:
-        import slangpy as spy
+        try:
+            import slangpy as spy
+        except ImportError as error:
+            raise adapters.NoAdapterError(
+                f"slangpy, through which kernels run, cannot be loaded ({error}). Install the libraries that it links to "
+                "(Debian, Ubuntu: apt-get install libx11-6 libatomic1), or slangpy itself: pip install slangpy==0.43.1"
+            ) from error
 
         self.adapter = adapters.choose()
         if self.adapter.missing:
