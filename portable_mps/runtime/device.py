@@ -24,7 +24,7 @@ class Device:
             import slangpy as spy
         except ImportError as error:
             raise adapters.NoAdapterError(
-                f"slangpy, through which kernels run, cannot be loaded ({error}). Install the libraries that it links to "
+                f"slangpy, which runs the kernels, cannot be loaded ({error}). Install the libraries that it links to "
                 "(Debian, Ubuntu: apt-get install libx11-6 libatomic1), or slangpy itself: pip install slangpy==0.43.1"
             ) from error
 
