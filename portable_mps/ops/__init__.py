@@ -34,6 +34,7 @@ FAMILIES = (
     "selection",
     "shape",
     "sort",
+    "special",
     "unary",
     "unique",
 )

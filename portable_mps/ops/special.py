@@ -1,0 +1,47 @@
+"""Special functions that unary.py has not: orthogonal polynomials, incomplete gamma and rarer Bessel functions."""
+
+from __future__ import annotations
+
+from portable_mps.dispatch.pointwise import Pointwise, register
+from portable_mps.dispatch.promotion import Promotion
+
+_POLYNOMIALS = ("chebyshev_t", "chebyshev_u", "chebyshev_v", "chebyshev_w")
+_DEGREE = "cast_int64(b)"
+
+for _name in _POLYNOMIALS:
+    _kind = _name.replace("_", "_polynomial_")
+    for _prefix, _argument in {"": "a", "shifted_": "a + a - C(1)"}.items():
+        _expression = f"maths::{_name}({_argument}, {_DEGREE})"
+        register(
+            Pointwise(_prefix + _kind, (_expression,), 2, promotion=Promotion.FLOAT, modules=("lib.polynomials",)),
+            f"special_{_prefix}{_kind}.out",
+        )
+for _name in ("hermite_h", "hermite_he", "laguerre_l", "legendre_p"):
+    _kind = _name.replace("_", "_polynomial_")
+    _expression = f"maths::{_name}(a, {_DEGREE})"
+    register(
+        Pointwise(_kind, (_expression,), 2, promotion=Promotion.FLOAT, modules=("lib.polynomials",)),
+        f"special_{_kind}.out",
+    )
+
+for _name in ("igamma", "igammac"):
+    register(
+        Pointwise(_name, (f"maths::{_name}(a, b)",), 2, promotion=Promotion.FLOAT, modules=("lib.incomplete",)),
+        f"{_name}.out",
+    )
+
+for _name in ("i0", "i1"):
+    register(
+        Pointwise(
+            f"modified_bessel_{_name}",
+            (f"maths::{_name}(a)",),
+            1,
+            promotion=Promotion.FLOAT,
+            modules=("lib.special",),
+        ),
+        f"special_modified_bessel_{_name}.out",
+    )
+_SPHERICAL = "maths::iszero(a) ? C(1) : (maths::isinf(a) ? C(0) : maths::div(maths::sin(a), a))"
+register(
+    Pointwise("spherical_bessel_j0", (_SPHERICAL,), 1, promotion=Promotion.FLOAT), "special_spherical_bessel_j0.out"
+)

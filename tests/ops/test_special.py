@@ -1,0 +1,52 @@
+"""Orthogonal polynomials, incomplete gamma functions and the rarer Bessel functions against torch on the CPU."""
+
+import math
+
+import pytest
+import torch
+from support import compare
+
+CHEBYSHEV = [f"{prefix}chebyshev_polynomial_{kind}" for prefix in ("", "shifted_") for kind in "tuvw"]
+POLYNOMIALS = [*CHEBYSHEV, "hermite_polynomial_h", "hermite_polynomial_he", "laguerre_polynomial_l"]
+POLYNOMIALS.append("legendre_polynomial_p")
+POINTS = torch.cat([torch.linspace(-2, 2, 21), torch.tensor([0.0, 1.0, -1.0, 0.999])])
+
+
+@pytest.mark.parametrize("name", POLYNOMIALS)
+def test_polynomials(name):
+    function = getattr(torch.special, name)
+    degrees = torch.arange(-1.0, 13.0)
+    compare(function, POINTS[:, None], degrees, rtol=2e-4, atol=2e-4)
+    compare(function, POINTS[:, None].double(), degrees.double(), rtol=1e-9, atol=1e-9)
+    compare(lambda x: function(x, 3), POINTS, rtol=2e-5, atol=2e-5)
+    compare(function, torch.arange(-2, 3), torch.tensor(2))
+
+
+@pytest.mark.parametrize("name", ["hermite_polynomial_h", "hermite_polynomial_he"])
+def test_degrees_that_are_too_high(name):
+    compare(getattr(torch.special, name), torch.tensor([0.5, 1.5]), torch.tensor([129.0, 1e9]))
+
+
+SHAPES = torch.tensor([0.0, 0.1, 0.5, 1.0, 2.0, 9.9, 10.0, 50.0, 200.0, 1e3, 1e5, math.inf, -1.0])
+
+
+@pytest.mark.parametrize("name", ["gammainc", "gammaincc"])
+def test_incomplete_gamma(name):
+    function = getattr(torch.special, name)
+    ratios = torch.tensor([0.1, 0.5, 0.9, 1.0, 1.01, 2.0, 10.0])
+    points = torch.cat([SHAPES[:, None] * ratios, torch.tensor([[0.0, 1e-3, 1.0, 30.0, math.inf]]).expand(13, 5)], 1)
+    compare(function, SHAPES[:, None], points, rtol=1e-5, atol=5e-6)
+    compare(function, SHAPES[:, None].double(), points.double(), rtol=1e-8, atol=1e-9)
+
+
+def test_gradient_of_incomplete_gamma():
+    shape = torch.tensor([0.5, 2.0, 20.0])
+    compare(lambda x: torch.special.gammainc(shape.to(x.device), x), shape * 1.1, grad=True, rtol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["modified_bessel_i0", "modified_bessel_i1", "spherical_bessel_j0"])
+def test_bessel(name):
+    function = getattr(torch.special, name)
+    compare(function, torch.linspace(-20, 20, 81), rtol=1e-5, atol=1e-6)
+    compare(function, torch.linspace(-20, 20, 81).double(), rtol=1e-9, atol=1e-9)
+    compare(function, torch.arange(5), rtol=1e-5)
