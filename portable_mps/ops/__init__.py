@@ -5,6 +5,7 @@ from importlib import import_module
 FAMILIES = (
     "activation",
     "amp",
+    "assertion",
     "attention",
     "binary",
     "convolution",

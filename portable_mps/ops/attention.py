@@ -208,3 +208,12 @@ def attention_backward(
         product(score_grads, k[block], dq[block], alpha=scale)
         product(score_grads.transpose(1, 2), q[block], dk[block], alpha=scale)
     return (*grads, None)
+
+
+@implements("_nested_tensor_from_mask_left_aligned")
+def is_left_aligned(t: torch.Tensor, mask: torch.Tensor) -> bool:
+    """Whether each row of a boolean mask (batch, length) is true first and false from some place on.
+
+    torch.nn.TransformerEncoder asks this before it sees that the device has no nested tensors.
+    """
+    return not bool((mask[:, 1:] & ~mask[:, :-1]).any())

@@ -331,3 +331,49 @@ def dot(self: torch.Tensor, tensor: torch.Tensor) -> torch.Tensor:
 @implements("vdot")
 def vdot(self: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
     return dot(self, other)
+
+
+@implements("_addmm_activation.out")
+def addmm_activation_out(
+    self: torch.Tensor,
+    mat1: torch.Tensor,
+    mat2: torch.Tensor,
+    *,
+    beta: float = 1,
+    alpha: float = 1,
+    use_gelu: bool = False,
+    out: torch.Tensor,
+) -> torch.Tensor:
+    addmm_out(self, mat1, mat2, beta=beta, alpha=alpha, out=out)
+    return out.copy_(torch.nn.functional.gelu(out)) if use_gelu else out.relu_()
+
+
+@implements("_int_mm.out")
+def int_mm_out(self: torch.Tensor, mat2: torch.Tensor, *, out: torch.Tensor) -> torch.Tensor:
+    """self (m, k) and mat2 (k, n) of int8, out (m, n) of int32."""
+    for name, matrix in (("self", self), ("mat2", mat2)):
+        if matrix.dim() != 2:
+            raise RuntimeError(f"Expected {name} to be of dimension 2 but got {matrix.dim()}")
+        if matrix.dtype != torch.int8:
+            raise RuntimeError(f"Expected {name} dtype to be of type int8 but got {matrix.dtype}")
+    if self.shape[1] != mat2.shape[0]:
+        raise RuntimeError(f"self.size(1) needs to match mat2.size(0) but got {self.shape[1]} and {mat2.shape[0]}")
+    _check_out(out, (self.shape[0], mat2.shape[1]), torch.int32, "_int_mm")
+    product(_batched(self), _batched(mat2), _batched(out))
+    return out
+
+
+@implements("_int_mm")
+def int_mm(self: torch.Tensor, mat2: torch.Tensor) -> torch.Tensor:
+    return int_mm_out(self, mat2, out=self.new_empty((self.shape[0], mat2.shape[-1]), dtype=torch.int32))
+
+
+@implements("_weight_int8pack_mm")
+def weight_int8pack_mm(self: torch.Tensor, mat2: torch.Tensor, scales: torch.Tensor) -> torch.Tensor:
+    """self (m, k) @ mat2 (n, k) of int8, transposed, times scales (n)."""
+    if self.dim() != 2 or mat2.dim() != 2 or self.shape[1] != mat2.shape[1] or mat2.dtype != torch.int8:
+        raise RuntimeError(
+            f"_weight_int8pack_mm: expected matrices (m, k) and, of int8, (n, k), got {list(self.shape)} and "
+            f"{list(mat2.shape)} of {mat2.dtype}"
+        )
+    return torch.mm(self, mat2.to(self.dtype).t()).mul_(scales)

@@ -133,3 +133,14 @@ def test_modules(make, training):
         assert_same(a.grad, b.grad, rtol=1e-3, atol=1e-4)
         for one, other in zip(mine.parameters(), module.parameters(), strict=True):
             assert_same(one.grad, other.grad, rtol=1e-3, atol=1e-4)
+
+
+def test_encoder_with_padding_in_evaluation():
+    """torch.nn's fast path asks whether the mask is aligned, then sees that the device has no nested tensors."""
+    torch.manual_seed(0)
+    encoder = nn.TransformerEncoder(nn.TransformerEncoderLayer(8, 2, 16, batch_first=True), 2).eval()
+    x, padding = torch.randn(2, 3, 8), torch.tensor([[False, False, True], [False, False, False]])
+    with torch.no_grad():
+        expected = encoder(x, src_key_padding_mask=padding)
+        actual = encoder.to("mps")(x.to("mps"), src_key_padding_mask=padding.to("mps"))
+    assert_same(actual[~padding.to("mps")], expected[~padding], rtol=1e-4, atol=1e-5)

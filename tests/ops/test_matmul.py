@@ -162,3 +162,20 @@ def test_factors_keep_their_width(dtype):
     a = torch.arange(6).view(2, 3).to(dtype)
     alpha, beta = (0.1, 0.2) if dtype == torch.float64 else (2**40 + 1, 2**30 + 1)
     compare(lambda c, x, y: torch.addmm(c, x, y, alpha=alpha, beta=beta), a @ a.t(), a, a.t())
+
+
+def test_integer_products():
+    a, b = (torch.arange(-60, 60).view(s).to(torch.int8) for s in ((10, 12), (12, 10)))
+    compare(torch._int_mm, a.repeat(2, 1), b)
+    scales = torch.linspace(0.1, 1, 10)
+    expected = (torch.ones(3, 12) @ a.float().t()) * scales
+    assert_same(torch._weight_int8pack_mm(torch.ones(3, 12, device="mps"), a.to("mps"), scales.to("mps")), expected)
+    for call in (lambda: torch._int_mm(to_mps(a), to_mps(a)), lambda: torch._int_mm(to_mps(a).float(), to_mps(b))):
+        with pytest.raises(RuntimeError):
+            call()
+
+
+@pytest.mark.parametrize("use_gelu", [False, True])
+def test_product_and_activation(use_gelu):
+    a, b, c = (torch.linspace(-1, 1, 12).view(s) for s in ((3, 4), (4, 3), (12,)))
+    compare(lambda z, x, y: torch._addmm_activation(z, x, y, use_gelu=use_gelu), c[:3], a, b)
