@@ -6,6 +6,7 @@
 #include <ATen/EmptyTensor.h>
 #include <ATen/InferSize.h>
 #include <ATen/native/Resize.h>
+#include <ATen/native/TensorFactories.h>
 #include <ATen/ops/as_strided_native.h>
 #include <ATen/ops/set_native.h>
 #include <ATen/ops/unfold_native.h>
@@ -39,6 +40,15 @@ Tensor empty_strided(c10::IntArrayRef size, c10::IntArrayRef stride, OptionalDty
   check_pinned(pin_memory);
   return at::detail::empty_strided_generic(size, stride, allocator(), kKeys,
                                            c10::dtype_or_default(dtype));
+}
+
+// Zeros without memory, which autograd makes and the ZeroTensor key's kernels see to.
+Tensor zeros_without_memory(c10::IntArrayRef size, OptionalDtype dtype, OptionalLayout,
+                            OptionalDevice, std::optional<bool>) {
+  at::native::ZeroTensorAllocator nothing(runtime::mps_device());
+  const auto keys = kKeys | c10::DispatchKeySet(c10::DispatchKey::ZeroTensor);
+  return at::detail::empty_generic(size, &nothing, keys, c10::dtype_or_default(dtype),
+                                   std::nullopt);
 }
 
 // Grow a storage in place, as torch does on the CPU: contents kept, never shrunk.
@@ -117,6 +127,7 @@ Tensor reshape_alias(const Tensor& self, c10::IntArrayRef size, c10::IntArrayRef
 TORCH_LIBRARY_IMPL(aten, MPS, library) {
   library.impl("empty.memory_format", &empty);
   library.impl("empty_strided", &empty_strided);
+  library.impl("_efficientzerotensor", &zeros_without_memory);
   library.impl("as_strided", &at::native::as_strided_tensorimpl);
   library.impl("view", &at::native::view);
   library.impl("_reshape_alias", &reshape_alias);

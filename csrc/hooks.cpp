@@ -4,6 +4,7 @@
 
 #include "allocator.h"
 #include "generator.h"
+#include "pinned.h"
 #include "runtime.h"
 
 #include <ATen/detail/CUDAHooksInterface.h>
@@ -40,6 +41,9 @@ struct Hooks final : at::MPSHooksInterface {
   at::Generator getNewGenerator(c10::DeviceIndex) const override {
     return at::make_generator<PhiloxGenerator>();
   }
+
+  at::Allocator* getPinnedMemoryAllocator() const override { return pinned_allocator(); }
+  bool isPinnedPtr(const void* data) const override { return is_pinned(data); }
 
   at::Allocator* getMPSDeviceAllocator() const override { return allocator(); }
   void emptyCache() const override { empty_cache(); }

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from support import compare
+from support import assert_same, compare
 from torch.utils.checkpoint import checkpoint
 
 
@@ -104,3 +104,15 @@ def test_clip_grad_norm():
     torch.nn.utils.clip_grad_norm_(model.parameters(), 0.5)
     norm = torch.cat([p.grad.flatten() for p in model.parameters()]).norm()
     assert norm.item() == pytest.approx(0.5, rel=1e-3)
+
+
+def test_zeros_without_memory():
+    """sgn's derivative and forward mode are made of them."""
+    x = torch.tensor([1.0, -2.0], device="mps", requires_grad=True)
+    x.sgn().sum().backward()
+    assert x.grad.tolist() == [0.0, 0.0]
+    zeros = torch._efficientzerotensor((2,), device="mps")
+    assert (zeros + x.detach()).tolist() == [1.0, -2.0]
+    assert (zeros * x.detach()).cpu().tolist() == [0.0, 0.0]
+    value, tangent = torch.func.jvp(lambda t: (t * 2).sin().sum(), (x.detach(),), (torch.ones_like(x),))
+    assert_same((value, tangent), torch.func.jvp(lambda t: (t * 2).sin().sum(), (x.detach().cpu(),), (torch.ones(2),)))

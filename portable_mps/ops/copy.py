@@ -42,6 +42,8 @@ def copy_on_device(destination: torch.Tensor, source: torch.Tensor) -> None:
 
 def _copy_complex(destination: torch.Tensor, source: torch.Tensor) -> None:
     """copy_on_device by parts, for a destination that is not a negative view."""
+    if destination.numel() == 0:
+        return None
     if not destination.is_complex():
         warnings.warn("Casting complex values to real discards the imaginary part", UserWarning, stacklevel=2)
         return copy_on_device(destination, source.real)

@@ -212,3 +212,13 @@ def test_a_target_whose_elements_share_memory():
     for origin in ("cpu", "mps"):
         with pytest.raises(RuntimeError, match="single memory location"):
             torch.zeros(1, device="mps").expand(3).copy_(torch.ones(3, device=origin))
+
+
+def test_pinned_memory():
+    x = values().pin_memory()
+    assert x.is_pinned()
+    assert x[1, 1:].is_pinned()
+    assert not values().is_pinned()
+    assert_same(x.to("mps", non_blocking=True), values())
+    batches = torch.utils.data.DataLoader(torch.arange(4.0), batch_size=2, pin_memory=True)
+    assert [b.to("mps", non_blocking=True).tolist() for b in batches] == [[0, 1], [2, 3]]
