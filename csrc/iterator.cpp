@@ -56,6 +56,9 @@ uint64_t scalar_slot(const at::TensorBase& value, at::ScalarType compute) {
   if (compute == at::kDouble) {
     const double number = scalar.toDouble();
     std::memcpy(&slot, &number, sizeof(number));
+  } else if (compute == at::kComplexFloat) {
+    const auto number = static_cast<c10::complex<float>>(scalar.toComplexDouble());
+    std::memcpy(&slot, &number, sizeof(number));
   } else if (at::isFloatingType(compute)) {
     const auto number = static_cast<float>(scalar.toDouble());
     std::memcpy(&slot, &number, sizeof(number));
@@ -68,6 +71,11 @@ uint64_t scalar_slot(const at::TensorBase& value, at::ScalarType compute) {
 
 void put_scalar(Packer& packer, py::handle number, char format, at::ScalarType common) {
   if (format == 'c') {
+    if (at::isComplexType(common)) {
+      const Py_complex value = PyComplex_AsCComplex(number.ptr());
+      packer.put(static_cast<float>(value.real));
+      return packer.put(static_cast<float>(value.imag));
+    }
     if (common == at::kDouble) {
       format = 'd';
     } else if (at::isFloatingType(common)) {
@@ -100,7 +108,11 @@ at::Scalar scalar_of(py::handle number) {
   if (PyLong_Check(number.ptr())) {
     return number.cast<int64_t>();
   }
-  TORCH_CHECK_TYPE(PyFloat_Check(number.ptr()), "expected a tensor or a real number, got ",
+  if (PyComplex_Check(number.ptr())) {
+    const Py_complex value = PyComplex_AsCComplex(number.ptr());
+    return c10::complex<double>(value.real, value.imag);
+  }
+  TORCH_CHECK_TYPE(PyFloat_Check(number.ptr()), "expected a tensor or a number, got ",
                    std::string(py::str(py::type::of(number))));
   return number.cast<double>();
 }
@@ -165,6 +177,9 @@ bool vectorisable(const at::TensorIteratorBase& iter, const std::vector<bool>& i
   }
   for (int i = 0; i < iter.ntensors(); ++i) {
     const auto item = static_cast<uint64_t>(iter.element_size(i));
+    if (at::isComplexType(iter.dtype(i))) {
+      return false;  // a pair of floats is no element of a vector
+    }
     if (!is_scalar[i] && reinterpret_cast<uint64_t>(iter.data_ptr(i)) % (item * kVector) != 0) {
       return false;
     }

@@ -28,7 +28,7 @@ class Pointwise:
     the compute type `C`, and literals K(0.1) of it. scalars: a format character each (see csrc/iterator.h). modules:
     what to import beside the library. by_type: other expressions for some compute types ("bool" is the common dtype,
     the rest what it is computed in). only: "integral" or "floating" dtypes; others raise NotImplementedError, as on
-    the CPU.
+    the CPU; so does complex64 unless by_type has it ("Complex") or `complex` says that the expressions hold for it.
     """
 
     name: str
@@ -39,6 +39,7 @@ class Pointwise:
     modules: tuple[str, ...] = ()
     by_type: dict[str, str] = field(default_factory=dict)
     only: str = ""
+    complex: bool = False
     _kernels: dict[tuple[Any, ...], Any] = field(default_factory=dict, repr=False)
 
     def __call__(
@@ -73,6 +74,8 @@ class Pointwise:
         compute = storage_of_code(common).compute
         if self.only and (self.only == "floating") != (compute in ("float", "double")):
             raise NotImplementedError(f'"{self.name}" not implemented for {storage_of_code(common).dtype}')
+        if compute == "Complex" and not (self.complex or compute in self.by_type):
+            raise NotImplementedError(f'"{self.name}" not implemented for {storage_of_code(common).dtype}')
         expressions = self._specialised(compute)
         arithmetic = "int" if compute == "bool" else compute
         outputs, inputs = operands[: len(expressions)], operands[len(expressions) :]
@@ -86,7 +89,7 @@ class Pointwise:
         fields += [f"{index} size{d};" for d in range(rank)]
         fields += [f"{offset} stride{i}_{d};" for i in range(count) for d in range(rank)]
         for i, character in enumerate(self.scalars):
-            fields.append(f"{_scalar_type(character, arithmetic)} s{i};")
+            fields += _scalar_fields(character, arithmetic, i)
 
         lines = ["import lib.dtypes;", "import lib.casts;", "import lib.maths;"]
         lines += [f"import {m};" for m in dict.fromkeys((*self.modules, *(o.module for o in operands))) if m]
@@ -95,7 +98,9 @@ class Pointwise:
         lines += ['[shader("compute")] [numthreads(256, 1, 1)]']
         lines += ["void main(uint3 group : SV_GroupID, uint lane : SV_GroupIndex, PARAMS p)", "{"]
         lines += [f"    {index} i = ({index}(group.y) * 32768 + group.x) * 256 + lane;", "    if (i >= p.n) return;"]
-        lines += [f"    let s{i} = p.s{i};" for i in range(len(self.scalars))]
+        pair = "Complex(p.s{0}, p.s{0}i)" if compute == "Complex" else "p.s{0}"
+        for i, character in enumerate(self.scalars):
+            lines.append(f"    let s{i} = {(pair if character == 'c' else 'p.s{0}').format(i)};")
         if vector:
             lines += _vector_body(body, index)
         else:
@@ -109,8 +114,11 @@ class Pointwise:
         return self.expressions if special is None else (special,)
 
 
-def _scalar_type(character: str, compute: str) -> str:
-    return {"c": compute, "f": "float", "d": "double", "i": "int", "l": "int64_t"}[character]
+def _scalar_fields(character: str, compute: str, i: int) -> list[str]:
+    if character == "c" and compute == "Complex":
+        return [f"float s{i};", f"float s{i}i;"]
+    kind = {"c": compute, "f": "float", "d": "double", "i": "int", "l": "int64_t"}[character]
+    return [f"{kind} s{i};"]
 
 
 class _Body:
@@ -135,6 +143,7 @@ class _Body:
         own = operand.compute
         if self.scalar_mask >> i & 1:
             slot = {"float": "asfloat(uint({}))", "double": "asdouble(uint({0}), uint({0} >> 32))"}
+            slot["Complex"] = "Complex(asfloat(uint({0})), asfloat(uint({0} >> 32)))"
             value = slot.get(own, f"{own}({{}})" if own != "bool" else "({} != 0)").format(pointer)
         else:
             value = operand.load.format(f"{pointer}[{where}]")

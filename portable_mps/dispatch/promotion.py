@@ -71,6 +71,7 @@ _ELEMENTWISE_ROWS = (
     _float8(torch.float8_e5m2fnuz, 25, "float8_value({}, 2, 16, 0x80)", "float8_of({}, 2, 16, 0x7f, 0x80, 0x80)"),
     _float8(torch.float8_e4m3fnuz, 26, "float8_value({}, 3, 8, 0x80)", "float8_of({}, 3, 8, 0x7f, 0x80, 0x80)"),
     _float8(torch.float8_e8m0fnu, 44, "float8_power({})", "float8_power_of({})"),
+    Storage(torch.complex64, 9, "Complex", "Complex", store="cast_Complex({})", module="lib.complex"),
 )
 BY_DTYPE = {row.dtype: row for row in _ROWS}
 BY_CODE = {row.code: row for row in (*_ROWS, *_ELEMENTWISE_ROWS)}

@@ -58,8 +58,14 @@ register(
     ),
     "mish_backward",
 )
-register(Pointwise("sigmoid_backward", ("a * (C(1) - b) * b",), 2), "sigmoid_backward.grad_input")
-register(Pointwise("tanh_backward", ("a * (C(1) - b * b)",), 2), "tanh_backward.grad_input")
+register(
+    Pointwise("sigmoid_backward", ("a * (C(1) - b) * b",), 2, by_type={"Complex": "a * maths::conj((C(1) - b) * b)"}),
+    "sigmoid_backward.grad_input",
+)
+register(
+    Pointwise("tanh_backward", ("a * (C(1) - b * b)",), 2, by_type={"Complex": "a * maths::conj(C(1) - b * b)"}),
+    "tanh_backward.grad_input",
+)
 _RELU6 = "maths::minimum(maths::maximum(a + C(3), C(0)), C(6))"
 register(Pointwise("hardswish", (f"a * {_RELU6} / C(6)",), 1), "hardswish", "hardswish_", "hardswish.out")
 register(

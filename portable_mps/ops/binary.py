@@ -8,13 +8,17 @@ from portable_mps.dispatch.pointwise import Pointwise, register
 from portable_mps.dispatch.promotion import Promotion
 from portable_mps.dispatch.registry import implements
 from portable_mps.dispatch.registry import register as register_function
+from portable_mps.dispatch.strided import resized, written
 
 # Arithmetic. `alpha` is 1 in nearly every call, and IEEE makes a + 1 * b exactly a + b. The commonest operators are
 # registered in all forms: their structured form would plan each call twice.
-register(Pointwise("rsub", ("b - s0 * a",), 2, "c"), "rsub.Tensor")
-register(Pointwise("mul", ("a * b",), 2), "mul.out", "mul.Tensor", "mul_.Tensor")
+register(Pointwise("rsub", ("b - s0 * a",), 2, "c", complex=True), "rsub.Tensor")
+register(Pointwise("mul", ("a * b",), 2, complex=True), "mul.out", "mul.Tensor", "mul_.Tensor")
 _true_divide = register(
-    Pointwise("div", ("maths::div(a, b)",), 2, promotion=Promotion.FLOAT), "div.out", "div.Tensor", "div_.Tensor"
+    Pointwise("div", ("maths::div(a, b)",), 2, promotion=Promotion.FLOAT, complex=True),
+    "div.out",
+    "div.Tensor",
+    "div_.Tensor",
 )
 
 
@@ -62,8 +66,8 @@ def _register_sum(row: Pointwise, subtract: bool) -> None:
     register_function(f"{row.name}.out", into)
 
 
-_register_sum(Pointwise("add", ("a + s0 * b",), 2, "c"), subtract=False)
-_register_sum(Pointwise("sub", ("a - s0 * b",), 2, "c"), subtract=True)
+_register_sum(Pointwise("add", ("a + s0 * b",), 2, "c", complex=True), subtract=False)
+_register_sum(Pointwise("sub", ("a - s0 * b",), 2, "c", complex=True), subtract=True)
 _floor_divide = register(
     Pointwise("floor_divide", ("maths::floor_divide(a, b)",), 2),
     "floor_divide",
@@ -89,7 +93,12 @@ def div_out_mode(
 
 register(Pointwise("fmod", ("maths::fmod(a, b)",), 2), "fmod.Tensor_out")
 register(Pointwise("remainder", ("maths::remainder(a, b)",), 2), "remainder.Tensor_out", "remainder.Scalar_Tensor")
-register(Pointwise("pow", ("maths::pow(a, b)",), 2), "pow.Tensor_Tensor_out", "pow.Tensor_Scalar_out", "pow.Scalar_out")
+register(
+    Pointwise("pow", ("maths::pow(a, b)",), 2, complex=True),
+    "pow.Tensor_Tensor_out",
+    "pow.Tensor_Scalar_out",
+    "pow.Scalar_out",
+)
 register(Pointwise("maximum", ("maths::maximum(a, b)",), 2), "maximum.out")
 register(Pointwise("minimum", ("maths::minimum(a, b)",), 2), "minimum.out")
 register(Pointwise("fmax", ("maths::fmax(a, b)",), 2), "fmax.out")
@@ -121,21 +130,39 @@ register(_shift_right, "__irshift__.Tensor", "__irshift__.Scalar")
 
 # Comparison and logic: results are bool, or what out= says.
 for _name, _sign in {"eq": "==", "ne": "!=", "lt": "<", "le": "<=", "gt": ">", "ge": ">="}.items():
-    row = Pointwise(_name, (f"a {_sign} b",), 2, promotion=Promotion.BOOL)
+    row = Pointwise(_name, (f"a {_sign} b",), 2, promotion=Promotion.BOOL, complex=_name in ("eq", "ne"))
     register(row, *(f"{_name}.{form}" for form in ("Tensor_out", "Scalar_out", "Tensor", "Scalar")))
 for _name, _sign in {"and": "&&", "or": "||", "xor": "!="}.items():
     expression = f"cast_bool(a) {_sign} cast_bool(b)"
-    register(Pointwise(f"logical_{_name}", (expression,), 2, promotion=Promotion.BOOL), f"logical_{_name}.out")
+    register(
+        Pointwise(f"logical_{_name}", (expression,), 2, promotion=Promotion.BOOL, complex=True), f"logical_{_name}.out"
+    )
 
 # Three tensors.
-register(Pointwise("addcmul", ("a + s0 * b * c",), 3, "c"), "addcmul.out")
-register(Pointwise("addcdiv", ("a + s0 * maths::div(b, c)",), 3, "c"), "addcdiv.out")
+register(Pointwise("addcmul", ("a + s0 * b * c",), 3, "c", complex=True), "addcmul.out")
+register(Pointwise("addcdiv", ("a + s0 * maths::div(b, c)",), 3, "c", complex=True), "addcdiv.out")
 # The form that is exact at both ends, as ATen's lerp.
 _lerp = "abs({0}) < C(0.5) ? a + {0} * (b - a) : b - (b - a) * (C(1) - {0})"
 register(Pointwise("lerp_scalar", (_lerp.format("s0"),), 2, "c"), "lerp.Scalar_out")
 register(Pointwise("lerp", (_lerp.format("c"),), 3), "lerp.Tensor_out")
 
-_where = Pointwise("where", ("a ? C(b) : c",), 3, promotion=Promotion.NONE)
+_polar = Pointwise("polar", ("maths::polar(a, b)",), 2, promotion=Promotion.NONE, modules=("lib.complex",))
+
+
+@implements("polar.out")
+def polar_out(abs: torch.Tensor, angle: torch.Tensor, *, out: torch.Tensor) -> torch.Tensor:
+    if abs.dtype != angle.dtype or abs.dtype not in (torch.float32, torch.float64):
+        raise RuntimeError(
+            f"Expected both inputs to be Float or Double tensors of one dtype but got {abs.dtype} and {angle.dtype}"
+        )
+    written(out, abs.dtype.to_complex())
+    resized(out, torch.broadcast_shapes(abs.shape, angle.shape))
+    if abs.dtype == torch.float64:
+        return torch.complex(abs * angle.cos(), abs * angle.sin(), out=out)
+    return _polar((out,), (abs, angle))[0]
+
+
+_where = Pointwise("where", ("a ? C(b) : c",), 3, promotion=Promotion.NONE, by_type={"Complex": "a ? b : c"})
 
 
 def _where_operands(

@@ -263,7 +263,7 @@ _ATEN_NAMES = {
 
 # Masks ------------------------------------------------------------------------------------------------------------
 
-masked_assign = Pointwise("masked_fill", ("b ? c : a",), 3, promotion=Promotion.NONE)
+masked_assign = Pointwise("masked_fill", ("b ? c : a",), 3, promotion=Promotion.NONE, complex=True)
 
 
 def _masked(self: torch.Tensor, mask: torch.Tensor, value: torch.Tensor) -> torch.Tensor:

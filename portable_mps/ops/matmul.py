@@ -52,6 +52,8 @@ def product(
     batch, n = a.shape[0], b.shape[2]
     if out.numel() == 0:
         return
+    if out.is_complex():
+        return _complex_product(a, b, out, added, alpha, beta)
     if batch > _MAX_BATCH:
         for start in range(0, batch, _MAX_BATCH):
             part = slice(start, start + _MAX_BATCH)
@@ -158,6 +160,23 @@ def _variant(a: torch.Tensor, b: torch.Tensor, result: torch.dtype, tile: int, p
         "B_ALONG_N": int(along_n),
         "VECTOR": int(vector),
     }
+
+
+def _complex_product(
+    a: torch.Tensor, b: torch.Tensor, out: torch.Tensor, added: torch.Tensor | None, alpha: complex, beta: complex
+) -> None:
+    """`product` as four real ones."""
+    a, b = a.resolve_conj(), b.resolve_conj()
+    parts = [torch.empty(out.shape, dtype=out.dtype.to_real(), device=out.device) for _ in range(2)]
+    for part, first, second, sign in ((parts[0], a.real, b.real, -1), (parts[1], a.real, b.imag, 1)):
+        product(first, second, part)
+        product(a.imag, b.imag if sign < 0 else b.real, part, part, sign, 1)
+    result = torch.complex(*parts)
+    if alpha != 1:
+        result *= alpha
+    if added is not None and beta != 0:
+        result += beta * added
+    out.copy_(result)
 
 
 def _tile(m: int, n: int, batch: int) -> tuple[int, int]:
@@ -330,7 +349,7 @@ def dot(self: torch.Tensor, tensor: torch.Tensor) -> torch.Tensor:
 
 @implements("vdot")
 def vdot(self: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
-    return dot(self, other)
+    return dot(self.conj(), other)
 
 
 @implements("_addmm_activation.out")

@@ -89,6 +89,9 @@ def _into(
     shape = reduced_shape(input.shape, dims, keepdim)
     for output in outputs:
         check_out(output, shape, dtype if output is outputs[0] else None)
+    if outputs[0].is_complex() and row in (_sum, _mean):  # by parts
+        input = torch.view_as_real(input.to(outputs[0].dtype).resolve_conj())
+        outputs = [torch.view_as_real(outputs[0])]
     row(outputs, (input,), dims, scalars)
 
 
@@ -146,7 +149,7 @@ def prod(self: torch.Tensor, *, dtype: torch.dtype | None = None) -> torch.Tenso
 def mean_out(
     self: torch.Tensor, dim: Dims, keepdim: bool = False, *, dtype: torch.dtype | None = None, out: torch.Tensor
 ) -> torch.Tensor:
-    if not out.is_floating_point():
+    if not (out.is_floating_point() or out.is_complex()):
         raise RuntimeError(
             f"mean(): could not infer output dtype. Input dtype must be either a floating point or complex dtype. "
             f"Got: {self.dtype}"
@@ -278,6 +281,8 @@ def _norm_into(
 ) -> None:
     if dtype is not None and self.dtype != dtype:
         self = self.to(dtype)
+    if self.is_complex():
+        self, dtype = self.abs(), dtype and dtype.to_real()
     row = _norms.get(float(ord))
     _into(row or _norm, (out,), self, dim, keepdim, dtype, () if row else (float(ord),))
 
@@ -292,7 +297,7 @@ def linalg_vector_norm_out(
     dtype: torch.dtype | None = None,
     out: torch.Tensor,
 ) -> torch.Tensor:
-    if not self.is_floating_point():
+    if not (self.is_floating_point() or self.is_complex()):
         raise RuntimeError(
             f"linalg.vector_norm: Expected a floating point or complex tensor as input. Got {self.dtype}"
         )

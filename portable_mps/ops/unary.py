@@ -7,10 +7,12 @@ import torch
 from portable_mps.dispatch.pointwise import Pointwise, register
 from portable_mps.dispatch.promotion import Promotion
 from portable_mps.dispatch.registry import implements
+from portable_mps.dispatch.strided import resized
 
 # Results are floating point: integers are promoted to the default dtype first.
 _ELEMENTARY = "acos acosh asin asinh atan atanh cos cosh exp exp2 expm1 log log10 log1p log2 rsqrt sigmoid sin sinc"
 _ELEMENTARY += " sinh sqrt tan tanh"
+_COMPLEX = "cos cosh exp log log10 log2 rsqrt sigmoid sin sinh sqrt tan tanh"  # of these
 _SPECIAL = "digamma erf erfc erfinv i0 lgamma"
 _SPECIAL_NAMESPACE = "erfcx i0e i1 i1e log_ndtr ndtri"
 _BESSEL = "bessel_j0 bessel_j1 bessel_y0 bessel_y1 modified_bessel_k0 modified_bessel_k1"
@@ -21,7 +23,14 @@ def _register_float(names: str, module: str | None, prefix: str = "", forms: tup
     """Rows for functions of the shader library that carry the operator's name; `forms` are other overloads of it."""
     for name in names.split():
         modules = () if module is None else (module,)
-        row = Pointwise(name, (f"maths::{name}(a)",), 1, promotion=Promotion.FLOAT, modules=modules)
+        row = Pointwise(
+            name,
+            (f"maths::{name}(a)",),
+            1,
+            promotion=Promotion.FLOAT,
+            modules=modules,
+            complex=name in _COMPLEX.split(),
+        )
         register(row, f"{prefix}{name}.out", *(form.format(prefix + name) for form in forms))
 
 
@@ -30,14 +39,26 @@ _register_float("entr", None, "special_")
 _register_float(_SPECIAL, "lib.special")
 _register_float(_SPECIAL_NAMESPACE, "lib.special", "special_")
 _register_float(_BESSEL, "lib.bessel", "special_")
-register(Pointwise("reciprocal", ("maths::div(C(1), a)",), 1, promotion=Promotion.FLOAT), "reciprocal.out")
+register(
+    Pointwise("reciprocal", ("maths::div(C(1), a)",), 1, promotion=Promotion.FLOAT, complex=True), "reciprocal.out"
+)
 
 # Results keep the dtype.
 _WHOLE = {"int": "a", "int64_t": "a"}
 _ABS = {k: "a < C(0) ? -a : a" for k in ("int", "int64_t")}
-register(Pointwise("abs", ("maths::abs(a)",), 1, by_type=_ABS), "abs.out")
-register(Pointwise("neg", ("-a",), 1), "neg.out")
-register(Pointwise("conj_physical", ("a",), 1), "conj_physical.out")
+_abs = Pointwise("abs", ("maths::abs(a)",), 1, by_type=_ABS)
+_modulus = Pointwise("modulus", ("maths::abs(a)",), 1, promotion=Promotion.NONE, complex=True)
+
+
+@implements("abs.out")
+def abs_out(self: torch.Tensor, *, out: torch.Tensor) -> torch.Tensor:
+    if not self.is_complex():
+        return _abs((out,), (self,))[0]
+    return _modulus((resized(out, self.shape),), (self,))[0]
+
+
+register(Pointwise("neg", ("-a",), 1, complex=True), "neg.out")
+register(Pointwise("conj_physical", ("a",), 1, by_type={"Complex": "maths::conj(a)"}), "conj_physical.out")
 register(Pointwise("ceil", ("maths::ceil(a)",), 1, by_type=_WHOLE), "ceil.out")
 register(Pointwise("floor", ("maths::floor(a)",), 1, by_type=_WHOLE), "floor.out")
 register(Pointwise("trunc", ("maths::trunc(a)",), 1, by_type=_WHOLE), "trunc.out")
@@ -51,14 +72,19 @@ register(
     "sign.out",
 )
 register(
-    Pointwise("sgn", (f"maths::isnan(a) ? C(0) : {_SIGN}",), 1, by_type={k: _SIGN for k in ("int", "int64_t", "bool")}),
+    Pointwise(
+        "sgn",
+        (f"maths::isnan(a) ? C(0) : {_SIGN}",),
+        1,
+        by_type={**{k: _SIGN for k in ("int", "int64_t", "bool")}, "Complex": "maths::sgn(a)"},
+    ),
     "sgn.out",
 )
 register(Pointwise("bitwise_not", ("~a",), 1, only="integral", by_type={"bool": "a == 0"}), "bitwise_not.out")
 
 # Results are bool, or what out= says.
 _NEVER = {k: "false" for k in ("int", "int64_t", "bool")}
-register(Pointwise("logical_not", ("!cast_bool(a)",), 1, promotion=Promotion.BOOL), "logical_not.out")
+register(Pointwise("logical_not", ("!cast_bool(a)",), 1, promotion=Promotion.BOOL, complex=True), "logical_not.out")
 register(
     Pointwise(
         "signbit",
@@ -69,7 +95,7 @@ register(
     ),
     "signbit.out",
 )
-register(Pointwise("isnan", ("maths::isnan(a)",), 1, promotion=Promotion.BOOL, by_type=_NEVER), "isnan")
+register(Pointwise("isnan", ("maths::isnan(a)",), 1, promotion=Promotion.BOOL, by_type=_NEVER, complex=True), "isnan")
 register(
     Pointwise("isposinf", ("maths::isinf(a) && a > C(0)",), 1, promotion=Promotion.BOOL, by_type=_NEVER), "isposinf.out"
 )
@@ -130,7 +156,22 @@ def frexp_out(
 _angle = Pointwise(
     "angle", ("maths::isnan(a) ? a : (a < C(0) ? K(3.14159265358979323846) : C(0))",), 1, promotion=Promotion.FLOAT
 )
-register(_angle, "angle", "angle.out")
+_argument = Pointwise("argument", ("maths::angle(a)",), 1, promotion=Promotion.NONE, complex=True)
+
+
+@implements("angle")
+def angle(self: torch.Tensor) -> torch.Tensor:
+    if not self.is_complex():
+        return _angle((None,), (self,))[0]
+    return angle_out(self, out=torch.empty_like(self, dtype=self.dtype.to_real()))
+
+
+@implements("angle.out")
+def angle_out(self: torch.Tensor, *, out: torch.Tensor) -> torch.Tensor:
+    if not self.is_complex():
+        return _angle((out,), (self,))[0]
+    return _argument((resized(out, self.shape),), (self,))[0]
+
 
 _logit = Pointwise("logit", ("maths::log(maths::div(a, C(1) - a))",), 1, promotion=Promotion.FLOAT)
 _logit_clamped = Pointwise(

@@ -1,0 +1,146 @@
+"""complex64 against torch on the CPU: arithmetic, functions, sums, products of matrices, and their gradients."""
+
+import pytest
+import torch
+from support import assert_same, compare, to_mps
+
+
+def sample(*shape, seed=0):
+    return torch.randn(shape, dtype=torch.complex64, generator=torch.Generator().manual_seed(seed)) * 2
+
+
+def compare_with_gradients(function, *arguments, **tolerance):
+    """compare(..., grad=True) for complex leaves: of the real loss |f|^2, whose gradient torch defines."""
+    leaves = [[a.clone().requires_grad_() for a in arguments]]
+    leaves.append([to_mps(a).requires_grad_() for a in arguments])
+    results = [function(*each) for each in leaves]
+    assert_same(results[1], results[0], **tolerance)
+    for result in results:
+        torch.view_as_real(result).square().sum().backward()
+    for mine, reference in zip(leaves[1], leaves[0], strict=True):
+        assert_same(mine.grad, reference.grad, **tolerance)
+
+
+BINARY = {
+    "add": lambda a, b: torch.add(a, b, alpha=2),
+    "add, complex alpha": lambda a, b: torch.add(a, b, alpha=2 - 1j),
+    "sub": lambda a, b: a - b,
+    "rsub": lambda a, b: torch.rsub(a, b, alpha=1j),
+    "mul": lambda a, b: a * b,
+    "div": lambda a, b: a / b,
+    "pow": lambda a, b: a**b,
+    "addcmul": lambda a, b: torch.addcmul(a, a, b, value=2j),
+    "addcdiv": lambda a, b: torch.addcdiv(a, a, b),
+    "where": lambda a, b: torch.where(a.real > 0, a, b),
+    "conjugate": lambda a, b: a.conj() * b,
+    "numbers": lambda a, b: (a + 1) * 2j + b / 2 - 1 + 3 / b + 2**a + a**2 + a**0.5 + b**-1,
+    "real operands": lambda a, b: a * b.real + a.imag - b.abs(),
+    "in place": lambda a, b: a.clone().mul_(b).add_(1j).div_(2),
+    "masked": lambda a, b: a.masked_fill(b.real > 0, 2j),
+}
+
+
+@pytest.mark.parametrize("name", BINARY)
+def test_arithmetic(name):
+    compare_with_gradients(BINARY[name], sample(3, 4), sample(3, 4, seed=1), rtol=1e-4, atol=1e-4)
+    compare(BINARY[name], sample(4, 3).t(), sample(1, 4, seed=1)[:, :], rtol=1e-4, atol=1e-4)
+
+
+UNARY = (
+    "abs angle conj_physical cos cosh exp log log10 log2 neg reciprocal rsqrt sgn sigmoid sin sinh sqrt square tan tanh"
+)
+
+
+@pytest.mark.parametrize("name", UNARY.split())
+def test_functions(name):
+    function = getattr(torch, name)
+    x = torch.cat([sample(30), sample(30) / 10, torch.tensor([1 + 1e-3j, 0.9995, -1, 1j, -2j, 3, -1e-20 + 1e-20j])])
+    compare(function, x, rtol=1e-4, atol=1e-5)
+    if name not in ("abs", "angle"):
+        compare_with_gradients(function, x[:60], rtol=1e-3, atol=1e-3)
+    compare(lambda t: function(t.view(-1, 67).t()[::2]), x, rtol=1e-4, atol=1e-5)
+
+
+def test_zeros_and_infinities():
+    inf, nan = float("inf"), float("nan")
+    x = torch.tensor([0j, complex(inf, 1), complex(-inf, 0), complex(nan, 0), complex(1, nan), 1e30 + 1e30j])
+    for function in (torch.sgn, torch.isnan, torch.isinf, torch.isfinite, torch.abs, torch.logical_not):
+        compare(function, x)
+    compare(torch.sqrt, x[[0, 5]])
+    compare(lambda t: t / torch.zeros_like(t), x[4:])
+    compare(lambda t: torch.pow(t, 2), x[:1])
+
+
+def test_comparisons():
+    a, b = sample(5), sample(5)
+    b[2] += 1
+    compare(lambda x, y: (x == y, x != y, x == 1j, torch.isclose(x, y), x.logical_and(y)), a, b)
+    compare(lambda x, y: (torch.equal(x, y), torch.allclose(x, x)), a, b)
+    for device in ("cpu", "mps"):
+        with pytest.raises(RuntimeError):
+            a.to(device) < b.to(device)  # noqa: B015
+
+
+def test_from_real_numbers():
+    radius, angle = torch.rand(3, 4) + 0.5, torch.randn(4)
+    compare(torch.polar, radius, angle, rtol=1e-5, atol=1e-6)
+    compare(torch.complex, radius, angle)
+    leaf = radius.to("mps").requires_grad_()
+    torch.polar(leaf, angle.to("mps")).abs().sum().backward()
+    assert_same(leaf.grad, torch.ones(3, 4))
+    compare(lambda x: x * (1 + 2j), radius)
+    compare(lambda x: torch.full((3,), 2 - 1j, device=x.device), radius)
+    compare(lambda x: torch.tensor([1j, 2], device=x.device), radius)
+
+
+def test_sums():
+    x = sample(3, 4, 5)
+    for call in (
+        torch.sum,
+        torch.mean,
+        lambda t: t.sum(1),
+        lambda t: t.mean((0, -1), keepdim=True),
+        lambda t: t[:0].sum(0),
+    ):
+        compare(call, x, rtol=1e-5, atol=1e-5)
+    compare(lambda t: t.conj().sum(-1), x, rtol=1e-5, atol=1e-5)
+    compare(lambda t: t.real.sum(dtype=torch.complex64), x, rtol=1e-5, atol=1e-5)
+    compare(lambda t: (t.norm(), torch.linalg.vector_norm(t, 1, dim=1)), x, rtol=1e-5, atol=1e-5)
+    compare_with_gradients(lambda t: t.sum(1), x)
+
+
+def test_products_of_matrices():
+    a, b, c = sample(4, 5), sample(5, 3, seed=1), sample(4, 3, seed=2)
+    for call in (
+        lambda x, y, z: x @ y,
+        lambda x, y, z: (x.mH @ z).conj() + y.conj(),
+        lambda x, y, z: torch.addmm(z, x, y, alpha=2j, beta=1 - 1j),
+        lambda x, y, z: x[None].expand(2, -1, -1) @ y,
+        lambda x, y, z: torch.einsum("ij,jk,ik->i", x, y, z),
+        lambda x, y, z: torch.outer(x[0], y[:, 0]),
+        lambda x, y, z: torch.dot(x[0], y[:, 0]) + torch.vdot(x[0], y[:, 0]),
+        lambda x, y, z: torch.nn.functional.linear(x, y.t(), z[0]),
+    ):
+        compare(call, a, b, c, rtol=1e-4, atol=1e-4)
+    compare_with_gradients(torch.matmul, a, b, rtol=1e-4, atol=1e-3)
+
+
+def test_rotary_embedding():
+    """What language models do with complex numbers: turn pairs of channels by an angle of the position."""
+
+    def rotate(x):
+        frequencies = torch.outer(torch.arange(6.0, device=x.device), 1 / 10 ** torch.arange(4.0, device=x.device))
+        turned = torch.view_as_complex(x.reshape(*x.shape[:-1], -1, 2)) * torch.polar(
+            torch.ones_like(frequencies), frequencies
+        )
+        return torch.view_as_real(turned).flatten(-2)
+
+    compare(rotate, torch.randn(2, 6, 8), grad=True, rtol=1e-4, atol=1e-5)
+
+
+def test_what_is_missing_says_so():
+    x = sample(3).to("mps")
+    with pytest.raises(NotImplementedError, match="not implemented for"):
+        torch.asin(x)
+    with pytest.raises(NotImplementedError):
+        x.to(torch.complex128) + 1
