@@ -27,7 +27,7 @@ _tables: dict[tuple[int, ...], tuple[torch.Tensor, tuple[int, int, int]]] = {}
 class ListKernel:
     """An entry point of kernels/<stem>.slang whose `Params` start with the table and the number of tensors.
 
-    The addresses of single tensors and the numbers, in the compute type, come between the two.
+    The addresses of single tensors (or 64-bit integers) and the numbers, in the compute type, come between the two.
     """
 
     def __init__(self, stem: str, entry: str, addresses: int = 0, numbers: int = 0) -> None:
@@ -37,7 +37,7 @@ class ListKernel:
         self,
         lists: Sequence[Sequence[torch.Tensor]],
         compute: torch.dtype,
-        addresses: Sequence[torch.Tensor | None] = (),
+        addresses: Sequence[torch.Tensor | int | None] = (),
         numbers: Sequence[float] = (),
         groups: tuple[int, int, int] | None = None,
         **defines: Any,
@@ -54,7 +54,7 @@ class ListKernel:
         accumulator = storage(compute).compute
         template = self._templates["d" if accumulator == "double" else "f"]
         kernel = template.variant(A=accumulator, LISTS=len(lists), **defines)
-        places = [0 if t is None else t.data_ptr() for t in addresses]
+        places = [a.data_ptr() if isinstance(a, torch.Tensor) else a or 0 for a in addresses]
         packed = template.layout.pack(table.data_ptr(), *places, *numbers, len(lists[0]))
         stream = device.current().stream
         with stream.lock:

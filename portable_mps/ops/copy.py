@@ -113,7 +113,8 @@ def copy_(self: torch.Tensor, src: torch.Tensor, non_blocking: bool = False) -> 
     if self is src:
         return self
     if self.device.type == "mps":
-        torch.broadcast_shapes(self.shape, src.shape)
+        if self.shape != src.shape:
+            torch.broadcast_shapes(self.shape, src.shape)
         if src.device.type == "mps":
             copy_on_device(self, src)
         elif src.device.type == "cpu":

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from portable_mps.dispatch.lists import ListKernel
 from portable_mps.dispatch.registry import implements
 from portable_mps.dispatch.strided import Linear, Strided, dtype_defines, resized, word
 from portable_mps.ops.indexing import wrapped_dim
@@ -38,6 +39,10 @@ def contiguous_out(out: torch.Tensor, shape: Sequence[int]) -> torch.Tensor:
 # Joining and reordering -------------------------------------------------------------------------------------------
 
 
+_MANY = 8  # tensors from which one dispatch with a table is cheaper than a copy each
+_cat = ListKernel("cat", "cat", addresses=2)
+
+
 @implements("cat.out")
 def cat_out(tensors: Sequence[torch.Tensor], dim: int = 0, *, out: torch.Tensor) -> torch.Tensor:
     if not tensors:
@@ -61,11 +66,26 @@ def cat_out(tensors: Sequence[torch.Tensor], dim: int = 0, *, out: torch.Tensor)
             )
     shape[dim] = sum(part.size(dim) for part in parts)
     resized(out, shape)
-    start = 0
+    places, start = [], 0
     for part in parts:
-        out.narrow(dim, start, part.size(dim)).copy_(part)
+        places.append(out.narrow(dim, start, part.size(dim)))
         start += part.size(dim)
+    if len(parts) >= _MANY and out.is_contiguous() and _is_plain(parts, out):
+        rows, pitch = math.prod(shape[:dim]), math.prod(shape[dim:])
+        _cat([parts, places], torch.float32, (max(rows, 1), pitch), T=word(out.dtype), ROWS=int(rows > 1))
+        return out
+    for place, part in zip(places, parts, strict=True):
+        place.copy_(part)
     return out
+
+
+def _is_plain(parts: Sequence[torch.Tensor], out: torch.Tensor) -> bool:
+    """Whether joining is moving memory: contiguous tensors of out's dtype on the device."""
+    if out.element_size() > 8 or out.is_neg() or out.is_conj():
+        return False
+    return all(
+        t.is_mps and t.dtype == out.dtype and t.is_contiguous() and not t.is_neg() and not t.is_conj() for t in parts
+    )
 
 
 @implements("flip")

@@ -25,6 +25,17 @@ def test_dtypes(dtype):
     compare(lambda t: t.diagonal(0, 1, 2).contiguous(), x)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.int8, torch.int64, torch.complex64])
+@pytest.mark.parametrize("dim", [0, 1, -1])
+def test_cat_of_many(dim, dtype):
+    shapes = [[3 if d != dim % 3 else i % 4 for d in range(3)] for i in range(12)]
+    parts = [(torch.rand(s, generator=torch.Generator().manual_seed(i)) * 9).to(dtype) for i, s in enumerate(shapes)]
+    compare(lambda *tensors: torch.cat(tensors, dim), *parts)
+    compare(lambda *tensors: torch.stack(tensors, dim), *[p[0, 0, :1].expand(4).clone() for p in parts if p.numel()])
+    large = [torch.full((70, 90), i).to(dtype) for i in range(9)]
+    compare(lambda *tensors: torch.cat(tensors, min(dim, 1)), *large)
+
+
 def test_cat():
     x, y = sample(3, 4), sample(2, 4)
     compare(lambda a, b: torch.cat((a, b)), x, y, grad=True)
