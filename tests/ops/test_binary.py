@@ -226,3 +226,14 @@ def test_errors(call):
         call("cpu")
     with pytest.raises(expected.type):
         call("mps")
+
+
+@pytest.mark.parametrize("dtype", [torch.int32, torch.int8, torch.uint8, torch.bool])
+def test_integers_of_two_widths(dtype):
+    """The narrower ones are widened to 64 bits, where a driver once compared them wrongly with constants."""
+    a, b = torch.arange(-2, 4), torch.tensor([3, 2, 1, 0, 5, 6]).to(dtype)
+    for function in (torch.bitwise_left_shift, torch.bitwise_right_shift, torch.gcd, torch.pow):
+        compare(function, a, b)
+    if dtype != torch.uint8 and dtype != torch.bool:
+        compare(torch.bitwise_left_shift, a, -b)
+        compare(torch.pow, a, -b)

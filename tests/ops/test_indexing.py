@@ -233,3 +233,14 @@ def test_embedding_renormalises():
         return torch.nn.functional.embedding(i, w, max_norm=1.5), w
 
     compare(embed, weight, index, rtol=1e-5)
+
+
+def test_int32_indices():
+    """Widened to 64 bits in the kernel, where a driver once compared them wrongly with 0."""
+    x, index = torch.arange(10.0), torch.tensor([-1, 3, -10], dtype=torch.int32)
+    compare(lambda t, i: t[i], x, index)
+    compare(lambda t, i: t.index_put((i,), torch.ones((), device=t.device)), x, index)
+    for call in (lambda t, i: torch.index_select(t, 0, i), lambda t, i: torch.nn.functional.embedding(i, t[:, None])):
+        with pytest.raises((IndexError, RuntimeError)):
+            call(x.to("mps"), index.to("mps"))
+            torch.mps.synchronize()
