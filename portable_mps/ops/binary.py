@@ -142,9 +142,9 @@ for _name, _sign in {"and": "&&", "or": "||", "xor": "!="}.items():
 register(Pointwise("addcmul", ("a + s0 * b * c",), 3, "c", complex=True), "addcmul.out")
 register(Pointwise("addcdiv", ("a + s0 * maths::div(b, c)",), 3, "c", complex=True), "addcdiv.out")
 # The form that is exact at both ends, as ATen's lerp.
-_lerp = "abs({0}) < C(0.5) ? a + {0} * (b - a) : b - (b - a) * (C(1) - {0})"
-register(Pointwise("lerp_scalar", (_lerp.format("s0"),), 2, "c"), "lerp.Scalar_out")
-register(Pointwise("lerp", (_lerp.format("c"),), 3), "lerp.Tensor_out")
+_lerp = "maths::abs({0}) < K(0.5) ? a + {0} * (b - a) : b - (b - a) * (C(1) - {0})"
+register(Pointwise("lerp_scalar", (_lerp.format("s0"),), 2, "c", complex=True), "lerp.Scalar_out")
+register(Pointwise("lerp", (_lerp.format("c"),), 3, complex=True), "lerp.Tensor_out")
 
 _polar = Pointwise("polar", ("maths::polar(a, b)",), 2, promotion=Promotion.NONE, modules=("lib.complex",))
 

@@ -48,6 +48,11 @@ def indexed(
     fills values from base, "put" writes base, and the keys of _OPERATIONS combine into base. message may use {index},
     {dim} and {size}; wrap allows negative indices.
     """
+    if base.is_complex() and action == "sum":  # by parts
+        base, values = torch.view_as_real(base), torch.view_as_real(values)
+        base_strides = [*(2 * stride for stride in base_strides), 1]
+        indices = [index.unsqueeze(-1) for index in indices]
+        extents = [(size, 2 * stride) for size, stride in extents]
     shape = values.shape
     if values.numel() == 0:
         return

@@ -240,7 +240,7 @@ def _truth_dtype(input: torch.Tensor) -> torch.dtype:
 
 def _register_truth(name: str, row: Reduction) -> None:
     def along(self: torch.Tensor, dim: Dims = None, keepdim: bool = False, *, out: torch.Tensor) -> torch.Tensor:
-        _into(row, (out,), self, dim, keepdim)
+        _into(row, (out,), self != 0 if self.is_complex() else self, dim, keepdim)
         return out
 
     def whole(self: torch.Tensor, *, out: torch.Tensor) -> torch.Tensor:
@@ -259,7 +259,7 @@ _register_truth("all", _all)
 def count_nonzero(self: torch.Tensor, dim: Dims) -> torch.Tensor:
     dims = canonical_dims(dim, self.dim())
     out = torch.empty(reduced_shape(self.shape, dims, False), dtype=torch.int64, device=self.device)
-    _count((out,), (self,), dims)
+    _count((out,), (self != 0 if self.is_complex() else self,), dims)
     return out
 
 

@@ -111,7 +111,14 @@ def _register_sum(name: str, kind: str) -> None:
         check_out(out, self.shape, dtype or out.dtype)
         # The elements are rounded to a narrow type first, as torch does.
         keeps = self.dtype == out.dtype or (integral and out.dtype == torch.int64)
-        _scan_into(kind, self if keeps else self.to(out.dtype), dim, out)
+        source = self if keeps else self.to(out.dtype)
+        dim = wrapped_dim(dim, out.dim())
+        if out.dim() == 0:
+            out.copy_(source)
+        elif out.is_complex() and kind == "SUM":  # by parts
+            _scan_into(kind, torch.view_as_real(source), dim, torch.view_as_real(out))
+        else:
+            _scan_into(kind, source, dim, out)
         return out
 
     register(f"{name}.out", cumulative)

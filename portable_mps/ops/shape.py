@@ -410,6 +410,10 @@ for _kind in ("reflection", "replication"):
 
 @implements("unfold_backward")
 def unfold_backward(grad_in: torch.Tensor, input_sizes: Sequence[int], dim: int, size: int, step: int) -> torch.Tensor:
+    if grad_in.is_complex():
+        return torch.complex(
+            *(unfold_backward(part, input_sizes, dim, size, step) for part in (grad_in.real, grad_in.imag))
+        )
     out = torch.zeros(list(input_sizes), dtype=grad_in.dtype, device=grad_in.device)
     if out.dim() == 0 or grad_in.numel() == 0:
         return out.copy_(grad_in.reshape(out.shape)) if out.dim() == 0 else out

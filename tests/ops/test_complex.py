@@ -31,6 +31,7 @@ BINARY = {
     "pow": lambda a, b: a**b,
     "addcmul": lambda a, b: torch.addcmul(a, a, b, value=2j),
     "addcdiv": lambda a, b: torch.addcdiv(a, a, b),
+    "lerp": lambda a, b: torch.lerp(a, b, 0.3 + 0.1j) + torch.lerp(a, b, b / 4),
     "where": lambda a, b: torch.where(a.real > 0, a, b),
     "conjugate": lambda a, b: a.conj() * b,
     "numbers": lambda a, b: (a + 1) * 2j + b / 2 - 1 + 3 / b + 2**a + a**2 + a**0.5 + b**-1,
@@ -107,6 +108,33 @@ def test_sums():
     compare(lambda t: t.real.sum(dtype=torch.complex64), x, rtol=1e-5, atol=1e-5)
     compare(lambda t: (t.norm(), torch.linalg.vector_norm(t, 1, dim=1)), x, rtol=1e-5, atol=1e-5)
     compare_with_gradients(lambda t: t.sum(1), x)
+
+
+def test_truth_and_running_sums():
+    x = sample(3, 4)
+    x[0, 1] = x[1] = 0
+    compare(lambda t: (t.any(), t.all(), t.any(1), t.all(0), torch.count_nonzero(t), t.nonzero()), x)
+    compare(lambda t: (t.cumsum(0), t.cumsum(-1), t.t().cumsum(1), t[0, 0].cumsum(0)), x, rtol=1e-5, atol=1e-5)
+    compare_with_gradients(lambda t: t.cumsum(1), x, rtol=1e-5, atol=1e-4)
+
+
+def test_indexing():
+    x, rows = sample(4, 5), torch.tensor([0, 2, 2])
+    places = torch.tensor([[0, 1, 1], [2, 0, 2]])
+
+    for call in (
+        lambda t: t[rows.to(t.device)],
+        lambda t: t[:, rows.to(t.device)].t(),
+        lambda t: t.gather(0, places.to(t.device)),
+        lambda t: t.index_select(1, rows.to(t.device)),
+        lambda t: t.index_add(0, rows.to(t.device), t[:3], alpha=1j),
+        lambda t: t.scatter_add(1, places.to(t.device), t[:2, :3]),
+        lambda t: t.index_put((rows.to(t.device), rows.to(t.device)), t[0, :3], accumulate=True),
+        lambda t: t.take(places.to(t.device)),
+        lambda t: torch.cat([t, t[:1]]).roll(1, 0).flip(1),
+        lambda t: t.unfold(0, 2, 1),
+    ):
+        compare_with_gradients(call, x, rtol=1e-5, atol=1e-4)
 
 
 def test_products_of_matrices():
