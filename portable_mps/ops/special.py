@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import torch
+
 from portable_mps.dispatch.pointwise import Pointwise, register
 from portable_mps.dispatch.promotion import Promotion
 
@@ -45,3 +47,18 @@ _SPHERICAL = "maths::iszero(a) ? C(1) : (maths::isinf(a) ? C(0) : maths::div(mat
 register(
     Pointwise("spherical_bessel_j0", (_SPHERICAL,), 1, promotion=Promotion.FLOAT), "special_spherical_bessel_j0.out"
 )
+
+# torch 2.11 composes it of others, with gradients; later versions call a kernel of the CPU.
+if not torch._C._dispatch_has_kernel_for_dispatch_key("aten::ldexp.Tensor", "CompositeImplicitAutograd"):
+    _WHOLE = "b == maths::round(b) && maths::abs(b) < C(1000)"
+    register(
+        Pointwise(
+            "ldexp",
+            (f"{_WHOLE} ? maths::ldexp(a, int(b)) : a * maths::exp2(b)",),
+            2,
+            promotion=Promotion.FLOAT,
+        ),
+        "ldexp.Tensor",
+        "ldexp_",
+        "ldexp.out",
+    )

@@ -50,3 +50,12 @@ def test_bessel(name):
     compare(function, torch.linspace(-20, 20, 81), rtol=1e-5, atol=1e-6)
     compare(function, torch.linspace(-20, 20, 81).double(), rtol=1e-9, atol=1e-9)
     compare(function, torch.arange(5), rtol=1e-5)
+
+
+def test_ldexp():
+    x = torch.tensor([0.0, 1.0, -1.5, 3e38, 1e-40, math.inf, math.nan])
+    for exponent in (torch.arange(-3, 4), torch.tensor(-130), torch.tensor(0.5), torch.arange(-3.0, 4.0)):
+        compare(torch.ldexp, x, exponent)
+        compare(lambda t, e: t.clone().ldexp_(e), x, exponent)
+    compare(torch.ldexp, torch.arange(7), torch.arange(-3, 4))
+    compare(lambda t: torch.ldexp(t, torch.tensor(3, device=t.device)), x[:3], grad=True)
