@@ -172,3 +172,25 @@ def test_what_is_missing_says_so():
         torch.asin(x)
     with pytest.raises(NotImplementedError):
         x.to(torch.complex128) + 1
+
+
+@pytest.mark.parametrize("optimiser", [torch.optim.SGD, torch.optim.Adam])
+def test_training(optimiser):
+    torch.manual_seed(0)
+    reference = torch.nn.Linear(3, 2, dtype=torch.complex64)
+    mine = torch.nn.Linear(3, 2, dtype=torch.complex64, device="mps")
+    mine.load_state_dict(reference.state_dict())
+    for model, x in ((reference, sample(4, 3)), (mine, sample(4, 3).to("mps"))):
+        steps = optimiser(model.parameters(), lr=0.1)
+        for _ in range(3):
+            steps.zero_grad()
+            model(x).abs().square().mean().backward()
+            steps.step()
+    assert_same(list(mine.parameters()), list(reference.parameters()), rtol=1e-4, atol=1e-4)
+
+
+def test_printing_and_saving(tmp_path):
+    x = sample(2, 3)
+    assert repr(x.to("mps")) == repr(x)[:-1] + ", device='mps:0')"
+    torch.save(x.to("mps"), tmp_path / "x.pt")
+    assert torch.equal(torch.load(tmp_path / "x.pt").cpu(), x)
