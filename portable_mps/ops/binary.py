@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 
 from portable_mps.dispatch.pointwise import Pointwise, register
@@ -109,8 +111,25 @@ register(Pointwise("heaviside", ("a == C(0) ? b : (a > C(0) ? C(1) : C(0))",), 2
 
 for _name in ["atan2", "copysign"]:
     register(Pointwise(_name, (f"maths::{_name}(a, b)",), 2, promotion=Promotion.FLOAT), f"{_name}.out")
-for _name in ["hypot", "nextafter", "logaddexp", "logaddexp2"]:
-    register(Pointwise(_name, (f"maths::{_name}(a, b)",), 2), f"{_name}.out")
+for _name in ["hypot", "logaddexp", "logaddexp2"]:
+    register(Pointwise(_name, (f"maths::{_name}(a, b)",), 2, only="floating"), f"{_name}.out")
+_nextafter = Pointwise("nextafter", ("maths::nextafter(a, b)",), 2, only="floating")
+
+
+@implements("nextafter.out")
+def nextafter_out(self: torch.Tensor, other: torch.Tensor, *, out: torch.Tensor) -> torch.Tensor:
+    dtype = torch.result_type(self, other)
+    if dtype not in (torch.float16, torch.bfloat16):
+        return _nextafter((out,), (self, other))[0]
+    # Half types are computed with in float32, whose neighbours lie closer: step in their own bits.
+    start, end = (t.to(device="mps", dtype=dtype) for t in (self, other))
+    bits = start.view(torch.int16)
+    away_from_zero = (bits >= 0) == (start < end)
+    stepped = torch.where(start == 0, torch.where(end < 0, -(2**15) + 1, 1), bits + torch.where(away_from_zero, 1, -1))
+    result = torch.where(start == end, end, stepped.to(torch.int16).view(dtype))
+    return out.copy_(result.masked_fill_(start.isnan() | end.isnan(), math.nan))
+
+
 register(Pointwise("xlogy", ("maths::xlogy(a, b)",), 2, promotion=Promotion.FLOAT), "xlogy.OutTensor")
 register(Pointwise("xlog1py", ("maths::xlog1py(a, b)",), 2, promotion=Promotion.FLOAT), "special_xlog1py.out")
 _zeta = Pointwise("zeta", ("maths::zeta(a, b)",), 2, promotion=Promotion.FLOAT, modules=("lib.special",))

@@ -237,3 +237,16 @@ def test_integers_of_two_widths(dtype):
     if dtype != torch.uint8 and dtype != torch.bool:
         compare(torch.bitwise_left_shift, a, -b)
         compare(torch.pow, a, -b)
+
+
+@pytest.mark.parametrize("dtype", [*FLOATS, torch.float64])
+def test_nextafter(dtype):
+    x = torch.tensor([0.0, -0.0, 1.0, -1.0, 6e-8, math.inf, -math.inf, math.nan, 100.0]).to(dtype)
+    compare(torch.nextafter, x[:, None], x, rtol=0, atol=0)
+
+
+def test_functions_of_floats_alone():
+    integers = torch.arange(3, device="mps")
+    for function in (torch.hypot, torch.logaddexp, torch.nextafter):
+        with pytest.raises(NotImplementedError):
+            function(integers, integers)
