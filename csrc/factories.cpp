@@ -15,6 +15,8 @@
 #include <ATen/ops/view_native.h>
 #include <torch/library.h>
 
+#include <atomic>
+
 namespace portable_mps {
 namespace {
 
@@ -29,17 +31,32 @@ void check_pinned(std::optional<bool> pin_memory) {
   TORCH_CHECK(!pin_memory.value_or(false), "Only dense CPU tensors can be pinned");
 }
 
+// What a Mac says of dtypes that its GPU has not; here adapters differ.
+c10::ScalarType supported(OptionalDtype requested) {
+  const c10::ScalarType dtype = c10::dtype_or_default(requested);
+  // An initialised static would lock, and another thread may hold the GIL.
+  static std::atomic<bool> has_float64{false};
+  if (c10::toRealValueType(dtype) == at::kDouble && !has_float64) {
+    has_float64 = runtime::has_float64();
+    TORCH_CHECK_TYPE(has_float64 || dtype != at::kDouble,
+                     "Cannot convert a MPS Tensor to float64 dtype as the MPS framework doesn't "
+                     "support float64. Please use float32 instead.");
+    TORCH_CHECK_TYPE(has_float64, "Trying to convert ", dtype,
+                     " to the MPS backend but it does not have support for that dtype.");
+  }
+  return dtype;
+}
+
 Tensor empty(c10::IntArrayRef size, OptionalDtype dtype, OptionalLayout, OptionalDevice,
              std::optional<bool> pin_memory, std::optional<at::MemoryFormat> format) {
   check_pinned(pin_memory);
-  return at::detail::empty_generic(size, allocator(), kKeys, c10::dtype_or_default(dtype), format);
+  return at::detail::empty_generic(size, allocator(), kKeys, supported(dtype), format);
 }
 
 Tensor empty_strided(c10::IntArrayRef size, c10::IntArrayRef stride, OptionalDtype dtype,
                      OptionalLayout, OptionalDevice, std::optional<bool> pin_memory) {
   check_pinned(pin_memory);
-  return at::detail::empty_strided_generic(size, stride, allocator(), kKeys,
-                                           c10::dtype_or_default(dtype));
+  return at::detail::empty_strided_generic(size, stride, allocator(), kKeys, supported(dtype));
 }
 
 // Zeros without memory, which autograd makes and the ZeroTensor key's kernels see to.

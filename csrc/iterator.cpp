@@ -49,14 +49,19 @@ class Packer {
   c10::SmallVector<uint8_t, 256> bytes_;
 };
 
-// The 8-byte slot that an operand's address would take: the value, in the dtype's compute type.
-uint64_t scalar_slot(const at::TensorBase& value, at::ScalarType compute) {
+// A value where an operand's address would be, in the dtype's compute type: 8 bytes, 16 for a
+// complex number of two doubles.
+void put_operand(Packer& packer, const at::TensorBase& value, at::ScalarType compute) {
   const at::Scalar scalar = at::Tensor(value).item();
   uint64_t slot = 0;
   if (compute == at::kDouble) {
     const double number = scalar.toDouble();
     std::memcpy(&slot, &number, sizeof(number));
-  } else if (compute == at::kComplexFloat) {
+  } else if (compute == at::kComplexDouble) {
+    const c10::complex<double> number = scalar.toComplexDouble();
+    packer.put(number.real());
+    return packer.put(number.imag());
+  } else if (at::isComplexType(compute)) {
     const auto number = static_cast<c10::complex<float>>(scalar.toComplexDouble());
     std::memcpy(&slot, &number, sizeof(number));
   } else if (at::isFloatingType(compute)) {
@@ -66,13 +71,17 @@ uint64_t scalar_slot(const at::TensorBase& value, at::ScalarType compute) {
     slot = static_cast<uint64_t>(scalar.isFloatingPoint() ? static_cast<int64_t>(scalar.toDouble())
                                                           : scalar.toLong());
   }
-  return slot;
+  packer.put(slot);
 }
 
 void put_scalar(Packer& packer, py::handle number, char format, at::ScalarType common) {
   if (format == 'c') {
     if (at::isComplexType(common)) {
       const Py_complex value = PyComplex_AsCComplex(number.ptr());
+      if (common == at::kComplexDouble) {
+        packer.put(value.real);
+        return packer.put(value.imag);
+      }
       packer.put(static_cast<float>(value.real));
       return packer.put(static_cast<float>(value.imag));
     }
@@ -258,8 +267,11 @@ py::tuple plan_pointwise(HazardTracker& hazards, const py::tuple& outputs, const
   Packer packer;
   for (int i = 0; i < count; ++i) {
     const at::ScalarType compute = promoted ? common : iter.dtype(i);
-    packer.put(is_scalar[i] ? scalar_slot(iter.tensor_base(i), compute)
-                            : reinterpret_cast<uint64_t>(iter.data_ptr(i)));
+    if (is_scalar[i]) {
+      put_operand(packer, iter.tensor_base(i), compute);
+    } else {
+      packer.put(reinterpret_cast<uint64_t>(iter.data_ptr(i)));
+    }
   }
   const int64_t threads = vector ? iter.numel() / kVector : iter.numel();
   packer.put_index(threads, wide);

@@ -22,7 +22,7 @@ enum class Promotion : int {
 //
 // outputs: tensors or None (allocated). inputs: tensors; CPU ones with one element travel as
 // scalars. scalars: Python numbers; formats: one character each, 'c' compute type of the common
-// dtype (two float32 for a complex one), 'f' float32, 'd' float64, 'i' int32, 'l' int64. Returns
+// dtype (two numbers for a complex one), 'f' float32, 'd' float64, 'i' int32, 'l' int64. Returns
 // (outputs, signature, parameters, group_x, group_y, barrier): signature is the compile key's
 // variable part (see portable_mps/dispatch/pointwise.py), parameters a numpy byte array; group_x is
 // 0 where there is nothing to launch.

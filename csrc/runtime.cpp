@@ -21,6 +21,7 @@ Result call(const char* function, Args... args) {
 uint64_t create_slab(size_t bytes) { return call<uint64_t>("create_slab", bytes); }
 void destroy_slab(uint64_t address) { call<void>("destroy_slab", address); }
 size_t device_memory() { return call<size_t>("device_memory"); }
+bool has_float64() { return call<bool>("has_float64"); }
 void copy(uint64_t destination, uint64_t source, size_t bytes) {
   call<void>("copy", destination, source, bytes);
 }

@@ -19,6 +19,9 @@ void destroy_slab(uint64_t address);
 // Bytes that the adapter's own memory holds; opens the device.
 size_t device_memory();
 
+// Whether the adapter computes in float64; opens the device.
+bool has_float64();
+
 // Record a device-to-device copy of `bytes` bytes.
 void copy(uint64_t destination, uint64_t source, size_t bytes);
 

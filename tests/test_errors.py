@@ -121,3 +121,24 @@ def test_nothing_warns_in_ordinary_use():
         warnings.simplefilter("error")
         x = torch.randn(4, 3, device="mps", requires_grad=True)
         torch.nn.functional.cross_entropy(x, torch.tensor([0, 1, 2, 0], device="mps")).backward()
+
+
+def test_an_adapter_without_float64():
+    """What a Mac says: no memory is taken for what no kernel could compute with."""
+    script = """
+import torch
+from portable_mps.runtime import device
+device.current().adapter.features["float64"] = False
+for dtype in (torch.float64, torch.complex128):
+    for make in (lambda: torch.ones(2, dtype=dtype).to("mps"), lambda: torch.empty(2, dtype=dtype, device="mps")):
+        try:
+            make()
+        except TypeError as error:
+            print(str(error).splitlines()[0])
+"""
+    doubles = (
+        "Cannot convert a MPS Tensor to float64 dtype as the MPS framework doesn't support float64. Please use float32 "
+        "instead."
+    )
+    complex_doubles = "Trying to convert ComplexDouble to the MPS backend but it does not have support for that dtype."
+    assert output_of(script).splitlines() == [doubles] * 2 + [complex_doubles] * 2

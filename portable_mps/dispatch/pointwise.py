@@ -13,7 +13,7 @@ import torch
 
 from portable_mps import _C
 from portable_mps.dispatch import registry
-from portable_mps.dispatch.promotion import Promotion, Storage, storage_of_code
+from portable_mps.dispatch.promotion import COMPLEX_TYPES, Promotion, Storage, storage_of_code
 from portable_mps.runtime import device
 
 _VECTOR = 4  # elements a thread in the vectorised variant, as in csrc/iterator.cpp
@@ -28,7 +28,7 @@ class Pointwise:
     the compute type `C`, and literals K(0.1) of it. scalars: a format character each (see csrc/iterator.h). modules:
     what to import beside the library. by_type: other expressions for some compute types ("bool" is the common dtype,
     the rest what it is computed in). only: "integral" or "floating" dtypes; others raise NotImplementedError, as on
-    the CPU; so does complex64 unless by_type has it ("Complex") or `complex` says that the expressions hold for it.
+    the CPU; so do complex ones unless by_type has "Complex" or `complex` says that the expressions hold for them.
     """
 
     name: str
@@ -72,9 +72,11 @@ class Pointwise:
         count = len(self.expressions) + self.inputs
         operands = [storage_of_code(dtypes >> 6 * i & 63) for i in range(count)]
         compute = storage_of_code(common).compute
-        if self.only and (self.only == "floating") != (compute in ("float", "double")):
-            raise NotImplementedError(f'"{self.name}" not implemented for {storage_of_code(common).dtype}')
-        if compute == "Complex" and not (self.complex or compute in self.by_type):
+        if compute in COMPLEX_TYPES:
+            refused = not (self.complex or "Complex" in self.by_type)
+        else:
+            refused = bool(self.only) and (self.only == "floating") != (compute in ("float", "double"))
+        if refused:
             raise NotImplementedError(f'"{self.name}" not implemented for {storage_of_code(common).dtype}')
         expressions = self._specialised(compute)
         arithmetic = "int" if compute == "bool" else compute
@@ -84,7 +86,12 @@ class Pointwise:
         index, offset = ("uint64_t", "int64_t") if wide else ("uint", "int")
         fields = []
         for i, operand in enumerate(operands):
-            fields.append(f"uint64_t p{i};" if scalar_mask >> i & 1 else f"{operand.type}* p{i};")
+            if not scalar_mask >> i & 1:
+                fields.append(f"{operand.type}* p{i};")
+            elif operand.compute == "ComplexDouble":
+                fields.append(f"double p{i}; double p{i}i;")
+            else:
+                fields.append(f"uint64_t p{i};")
         fields.append(f"{index} n;")
         fields += [f"{index} size{d};" for d in range(rank)]
         fields += [f"{offset} stride{i}_{d};" for i in range(count) for d in range(rank)]
@@ -94,11 +101,11 @@ class Pointwise:
         lines = ["import lib.dtypes;", "import lib.casts;", "import lib.maths;"]
         lines += [f"import {m};" for m in dict.fromkeys((*self.modules, *(o.module for o in operands))) if m]
         lines += ["struct Params {", *(f"    {f}" for f in fields), "};", f"typealias C = {arithmetic};"]
-        lines.append(f"#define K(x) x##{'lf' if arithmetic == 'double' else 'f'}")
+        lines.append(f"#define K(x) x##{'lf' if arithmetic in ('double', 'ComplexDouble') else 'f'}")
         lines += ['[shader("compute")] [numthreads(256, 1, 1)]']
         lines += ["void main(uint3 group : SV_GroupID, uint lane : SV_GroupIndex, PARAMS p)", "{"]
         lines += [f"    {index} i = ({index}(group.y) * 32768 + group.x) * 256 + lane;", "    if (i >= p.n) return;"]
-        pair = "Complex(p.s{0}, p.s{0}i)" if compute == "Complex" else "p.s{0}"
+        pair = f"{compute}(p.s{{0}}, p.s{{0}}i)" if compute in COMPLEX_TYPES else "p.s{0}"
         for i, character in enumerate(self.scalars):
             lines.append(f"    let s{i} = {(pair if character == 'c' else 'p.s{0}').format(i)};")
         if vector:
@@ -110,13 +117,14 @@ class Pointwise:
         return "\n".join(lines) + "\n"
 
     def _specialised(self, compute: str) -> tuple[str, ...]:
-        special = self.by_type.get(compute)
+        special = self.by_type.get("Complex" if compute in COMPLEX_TYPES else compute)
         return self.expressions if special is None else (special,)
 
 
 def _scalar_fields(character: str, compute: str, i: int) -> list[str]:
-    if character == "c" and compute == "Complex":
-        return [f"float s{i};", f"float s{i}i;"]
+    if character == "c" and compute in COMPLEX_TYPES:
+        part = "double" if compute == "ComplexDouble" else "float"
+        return [f"{part} s{i};", f"{part} s{i}i;"]
     kind = {"c": compute, "f": "float", "d": "double", "i": "int", "l": "int64_t"}[character]
     return [f"{kind} s{i};"]
 
@@ -144,6 +152,7 @@ class _Body:
         if self.scalar_mask >> i & 1:
             slot = {"float": "asfloat(uint({}))", "double": "asdouble(uint({0}), uint({0} >> 32))"}
             slot["Complex"] = "Complex(asfloat(uint({0})), asfloat(uint({0} >> 32)))"
+            slot["ComplexDouble"] = "ComplexDouble({0}, {0}i)"
             value = slot.get(own, f"{own}({{}})" if own != "bool" else "({} != 0)").format(pointer)
         else:
             value = operand.load.format(f"{pointer}[{where}]")

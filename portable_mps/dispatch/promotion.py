@@ -59,8 +59,18 @@ def _float8(dtype: torch.dtype, code: int, load: str, store: str) -> Storage:
     return Storage(dtype, code, "uint8_t", "float", load, store.replace("{}", "cast_float({})"), "lib.float8")
 
 
+# Two numbers in memory. Hand-written kernels say that they take them.
+_COMPLEX_ROWS = (
+    Storage(
+        torch.complex32, 8, "ComplexHalf", "Complex", "widened({})", "narrowed(cast_Complex({}))", module="lib.complex"
+    ),
+    Storage(torch.complex64, 9, "Complex", "Complex", store="cast_Complex({})", module="lib.complex"),
+    Storage(
+        torch.complex128, 10, "ComplexDouble", "ComplexDouble", store="cast_ComplexDouble({})", module="lib.complex"
+    ),
+)
 # Elementwise kernels alone take these.
-_ELEMENTWISE_ROWS = (
+_FLOAT8_ROWS = (
     _float8(torch.float8_e5m2, 23, "float8_value({}, 2, 15, 0x7c)", "float8_of({}, 2, 15, 0x7b, 0x7c, 0x7f)"),
     _float8(
         torch.float8_e4m3fn,
@@ -71,16 +81,21 @@ _ELEMENTWISE_ROWS = (
     _float8(torch.float8_e5m2fnuz, 25, "float8_value({}, 2, 16, 0x80)", "float8_of({}, 2, 16, 0x7f, 0x80, 0x80)"),
     _float8(torch.float8_e4m3fnuz, 26, "float8_value({}, 3, 8, 0x80)", "float8_of({}, 3, 8, 0x7f, 0x80, 0x80)"),
     _float8(torch.float8_e8m0fnu, 44, "float8_power({})", "float8_power_of({})"),
-    Storage(torch.complex64, 9, "Complex", "Complex", store="cast_Complex({})", module="lib.complex"),
 )
 BY_DTYPE = {row.dtype: row for row in _ROWS}
-BY_CODE = {row.code: row for row in (*_ROWS, *_ELEMENTWISE_ROWS)}
+_BY_DTYPE_WITH_COMPLEX = {row.dtype: row for row in (*_ROWS, *_COMPLEX_ROWS)}
+BY_CODE = {row.code: row for row in (*_ROWS, *_COMPLEX_ROWS, *_FLOAT8_ROWS)}
+COMPLEX_TYPES = ("Complex", "ComplexDouble")
+"""What complex dtypes are computed in (kernels/lib/complex.slang)."""
 
 
-def storage(dtype: torch.dtype) -> Storage:
-    """The row of `dtype`; raises NotImplementedError for one that kernels do not take."""
+def storage(dtype: torch.dtype, complex: bool = False) -> Storage:
+    """The row of `dtype`; raises NotImplementedError for one that kernels do not take.
+
+    complex: the kernel takes complex dtypes, too; it imports the row's module.
+    """
     try:
-        return BY_DTYPE[dtype]
+        return (_BY_DTYPE_WITH_COMPLEX if complex else BY_DTYPE)[dtype]
     except KeyError:
         raise NotImplementedError(
             f"Trying to use {dtype} on the MPS device, which this operator does not support"

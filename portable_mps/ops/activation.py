@@ -41,7 +41,9 @@ register(
     ),
     "elu_backward.grad_input",
 )
-register(Pointwise("silu", ("maths::silu(a)",), 1), "silu.out")
+register(
+    Pointwise("silu", ("maths::silu(a)",), 1, by_type={"Complex": "maths::div(a, C(1) + maths::exp(-a))"}), "silu.out"
+)
 register(
     Pointwise("silu_backward", ("a * maths::sigmoid(b) * (C(1) + b * (C(1) - maths::sigmoid(b)))",), 2),
     "silu_backward.grad_input",

@@ -112,7 +112,8 @@ register(Pointwise("heaviside", ("a == C(0) ? b : (a > C(0) ? C(1) : C(0))",), 2
 for _name in ["atan2", "copysign"]:
     register(Pointwise(_name, (f"maths::{_name}(a, b)",), 2, promotion=Promotion.FLOAT), f"{_name}.out")
 for _name in ["hypot", "logaddexp", "logaddexp2"]:
-    register(Pointwise(_name, (f"maths::{_name}(a, b)",), 2, only="floating"), f"{_name}.out")
+    by_type = {"Complex": "maths::logaddexp(a, b)"} if _name == "logaddexp" else {}
+    register(Pointwise(_name, (f"maths::{_name}(a, b)",), 2, only="floating", by_type=by_type), f"{_name}.out")
 _nextafter = Pointwise("nextafter", ("maths::nextafter(a, b)",), 2, only="floating")
 
 
@@ -176,8 +177,6 @@ def polar_out(abs: torch.Tensor, angle: torch.Tensor, *, out: torch.Tensor) -> t
         )
     written(out, abs.dtype.to_complex())
     resized(out, torch.broadcast_shapes(abs.shape, angle.shape))
-    if abs.dtype == torch.float64:
-        return torch.complex(abs * angle.cos(), abs * angle.sin(), out=out)
     return _polar((out,), (abs, angle))[0]
 
 

@@ -12,14 +12,15 @@ from portable_mps.dispatch.strided import resized
 # Results are floating point: integers are promoted to the default dtype first.
 _ELEMENTARY = "acos acosh asin asinh atan atanh cos cosh exp exp2 expm1 log log10 log1p log2 rsqrt sigmoid sin sinc"
 _ELEMENTARY += " sinh sqrt tan tanh"
-_COMPLEX = "cos cosh exp log log10 log2 rsqrt sigmoid sin sinh sqrt tan tanh"  # of these
 _SPECIAL = "digamma erf erfc erfinv i0 lgamma"
 _SPECIAL_NAMESPACE = "erfcx i0e i1 i1e log_ndtr ndtri"
 _BESSEL = "bessel_j0 bessel_j1 bessel_y0 bessel_y1 modified_bessel_k0 modified_bessel_k1"
 _BESSEL += " scaled_modified_bessel_k0 scaled_modified_bessel_k1"
 
 
-def _register_float(names: str, module: str | None, prefix: str = "", forms: tuple[str, ...] = ()) -> None:
+def _register_float(
+    names: str, module: str | None, prefix: str = "", forms: tuple[str, ...] = (), complex: bool = False
+) -> None:
     """Rows for functions of the shader library that carry the operator's name; `forms` are other overloads of it."""
     for name in names.split():
         modules = () if module is None else (module,)
@@ -29,12 +30,12 @@ def _register_float(names: str, module: str | None, prefix: str = "", forms: tup
             1,
             promotion=Promotion.FLOAT,
             modules=modules,
-            complex=name in _COMPLEX.split(),
+            complex=complex,
         )
         register(row, f"{prefix}{name}.out", *(form.format(prefix + name) for form in forms))
 
 
-_register_float(_ELEMENTARY, None, forms=("{}", "{}_"))
+_register_float(_ELEMENTARY, None, forms=("{}", "{}_"), complex=True)
 _register_float("entr", None, "special_")
 _register_float(_SPECIAL, "lib.special")
 _register_float(_SPECIAL_NAMESPACE, "lib.special", "special_")

@@ -24,6 +24,10 @@ def device_memory() -> int:
     return device.current().adapter.memory
 
 
+def has_float64() -> bool:
+    return device.current().adapter.features["float64"]
+
+
 def copy(destination: int, source: int, size: int) -> None:
     device.current().stream.copy(destination, source, size)
 
