@@ -10,12 +10,13 @@ export PORTABLE_MPS ?= 1
 export PYTHON VENV
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint format bench clean
+.PHONY: help setup demo test operators lint format bench clean
 
 help:
 	@echo "make setup   install the system packages that are missing, make $(VENV), build"
 	@echo "make demo    train a network on handwritten digits on the mps device"
 	@echo "make test    run the tests (ARGS='-k softmax' selects)"
+	@echo "make operators   run torch's operator database, write docs/operators.md (ARGS='--operators fft.*' selects)"
 	@echo "make lint    ruff, mypy, clang-format; make format repairs what they can"
 	@echo "make bench   time operators and training steps"
 	@echo "make clean   remove $(VENV) and what was built"
@@ -32,6 +33,9 @@ demo: $(READY)
 
 test: $(READY)
 	$(RUN) -m pytest -n 2 $(ARGS)
+
+operators: $(READY)
+	PYTHONPATH=tests $(RUN) -m opinfo --table docs/operators.md $(ARGS)
 
 lint: $(READY)
 	$(RUN) -m ruff check .

@@ -1,0 +1,91 @@
+"""Sweep torch's operator database over `mps`: `make operators`, or `PYTHONPATH=tests python -m opinfo`.
+
+Verdicts go to --out as JSON lines, one a check, as they come: run again with the same file, and only what is missing
+is judged (with --again, the failures too). --table writes docs/operators.md from that file.
+"""
+
+from __future__ import annotations
+
+import argparse
+import fnmatch
+import json
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from opinfo import judge, sweep
+
+CLASSES = {
+    "basic": ("float32", "bool", "int64", "float16", "bfloat16", "int32", "uint8", "int8", "int16"),
+    "wide": ("float64", "complex64", "complex128", "complex32"),
+    "rare": ("uint16", "uint32", "uint64", "float8_e4m3fn", "float8_e5m2", "float8_e4m3fnuz", "float8_e5m2fnuz"),
+}
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="opinfo", description=__doc__.partition("\n")[0])
+    parser.add_argument("--out", type=Path, default=Path("build/operators.jsonl"), help="verdicts, JSON lines")
+    parser.add_argument("--operators", nargs="+", default=["*"], metavar="GLOB", help="names as in op_db: linalg.*")
+    parser.add_argument("--dtypes", nargs="+", default=list(CLASSES), metavar="DTYPE", help="or " + ", ".join(CLASSES))
+    parser.add_argument("--checks", nargs="+", default=list(judge.CHECKS), choices=judge.CHECKS)
+    parser.add_argument("--samples", type=int, help="about this many samples a check, not all")
+    parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--timeout", type=float, default=300, help="seconds for one check")
+    parser.add_argument("--again", action="store_true", help="judge what failed before once more")
+    parser.add_argument("--failures", type=Path, help="also write the failing checks, one a line, here")
+    parser.add_argument("--table", type=Path, help="write the table of operators here")
+    return parser.parse_args()
+
+
+def _dtypes(names: list[str]) -> list[str]:
+    return [dtype for name in names for dtype in CLASSES.get(name, (name,))]
+
+
+def _tasks(options: argparse.Namespace) -> Iterator[sweep.Task]:
+    """dtype by dtype, so that a sweep cut short has finished some; errors, which have none, behind the first."""
+    ops = [op for n, op in judge.OPERATORS.items() if any(fnmatch.fnmatch(n, g) for g in options.operators)]
+    for index, dtype in enumerate(_dtypes(options.dtypes)):
+        for op in ops:
+            supported = {judge.name_of(d): d for d in judge.dtypes_of(op)}
+            if dtype in supported:
+                for check in judge.checks_of(op, supported[dtype]):
+                    yield sweep.Task(op.full_name, dtype, check, options.samples)
+        if index == 0:
+            for op in ops:
+                if op.error_inputs_func is not None:
+                    for check in ("errors", "messages"):
+                        yield sweep.Task(op.full_name, judge.NO_DTYPE, check, options.samples)
+
+
+def main() -> None:
+    options = _arguments()
+    options.out.parent.mkdir(parents=True, exist_ok=True)
+    known = sweep.load(options.out)
+    tasks = []
+    for task in _tasks(options):
+        before = known.get((task.op, task.dtype, task.check))
+        if task.check in options.checks and (before is None or (options.again and before["status"] == "fail")):
+            tasks.append(task)
+    begin, failed = time.monotonic(), 0
+    with options.out.open("a") as out:
+        for count, verdict in enumerate(sweep.sweep(tasks, options.workers, options.timeout), 1):
+            print(json.dumps(verdict), file=out, flush=True)
+            failed += verdict["status"] == "fail"
+            if count % 100 == 0 or count == len(tasks):
+                print(f"{count} of {len(tasks)} checks, {failed} failed, {time.monotonic() - begin:.0f} s", flush=True)
+    verdicts = sweep.load(options.out)
+    if options.failures:
+        lines = [
+            f"{op} {dtype} {check}: {v['failed']} of {v['judged']}: {v['error']}"
+            for (op, dtype, check), v in verdicts.items()
+            if v["status"] == "fail"
+        ]
+        options.failures.write_text("\n".join(sorted(lines)) + "\n")
+    if options.table:
+        from opinfo import table
+
+        options.table.write_text(table.render(verdicts))
+
+
+if __name__ == "__main__":
+    main()
