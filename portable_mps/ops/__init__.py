@@ -18,6 +18,8 @@ FAMILIES = (
     "grid_sampler",
     "indexing",
     "interpolation",
+    "linalg_factor",
+    "linalg_solve",
     "loss",
     "margin",
     "matmul",

@@ -1,0 +1,144 @@
+"""What the families of dense linear algebra share: matrices of a batch in memory, checks, and kernels over them.
+
+Counterpart of kernels/linalg.slangh. Results lie column by column, as LAPACK leaves them on the CPU.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+
+from portable_mps.dispatch.launch import grid, launch
+from portable_mps.dispatch.promotion import Storage, storage, storage_of_code
+from portable_mps.dispatch.strided import collapse
+from portable_mps.runtime.kernel import Template
+
+_COMPLEX_CODES = {torch.complex64: 9, torch.complex128: 10}  # torch's ScalarType numbers
+_CPU_NAMES = {
+    torch.float16: "Half",
+    torch.bfloat16: "BFloat16",
+    torch.complex32: "ComplexHalf",
+    torch.bool: "Bool",
+    torch.uint8: "Byte",
+    torch.int8: "Char",
+    torch.int16: "Short",
+    torch.int32: "Int",
+    torch.int64: "Long",
+}
+
+
+def check_dtype(name: str, tensor: torch.Tensor) -> None:
+    """NotImplementedError for what LAPACK has no routine for, in the words of torch's CPU kernel `name`."""
+    if tensor.dtype in _CPU_NAMES:
+        raise NotImplementedError(f"\"{name}\" not implemented for '{_CPU_NAMES[tensor.dtype]}'")
+
+
+def check_square(name: str, a: torch.Tensor) -> None:
+    """RuntimeError unless `a` is a matrix or a batch of them, with as many rows as columns."""
+    if a.dim() < 2:
+        raise RuntimeError(f"{name}: The input tensor A must have at least 2 dimensions.")
+    if a.shape[-1] != a.shape[-2]:
+        raise RuntimeError(
+            f"{name}: A must be batches of square matrices, but they are {a.shape[-2]} by {a.shape[-1]} matrices"
+        )
+
+
+def columns_empty(like: torch.Tensor, *shape: int, dtype: torch.dtype | None = None) -> torch.Tensor:
+    """An uninitialised (..., m, n) tensor whose matrices lie column by column."""
+    return like.new_empty((*shape[:-2], shape[-1], shape[-2]), dtype=dtype).mT
+
+
+def columns_copy(source: torch.Tensor) -> torch.Tensor:
+    """A copy of (..., m, n) whose matrices lie column by column."""
+    return columns_empty(source, *source.shape).copy_(source)
+
+
+def resize_columns(out: torch.Tensor, shape: Sequence[int]) -> torch.Tensor:
+    """`out` with this shape, by torch's rules for out=; column by column where it had to be resized."""
+    if out.shape != torch.Size(shape):
+        torch._prims_common.wrappers._maybe_resize_out(out, (*shape[:-2], shape[-1], shape[-2]))
+        out.transpose_(-2, -1)
+    return out
+
+
+def _as_stack(tensor: torch.Tensor) -> torch.Tensor | None:
+    """(..., m, n) as a (batch, m, n) view; None where the dimensions of the batch do not merge."""
+    dims = collapse(tensor.shape[:-2], [tensor.stride()[:-2]])
+    if len(dims) > 1:
+        return None
+    size, stride = dims[0]
+    return tensor.as_strided((size, *tensor.shape[-2:]), (stride, *tensor.stride()[-2:]))
+
+
+def stack(tensor: torch.Tensor) -> torch.Tensor:
+    """(..., m, n) as (batch, m, n), a view where that can be, for reading."""
+    view = _as_stack(tensor) if tensor.numel() else None
+    return tensor.reshape(math.prod(tensor.shape[:-2]), *tensor.shape[-2:]) if view is None else view
+
+
+@contextlib.contextmanager
+def stacked_in_place(tensor: torch.Tensor) -> Iterator[torch.Tensor]:
+    """(..., m, n) as (batch, m, n) to be changed: a view, or a copy that is written back at the end."""
+    view = stack(tensor)
+    yield view
+    if tensor.numel() and view.untyped_storage().data_ptr() != tensor.untyped_storage().data_ptr():
+        tensor.copy_(view.view(tensor.shape))
+
+
+def _number(dtype: torch.dtype) -> Storage:
+    return storage_of_code(_COMPLEX_CODES[dtype]) if dtype.is_complex else storage(dtype)
+
+
+class MatrixKernel:
+    """An entry point whose `Params` are `matrices` fields MATRIX(name), `pointers` addresses with the distance of two
+    matrices' elements behind the last one, and `numbers` uint32 fields.
+
+    blocks: whether a workgroup has a few columns of a matrix, as many as COLUMNS, in place of a whole one.
+    """
+
+    def __init__(self, stem: str, entry: str, matrices: int, pointers: int, numbers: int) -> None:
+        self._template = Template(stem, entry, "Q3q" * matrices + "Q" * pointers + "q" + "I" * numbers)
+
+    def __call__(
+        self,
+        matrices: Sequence[torch.Tensor],
+        pointers: Sequence[Any],
+        distance: int,
+        numbers: Sequence[int],
+        size: int,
+        writes: Sequence[torch.Tensor],
+        columns: int | None = None,
+        per_thread: bool = False,
+    ) -> None:
+        """Launch over (batch, m, n) matrices of one dtype.
+
+        pointers: tensors, or 0 for one that the entry point does not touch; distance: elements between the pointees of
+        two matrices. size: how many rows the threads share. writes: the tensors that are written. columns: to be spread
+        over workgroups, as many as there are rows of threads to each, or one per_thread; None gives a workgroup the
+        whole matrix.
+        """
+        batch = matrices[0].shape[0]
+        threads, rows = (32, 8) if size <= 32 else (256, 32)
+        each = threads if per_thread else threads // rows
+        groups = batch if columns is None else batch * -(-columns // each)
+        dtype = matrices[0].dtype
+        arguments: list[Any] = []
+        for matrix in matrices:
+            arguments += [matrix, *matrix.stride()]
+        given = [*matrices, *(p for p in pointers if isinstance(p, torch.Tensor))]
+        launch(
+            self._template,
+            grid(groups),
+            [*arguments, *pointers, distance, batch, *numbers],
+            [t for t in given if all(t is not w for w in writes)],
+            writes,
+            NUMBER=_number(dtype).type,
+            REAL=storage(dtype.to_real()).type,
+            IS_COMPLEX=int(dtype.is_complex),
+            THREADS=threads,
+            ROWS=rows,
+        )
