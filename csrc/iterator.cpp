@@ -1,9 +1,6 @@
 #include "iterator.h"
 
-#include <ATen/ScalarOps.h>
 #include <ATen/TensorIterator.h>
-#include <pybind11/numpy.h>
-#include <torch/csrc/utils/pybind.h>
 
 #include <array>
 
@@ -38,15 +35,15 @@ class Packer {
     wide ? put<int64_t>(value) : put<int32_t>(static_cast<int32_t>(value));
   }
 
-  py::array_t<uint8_t> finish() {
+  Parameters finish() {
     align(8);
-    return py::array_t<uint8_t>(static_cast<py::ssize_t>(bytes_.size()), bytes_.data());
+    return std::move(bytes_);
   }
 
  private:
   void align(size_t to) { bytes_.resize((bytes_.size() + to - 1) / to * to); }
 
-  c10::SmallVector<uint8_t, 256> bytes_;
+  Parameters bytes_;
 };
 
 // A value where an operand's address would be, in the dtype's compute type: 8 bytes, 16 for a
@@ -74,16 +71,16 @@ void put_operand(Packer& packer, const at::TensorBase& value, at::ScalarType com
   packer.put(slot);
 }
 
-void put_scalar(Packer& packer, py::handle number, char format, at::ScalarType common) {
+void put_scalar(Packer& packer, const at::Scalar& number, char format, at::ScalarType common) {
   if (format == 'c') {
     if (at::isComplexType(common)) {
-      const Py_complex value = PyComplex_AsCComplex(number.ptr());
+      const c10::complex<double> value = number.toComplexDouble();
       if (common == at::kComplexDouble) {
-        packer.put(value.real);
-        return packer.put(value.imag);
+        packer.put(value.real());
+        return packer.put(value.imag());
       }
-      packer.put(static_cast<float>(value.real));
-      return packer.put(static_cast<float>(value.imag));
+      packer.put(static_cast<float>(value.real()));
+      return packer.put(static_cast<float>(value.imag()));
     }
     if (common == at::kDouble) {
       format = 'd';
@@ -95,48 +92,18 @@ void put_scalar(Packer& packer, py::handle number, char format, at::ScalarType c
   }
   switch (format) {
     case 'f':
-      return packer.put(static_cast<float>(number.cast<double>()));
+      return packer.put(static_cast<float>(number.toDouble()));
     case 'd':
-      return packer.put(number.cast<double>());
+      return packer.put(number.toDouble());
     case 'i':
     case 'l': {
-      const int64_t integer = PyFloat_Check(number.ptr())
-                                  ? static_cast<int64_t>(number.cast<double>())
-                                  : number.cast<int64_t>();
+      const int64_t integer =
+          number.isFloatingPoint() ? static_cast<int64_t>(number.toDouble()) : number.toLong();
       return format == 'l' ? packer.put(integer) : packer.put(static_cast<int32_t>(integer));
     }
     default:
       TORCH_CHECK(false, "unknown scalar format '", format, "'");
   }
-}
-
-at::Scalar scalar_of(py::handle number) {
-  if (PyBool_Check(number.ptr())) {
-    return number.cast<bool>();
-  }
-  if (PyLong_Check(number.ptr())) {
-    return number.cast<int64_t>();
-  }
-  if (PyComplex_Check(number.ptr())) {
-    const Py_complex value = PyComplex_AsCComplex(number.ptr());
-    return c10::complex<double>(value.real, value.imag);
-  }
-  TORCH_CHECK_TYPE(PyFloat_Check(number.ptr()), "expected a tensor or a number, got ",
-                   std::string(py::str(py::type::of(number))));
-  return number.cast<double>();
-}
-
-// torch hands Python kernels a wrapped number (the 2 of `x * 2`) as a plain Python number.
-at::Tensor tensor_of(py::handle object) {
-  if (object.is_none()) {
-    return {};
-  }
-  if (THPVariable_Check(object.ptr())) {
-    return THPVariable_Unpack(object.ptr());
-  }
-  at::Tensor number = at::scalar_to_tensor(scalar_of(object));
-  number.unsafeGetTensorImpl()->set_wrapped_number(true);
-  return number;
 }
 
 at::TensorIterator build(const std::vector<at::Tensor>& outputs,
@@ -210,31 +177,23 @@ Range byte_range(const at::TensorBase& tensor) {
   return {begin, begin + static_cast<uint64_t>(last + 1) * tensor.element_size()};
 }
 
-py::tuple plan_pointwise(HazardTracker& hazards, const py::tuple& outputs, const py::tuple& inputs,
-                         const py::tuple& scalars, const std::string& formats, int promotion) {
-  std::vector<at::Tensor> outs, ins;
-  for (auto output : outputs) {
-    outs.push_back(tensor_of(output));
-  }
-  for (auto input : inputs) {
-    ins.push_back(tensor_of(input));
-  }
-  at::TensorIterator iter = build(outs, ins, static_cast<Promotion>(promotion));
-  py::tuple results(outs.size());
-  for (size_t i = 0; i < outs.size(); ++i) {
-    results[i] = outs[i].defined()
-                     ? py::reinterpret_borrow<py::object>(outputs[i])
-                     : py::reinterpret_steal<py::object>(THPVariable_Wrap(iter.output(i)));
+Plan plan_pointwise(const std::vector<at::Tensor>& outputs, const std::vector<at::Tensor>& inputs,
+                    const std::vector<at::Scalar>& scalars, const std::string& formats,
+                    Promotion promotion) {
+  at::TensorIterator iter = build(outputs, inputs, promotion);
+  Plan plan;
+  plan.outputs.reserve(outputs.size());
+  for (size_t i = 0; i < outputs.size(); ++i) {
+    plan.outputs.push_back(outputs[i].defined() ? outputs[i] : iter.output(static_cast<int>(i)));
   }
   if (iter.numel() == 0) {
-    return py::make_tuple(results, 0, py::none(), 0, 0, false);
+    return plan;
   }
 
   const int count = iter.ntensors();
-  const bool promoted = promotion != static_cast<int>(Promotion::kNone);
+  const bool promoted = promotion != Promotion::kNone;
   const at::ScalarType common = promoted ? iter.common_dtype() : iter.dtype(count - 1);
   std::vector<bool> is_scalar(count, false);
-  std::vector<Range> reads, writes;
   uint64_t scalar_mask = 0, dtypes = 0;
   for (int i = 0; i < count; ++i) {
     const at::TensorBase& operand = iter.tensor_base(i);
@@ -244,7 +203,7 @@ py::tuple plan_pointwise(HazardTracker& hazards, const py::tuple& outputs, const
       scalar_mask |= uint64_t{1} << i;
       dtype = promoted ? common : dtype;
     } else {
-      (i < iter.noutputs() ? writes : reads).push_back(byte_range(operand));
+      (i < iter.noutputs() ? plan.writes : plan.reads).push_back(byte_range(operand));
     }
     dtypes |= static_cast<uint64_t>(dtype) << (6 * i);
   }
@@ -292,17 +251,14 @@ py::tuple plan_pointwise(HazardTracker& hazards, const py::tuple& outputs, const
     put_scalar(packer, scalars[i], formats[i], common);
   }
 
-  // dtypes: 6 bits an operand; then the common dtype, scalar mask, rank class, vector and wide
-  // bits.
-  const py::tuple signature =
-      py::make_tuple(dtypes, static_cast<int>(common),
-                     scalar_mask << 9 | static_cast<uint64_t>(rank) << 2 |
-                         static_cast<uint64_t>(vector) << 1 | static_cast<uint64_t>(wide));
+  plan.parameters = packer.finish();
+  plan.signature = {dtypes, static_cast<uint64_t>(common),
+                    scalar_mask << 9 | static_cast<uint64_t>(rank) << 2 |
+                        static_cast<uint64_t>(vector) << 1 | static_cast<uint64_t>(wide)};
   const int64_t groups = (threads + kThreads - 1) / kThreads;
-  const int64_t group_x = std::min(groups, kGroupRow);
-  const int64_t group_y = (groups + kGroupRow - 1) / kGroupRow;
-  return py::make_tuple(results, signature, packer.finish(), group_x, group_y,
-                        hazards.access(reads, writes));
+  plan.groups = {static_cast<uint32_t>(std::min(groups, kGroupRow)),
+                 static_cast<uint32_t>((groups + kGroupRow - 1) / kGroupRow), 1};
+  return plan;
 }
 
 }  // namespace portable_mps

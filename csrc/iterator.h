@@ -1,11 +1,16 @@
-// at::TensorIterator for kernels that are launched from Python: broadcasting, promotion, overlap
+// at::TensorIterator for our kernels: broadcasting, promotion, overlap
 // checks and the collapsing of dimensions are torch's own; what is added is the packing of the
 // kernel's parameters.
 #pragma once
 
 #include "hazards.h"
 
-#include <torch/extension.h>
+#include <ATen/core/Tensor.h>
+#include <c10/util/SmallVector.h>
+
+#include <array>
+#include <string>
+#include <vector>
 
 namespace portable_mps {
 
@@ -18,16 +23,28 @@ enum class Promotion : int {
   kSame = 4,     // all operands must have one dtype
 };
 
-// Plan one elementwise launch.
+using Groups = std::array<uint32_t, 3>;
+using Parameters = c10::SmallVector<uint8_t, 256>;
+
+// One elementwise launch, ready to be recorded.
+struct Plan {
+  std::vector<at::Tensor> outputs;  // what was passed, or allocated
+  // The compile key's variable part: 6 bits of dtype an operand, outputs first; the common dtype;
+  // scalar mask, rank class, vector and wide bits (portable_mps/dispatch/pointwise.py reads it).
+  std::array<uint64_t, 3> signature{};
+  Parameters parameters;
+  Groups groups{};  // zeros where there is nothing to launch
+  std::vector<Range> reads, writes;
+};
+
+// Plan one elementwise launch. Needs no GIL.
 //
-// outputs: tensors or None (allocated). inputs: tensors; CPU ones with one element travel as
-// scalars. scalars: Python numbers; formats: one character each, 'c' compute type of the common
-// dtype (two numbers for a complex one), 'f' float32, 'd' float64, 'i' int32, 'l' int64. Returns
-// (outputs, signature, parameters, group_x, group_y, barrier): signature is the compile key's
-// variable part (see portable_mps/dispatch/pointwise.py), parameters a numpy byte array; group_x is
-// 0 where there is nothing to launch.
-py::tuple plan_pointwise(HazardTracker& hazards, const py::tuple& outputs, const py::tuple& inputs,
-                         const py::tuple& scalars, const std::string& formats, int promotion);
+// outputs: tensors, undefined ones are allocated. inputs: tensors; CPU ones with one element travel
+// as scalars. formats: one character a scalar: 'c' compute type of the common dtype (two numbers
+// for a complex one), 'f' float32, 'd' float64, 'i' int32, 'l' int64.
+Plan plan_pointwise(const std::vector<at::Tensor>& outputs, const std::vector<at::Tensor>& inputs,
+                    const std::vector<at::Scalar>& scalars, const std::string& formats,
+                    Promotion promotion);
 
 // Byte range that a tensor's elements lie in; empty for a tensor without elements.
 Range byte_range(const at::TensorBase& tensor);

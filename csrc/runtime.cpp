@@ -1,23 +1,25 @@
 #include "runtime.h"
 
-#include <torch/extension.h>
+#include "python.h"
 
 namespace portable_mps::runtime {
 namespace {
 
 template <typename Result, typename... Args>
 Result call(const char* function, Args... args) {
-  py::gil_scoped_acquire gil;
-  // Looked up at each call: these are rare, and a reference kept past the interpreter's end would
-  // crash.
-  py::object result = py::module_::import("portable_mps.runtime.bridge").attr(function)(args...);
-  if constexpr (!std::is_void_v<Result>) {
-    return result.cast<Result>();
-  }
+  return in_python([&] {
+    // Looked up at each call: these are rare, and a reference kept past the interpreter's end would
+    // crash.
+    py::object result = py::module_::import("portable_mps.runtime.bridge").attr(function)(args...);
+    if constexpr (!std::is_void_v<Result>) {
+      return result.cast<Result>();
+    }
+  });
 }
 
 }  // namespace
 
+void open() { call<void>("open_device"); }
 uint64_t create_slab(size_t bytes) { return call<uint64_t>("create_slab", bytes); }
 void destroy_slab(uint64_t address) { call<void>("destroy_slab", address); }
 size_t device_memory() { return call<size_t>("device_memory"); }

@@ -12,6 +12,9 @@ namespace portable_mps::runtime {
 
 inline c10::Device mps_device() { return {c10::DeviceType::MPS, 0}; }
 
+// Open the device, which sets the recorder.
+void open();
+
 // Device address of a new buffer of `bytes` bytes, or 0 when the driver has no memory left.
 uint64_t create_slab(size_t bytes);
 void destroy_slab(uint64_t address);

@@ -1,27 +1,66 @@
 """The C++ side as Python sees it; csrc/module.cpp defines it."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
-import numpy as np
 import torch
 
-class HazardTracker:
-    """See csrc/hazards.h."""
+Groups = tuple[int, int, int]
+Ranges = Sequence[tuple[int, int]]
+Tensors = Sequence[torch.Tensor]
 
-    def access(self, reads: Sequence[torch.Tensor], writes: Sequence[torch.Tensor]) -> bool: ...
-    def access_ranges(self, reads: Sequence[tuple[int, int]], writes: Sequence[tuple[int, int]]) -> bool: ...
-    def reset(self) -> None: ...
+class StreamLock:
+    """Recursive; a thread that waits for it lets go of the GIL."""
 
-def plan_pointwise(
-    hazards: HazardTracker,
-    outputs: tuple[torch.Tensor | None, ...],
-    inputs: tuple[torch.Tensor | float, ...],
-    scalars: tuple[float, ...],
-    formats: str,
-    promotion: int,
-) -> tuple[tuple[torch.Tensor, ...], tuple[int, int, int], np.ndarray, int, int, bool]:
-    """See csrc/iterator.h."""
+    def __enter__(self) -> None: ...
+    def __exit__(self, *error: object) -> None: ...
 
+class Kernel:
+    """A runtime.kernel.Pipeline, made ready for a recorder."""
+
+class Batch: ...
+
+class Recorder:
+    """See csrc/recorder.h."""
+
+    direct: bool
+    def __init__(self, stream: Any, device: int, functions: dict[str, int]) -> None: ...
+    def kernel(self, pipeline: Any, handle: int, push_bytes: int) -> Kernel: ...
+    def launch(self, kernel: Kernel, parameters: bytes, groups: Groups, reads: Tensors, writes: Tensors) -> None: ...
+    def launch_on_ranges(
+        self, kernel: Kernel, parameters: bytes, groups: Groups, reads: Ranges, writes: Ranges
+    ) -> None: ...
+    def access(self, reads: Ranges, writes: Ranges) -> bool:
+        """Whether a barrier must come first; remembers the accesses. Hold the lock until it is recorded."""
+    def access_tensors(self, reads: Tensors, writes: Tensors) -> bool: ...
+    def reset_hazards(self) -> None: ...
+    def take(self) -> Batch | None: ...
+    def replay(self, batch: Batch, command_buffer: int) -> None: ...
+    @property
+    def pending(self) -> bool: ...
+    @property
+    def lock(self) -> StreamLock: ...
+    @property
+    def dispatched(self) -> int: ...
+
+def set_recorder(recorder: Recorder | None) -> None: ...
+
+class PointwiseKernels:
+    """See csrc/pointwise.h."""
+
+    def __init__(
+        self, formats: str, promotion: int, check: int, compile: Callable[[int, int, int, int], Kernel]
+    ) -> None: ...
+    def run(
+        self,
+        outputs: tuple[torch.Tensor | None, ...],
+        inputs: tuple[torch.Tensor | float, ...],
+        scalars: tuple[float, ...],
+    ) -> list[torch.Tensor]: ...
+
+def register_pointwise(
+    name: str, kernels: PointwiseKernels, outputs: list[int], inputs: list[int], scalars: list[int]
+) -> None: ...
 def memory_stats() -> dict[str, int]:
     """allocated, peak_allocated, driver (bytes); allocations, slabs (counts)."""
 

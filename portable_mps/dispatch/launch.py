@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
 import torch
 
 from portable_mps.runtime import device
@@ -36,10 +35,7 @@ def launch(
         return
     kernel = template.variant(**defines)
     values = [a.data_ptr() if isinstance(a, torch.Tensor) else a for a in arguments]
-    parameters = np.frombuffer(bytearray(template.layout.pack(*values)), np.uint8)
-    stream = device.current().stream
-    with stream.lock:
-        stream.dispatch(kernel, parameters, groups, stream.hazards.access(reads, writes))
+    device.current().stream.launch(kernel, template.layout.pack(*values), groups, reads, writes)
 
 
 class Prepared:
@@ -66,7 +62,5 @@ class Prepared:
     ) -> None:
         """`launch` with these tensors' addresses; None stands for one that the variant does not touch."""
         addresses = [0 if t is None else t.data_ptr() for t in tensors]
-        parameters = np.frombuffer(bytearray(self._pack(*addresses, *self._numbers)), np.uint8)
-        stream = device.current().stream
-        with stream.lock:
-            stream.dispatch(self._kernel, parameters, self._groups, stream.hazards.access(reads, writes))
+        parameters = self._pack(*addresses, *self._numbers)
+        device.current().stream.launch(self._kernel, parameters, self._groups, reads, writes)

@@ -56,10 +56,7 @@ class ListKernel:
         kernel = template.variant(A=accumulator, LISTS=len(lists), **defines)
         places = [a.data_ptr() if isinstance(a, torch.Tensor) else a or 0 for a in addresses]
         packed = template.layout.pack(table.data_ptr(), *places, *numbers, len(lists[0]))
-        stream = device.current().stream
-        with stream.lock:
-            barrier = stream.hazards.access_ranges([], _EVERYTHING)
-            stream.dispatch(kernel, np.frombuffer(bytearray(packed), np.uint8), groups, barrier)
+        device.current().stream.recorder.launch_on_ranges(kernel, packed, groups, [], _EVERYTHING)
 
 
 def types(name: str, dtype: torch.dtype) -> dict[str, Any]:

@@ -1,11 +1,12 @@
 """Elementwise operators: a scalar expression and a promotion make every kernel and every calling form.
 
-The C++ planner (csrc/iterator.cpp) wraps at::TensorIterator: it broadcasts, promotes, checks, collapses and packs the
-parameters. Here the kernel's source is generated for the variant that the planner asks for.
+A call stays in C++ (csrc/pointwise.cpp): at::TensorIterator broadcasts, promotes, checks and collapses, the parameters
+are packed, the dispatch is recorded. Here the rows are, and the source of the variant that the planner asks for.
 """
 
 from __future__ import annotations
 
+import enum
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,6 +16,15 @@ from portable_mps import _C
 from portable_mps.dispatch import registry
 from portable_mps.dispatch.promotion import COMPLEX_TYPES, Promotion, Storage, storage_of_code
 from portable_mps.runtime import device
+
+
+class Check(enum.IntEnum):
+    """What torch checks of an operator beside what TensorIterator does. The values are those of csrc/pointwise.h."""
+
+    NONE = 0
+    ALPHA = 1
+    SUBTRACTION = 2
+
 
 _VECTOR = 4  # elements a thread in the vectorised variant, as in csrc/iterator.cpp
 _LETTERS = "abcdefgh"
@@ -40,30 +50,22 @@ class Pointwise:
     by_type: dict[str, str] = field(default_factory=dict)
     only: str = ""
     complex: bool = False
-    _kernels: dict[tuple[Any, ...], Any] = field(default_factory=dict, repr=False)
+    check: Check = Check.NONE
+
+    def __post_init__(self) -> None:
+        self.kernels = _C.PointwiseKernels(self.scalars, self.promotion, self.check, self._compile)
 
     def __call__(
         self,
         outputs: tuple[torch.Tensor | None, ...],
         inputs: tuple[torch.Tensor | float, ...],
         scalars: tuple[Any, ...] = (),
-    ) -> tuple[torch.Tensor, ...]:
+    ) -> list[torch.Tensor]:
         """Launch; None outputs are allocated. Errors are TensorIterator's own. Returns the outputs."""
-        stream = (device._device or device.current()).stream
-        with stream.lock:
-            results, signature, parameters, x, y, barrier = _C.plan_pointwise(
-                stream.hazards, outputs, inputs, scalars, self.scalars, self.promotion
-            )
-            if x:
-                kernel = self._kernels.get(signature)
-                if kernel is None:
-                    kernel = self._kernels[signature] = self._compile(signature, len(parameters))
-                stream.dispatch(kernel, parameters, (x, y, 1), barrier)
-        return results
+        return self.kernels.run(outputs, inputs, scalars)
 
-    def _compile(self, signature: tuple[int, int, int], parameter_bytes: int) -> Any:
-        source = self.source(*signature)
-        return device.current().compiler.compile(self.name, source, parameter_bytes)
+    def _compile(self, dtypes: int, common: int, shape: int, parameter_bytes: int) -> _C.Kernel:
+        return device.current().compiler.compile(self.name, self.source(dtypes, common, shape), parameter_bytes)
 
     def source(self, dtypes: int, common: int, shape: int) -> str:
         """The Slang source of one variant, from the three words of the planner's signature."""
@@ -207,55 +209,37 @@ def _vector_body(body: _Body, index: str) -> list[str]:
 
 
 def register(row: Pointwise, *names: str) -> Pointwise:
-    """Register `row` for ATen operators; their schemas say how it is called.
+    """Register `row` for ATen operators, whose calls then stay in C++; their schemas say how it is called.
 
     Tensors are inputs in order and numbers are scalars in order. Arguments that are written (out=, or self of an
     in-place operator) are outputs; self of an in-place operator is also an input where the row has one for it.
     """
     for name in names:
-        registry.register(name, _caller(row, name))
+        registry.reserve(name, row)
+        _C.register_pointwise(name, row.kernels, *_positions(row, name))
     return row
 
 
-def _caller(row: Pointwise, name: str) -> Any:
-    """A function with the schema's signature, written out so that a call costs no loop over arguments."""
+def _positions(row: Pointwise, name: str) -> tuple[list[int], list[int], list[int]]:
+    """Which arguments of the schema are the row's outputs (-1: allocated), inputs and scalars."""
     schema = registry.schema(name)
-    positional: list[str] = []
-    keyword: list[str] = []
-    outputs: list[str] = []
-    inputs: list[str] = []
-    scalars: list[str] = []
+    outputs: list[int] = []
+    inputs: list[int] = []
+    scalars: list[int] = []
     tensors = sum("Tensor" in str(a.type) and not a.is_out for a in schema.arguments)
-    for argument in schema.arguments:
-        text = argument.name if not argument.has_default_value() else f"{argument.name}={argument.default_value!r}"
-        (keyword if argument.kwarg_only else positional).append(text)
+    for i, argument in enumerate(schema.arguments):
         written = argument.alias_info is not None and argument.alias_info.is_write
         kind = str(argument.type)
         if written:
-            outputs.append(argument.name)
+            outputs.append(i)
         if "Tensor" in kind:
-            if not (written and (argument.is_out or len(inputs) == row.inputs)):
-                inputs.append(argument.name)
+            if not argument.is_out and not (written and len(inputs) == row.inputs):
+                inputs.append(i)
         elif kind == "number" and tensors < row.inputs:
-            inputs.append(argument.name)  # a number where the row has a tensor: it takes part in promotion
+            inputs.append(i)  # a number where the row has a tensor: it takes part in promotion
         elif kind in ("number", "float", "int", "bool"):
-            scalars.append(argument.name)
-    if any(a.is_out for a in schema.arguments):
-        inputs = [i for i in inputs if i not in outputs]
-    elif not outputs:
-        outputs = ["None"] * len(schema.returns)
+            scalars.append(i)
+    outputs = outputs or [-1] * len(schema.returns)
     if len(outputs) != len(row.expressions) or len(inputs) != row.inputs or len(scalars) != len(row.scalars):
         raise RuntimeError(f"aten::{name} does not fit the row {row.name}: {schema}")
-
-    def tuple_of(items: list[str]) -> str:
-        return f"({', '.join(items)},)" if items else "()"
-
-    signature = ", ".join(positional + (["*", *keyword] if keyword else []))
-    result = "[0]" if len(outputs) == 1 else ""
-    source = (
-        f"def {row.name}({signature}):\n"
-        f"    return run({tuple_of(outputs)}, {tuple_of(inputs)}, {tuple_of(scalars)}){result}\n"
-    )
-    scope: dict[str, Any] = {"run": row}
-    exec(source, scope)
-    return scope[row.name]
+    return outputs, inputs, scalars

@@ -13,7 +13,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 
 from portable_mps.dispatch.launch import grid
@@ -270,20 +269,16 @@ class _Launch:
         stream = device.current().stream
         targets = [o.data_ptr() for o in outputs]
         sources = [t.data_ptr() for t in inputs]
+        if self.merge is None:
+            packed = self.layout.pack(*targets, *sources, *scalars, *self.constants)
+            return stream.launch(self.kernel, packed, self.groups, inputs, outputs)
         with stream.lock:
-            if self.merge is None:
-                packed = self._pack(*targets, *sources, *scalars, *self.constants)
-                stream.dispatch(self.kernel, packed, self.groups, stream.hazards.access(inputs, outputs))
-                return
             partials = torch.empty(self.partial_bytes, dtype=torch.uint8, device=inputs[0].device)
             between = partials.data_ptr()
-            packed = self._pack(between, *targets[1:], *sources, *scalars, *self.constants)
-            stream.dispatch(self.kernel, packed, self.groups, stream.hazards.access(inputs, (partials,)))
-            packed = self._pack(*targets, between, *sources[1:], *scalars, *self.merge_constants)
-            stream.dispatch(self.merge, packed, self.merge_groups, stream.hazards.access((partials,), outputs))
-
-    def _pack(self, *values: Any) -> np.ndarray:
-        return np.frombuffer(bytearray(self.layout.pack(*values)), np.uint8)
+            packed = self.layout.pack(between, *targets[1:], *sources, *scalars, *self.constants)
+            stream.launch(self.kernel, packed, self.groups, inputs, (partials,))
+            packed = self.layout.pack(*targets, between, *sources[1:], *scalars, *self.merge_constants)
+            stream.launch(self.merge, packed, self.merge_groups, (partials,), outputs)
 
 
 class _Plan(NamedTuple):

@@ -1,4 +1,7 @@
-"""Registration of operators with torch's dispatcher: the only caller of torch.library."""
+"""Registration of operators with torch's dispatcher: the only caller of torch.library.
+
+Elementwise rows are registered by C++ (csrc/pointwise.cpp) and noted here.
+"""
 
 from __future__ import annotations
 
@@ -11,15 +14,20 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 
 _library = torch.library.Library("aten", "IMPL", "MPS")
 _autograd_library = torch.library.Library("aten", "IMPL", "AutogradMPS")
-registered: dict[str, Callable[..., Any]] = {}
-"""Every operator with an implementation in Python, by its ATen name with overload."""
+registered: dict[str, Any] = {}
+"""What implements each operator, a function or a row, by its ATen name with overload."""
+
+
+def reserve(name: str, implementation: Any) -> None:
+    """Note that ATen operator `name` ("add.out") has this implementation. Raises for a second one."""
+    if name in registered:
+        raise RuntimeError(f"aten::{name} is registered twice")
+    registered[name] = implementation
 
 
 def register(name: str, function: Callable[..., Any]) -> None:
-    """Make `function` the `mps` kernel of ATen operator `name` ("add.out"). Raises for a second registration."""
-    if name in registered:
-        raise RuntimeError(f"aten::{name} is registered twice")
-    registered[name] = function
+    """Make `function` the `mps` kernel of ATen operator `name`. Raises for a second registration."""
+    reserve(name, function)
     _library.impl(name, function)
 
 

@@ -6,10 +6,9 @@ import math
 
 import torch
 
-from portable_mps.dispatch.pointwise import Pointwise, register
+from portable_mps.dispatch.pointwise import Check, Pointwise, register
 from portable_mps.dispatch.promotion import Promotion
 from portable_mps.dispatch.registry import implements
-from portable_mps.dispatch.registry import register as register_function
 from portable_mps.dispatch.strided import resized, written
 
 # Arithmetic. `alpha` is 1 in nearly every call, and IEEE makes a + 1 * b exactly a + b. The commonest operators are
@@ -24,52 +23,15 @@ _true_divide = register(
 )
 
 
-def _is_bool(operand: torch.Tensor | float) -> bool:
-    return operand.dtype == torch.bool if isinstance(operand, torch.Tensor) else isinstance(operand, bool)
-
-
-def _check_sum(self: torch.Tensor, other: torch.Tensor, alpha: float, subtract: bool) -> None:
-    """What torch's meta function checks, which the direct forms do not pass through."""
-    if subtract and (_is_bool(self) or _is_bool(other)):
-        both = _is_bool(self) and _is_bool(other)
-        raise RuntimeError(
-            "Subtraction, the `-` operator, with two bool tensors is not supported. Use the `^` or `logical_xor()` "
-            "operator instead."
-            if both
-            else "Subtraction, the `-` operator, with a bool tensor is not supported. If you are trying to invert a "
-            "mask, use the `~` or `logical_not()` operator instead."
-        )
-    dtype = torch.result_type(self, other)
-    if isinstance(alpha, bool) and dtype != torch.bool:
-        raise RuntimeError("Boolean alpha only supported for Boolean results.")
-    if isinstance(alpha, float) and not (dtype.is_floating_point or dtype.is_complex):
-        raise RuntimeError("For integral input tensors, argument alpha must not be a floating point number.")
-
-
-def _register_sum(row: Pointwise, subtract: bool) -> None:
-    """out = self ± alpha * other in its three forms."""
-
-    def run(self: torch.Tensor, other: torch.Tensor, alpha: float, out: torch.Tensor | None) -> torch.Tensor:
-        if type(alpha) is not int or (subtract and (_is_bool(self) or _is_bool(other))):
-            _check_sum(self, other, alpha, subtract)
-        return row((out,), (self, other), (alpha,))[0]
-
-    def functional(self: torch.Tensor, other: torch.Tensor, *, alpha: float = 1) -> torch.Tensor:
-        return run(self, other, alpha, None)
-
-    def in_place(self: torch.Tensor, other: torch.Tensor, *, alpha: float = 1) -> torch.Tensor:
-        return run(self, other, alpha, self)
-
-    def into(self: torch.Tensor, other: torch.Tensor, *, alpha: float = 1, out: torch.Tensor) -> torch.Tensor:
-        return run(self, other, alpha, out)
-
-    register_function(f"{row.name}.Tensor", functional)
-    register_function(f"{row.name}_.Tensor", in_place)
-    register_function(f"{row.name}.out", into)
-
-
-_register_sum(Pointwise("add", ("a + s0 * b",), 2, "c", complex=True), subtract=False)
-_register_sum(Pointwise("sub", ("a - s0 * b",), 2, "c", complex=True), subtract=True)
+register(
+    Pointwise("add", ("a + s0 * b",), 2, "c", complex=True, check=Check.ALPHA), "add.out", "add.Tensor", "add_.Tensor"
+)
+register(
+    Pointwise("sub", ("a - s0 * b",), 2, "c", complex=True, check=Check.SUBTRACTION),
+    "sub.out",
+    "sub.Tensor",
+    "sub_.Tensor",
+)
 _floor_divide = register(
     Pointwise("floor_divide", ("maths::floor_divide(a, b)",), 2),
     "floor_divide",

@@ -243,6 +243,14 @@ def _cooperative_shapes(handle: Any) -> tuple[tuple[int, int, int, str, str], ..
     )
 
 
+# What csrc/recorder.cpp calls.
+_RECORDING = (
+    "vkCreatePipelineLayout",
+    "vkCmdBindPipeline",
+    "vkCmdPushConstants",
+    "vkCmdDispatch",
+    "vkCmdPipelineBarrier",
+)
 _kept_alive: list[Any] = []  # native handles and feature structs that the opened device borrows
 
 
@@ -267,7 +275,7 @@ def open_device(adapter: Adapter, **options: Any) -> Any:
         ppEnabledExtensionNames=extensions,
     )
     device = vk.vkCreateDevice(adapter.handle, create, None)
-    _kept_alive.extend((device, queue, create, structs))
+    _kept_alive[:] = (device, queue, create, structs)
 
     def native(kind: Any, handle: Any) -> Any:
         return spy.NativeHandle(kind, int(vk.ffi.cast("uintptr_t", handle)))
@@ -285,3 +293,12 @@ def open_device(adapter: Adapter, **options: Any) -> Any:
         enable_hot_reload=False,
         **options,
     )
+
+
+def recording_functions() -> tuple[int, dict[str, int]]:
+    """The opened VkDevice, and the addresses of the functions that record dispatches, by name."""
+    from vulkan._vulkan import ffi, lib
+
+    device = _kept_alive[0]
+    functions = {name: lib.vkGetDeviceProcAddr(device, ffi.new("char[]", name.encode())) for name in _RECORDING}
+    return int(ffi.cast("uintptr_t", device)), {n: int(ffi.cast("uintptr_t", f)) for n, f in functions.items()}

@@ -12,6 +12,10 @@ def adapter_count() -> int:
         return 0
 
 
+def open_device() -> None:
+    device.current()
+
+
 def create_slab(size: int) -> int:
     return device.current().slabs.create(size)
 

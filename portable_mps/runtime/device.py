@@ -15,6 +15,8 @@ from portable_mps.runtime.kernel import KERNELS, Compiler
 from portable_mps.runtime.memory import Slabs
 from portable_mps.runtime.stream import Stream
 
+_SHADER_CACHE_BYTES = 1 << 32  # what the cache may grow to; a full one keeps nothing new
+
 
 class Device:
     """An adapter, its memory, its stream and its compiler."""
@@ -41,15 +43,18 @@ class Device:
             self.adapter,
             compiler_options=options,
             shader_cache_path=str(cache / "shaders"),
+            shader_cache_size=_SHADER_CACHE_BYTES,
             module_cache_path=str(cache / "modules"),
             label="portable-mps",
         )
         self.cache_folder = cache
         self.slabs = Slabs(self.raw)
-        self.stream = Stream(self.raw, self.slabs, self.adapter.timestamp_period_ns)
+        handle, functions = adapters.recording_functions()
+        self.stream = Stream(self.raw, self.slabs, self.adapter.timestamp_period_ns, handle, functions)
+        _C.set_recorder(self.stream.recorder)
         self.errors = ErrorRecord(self.stream, self.slabs)
         self.stream.error_check = self.errors.check
-        self.compiler = Compiler(self.raw, self.adapter.max_push_constants)
+        self.compiler = Compiler(self.raw, self.stream.recorder, self.adapter.max_push_constants)
         _C.set_memory_ratio(settings.high_watermark_ratio())
 
     def close(self) -> None:
@@ -105,6 +110,7 @@ def _after_fork() -> None:
         _kept.append(_device)
         atexit.unregister(_device.close)
         _device, _forked = None, True
+        _C.set_recorder(None)
     adapters.forget()
 
 

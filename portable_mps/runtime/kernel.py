@@ -13,11 +13,13 @@ import threading
 from pathlib import Path
 from typing import Any
 
+from portable_mps import _C
+
 KERNELS = Path(__file__).resolve().parent.parent / "kernels"
 
 
-class Kernel:
-    """A compute pipeline and how its parameters are passed. Made by `Compiler.compile`."""
+class Pipeline:
+    """A compute pipeline and how its parameters are passed."""
 
     __slots__ = ("in_buffer", "name", "pipeline")
 
@@ -28,15 +30,16 @@ class Kernel:
 
 
 class Compiler:
-    """Compiles Slang for one device."""
+    """Compiles Slang for one device, whose `recorder` the kernels are for."""
 
-    def __init__(self, device: Any, max_push_constants: int) -> None:
+    def __init__(self, device: Any, recorder: _C.Recorder, max_push_constants: int) -> None:
         self._device = device
+        self._recorder = recorder
         self._max_push_constants = max_push_constants
         self._lock = threading.Lock()
-        self._kernels: dict[tuple[str, str], Kernel] = {}
+        self._kernels: dict[tuple[str, str], _C.Kernel] = {}
 
-    def compile(self, name: str, source: str, parameter_bytes: int, entry: str = "main") -> Kernel:
+    def compile(self, name: str, source: str, parameter_bytes: int, entry: str = "main") -> _C.Kernel:
         """The kernel for entry point `entry` of `source`; RuntimeError with the compiler's words when it fails."""
         in_buffer = parameter_bytes > self._max_push_constants
         binding = "uniform ConstantBuffer<Params>" if in_buffer else "uniform Params"
@@ -49,7 +52,11 @@ class Compiler:
                 module = self._device.load_module_from_source(f"{name}_{digest}", text)
                 program = self._device.link_program([module], [module.entry_point(entry)])
                 pipeline = self._device.create_compute_pipeline(program)
-                known = self._kernels[digest, entry] = Kernel(name, pipeline, in_buffer)
+                handle = 0 if in_buffer else pipeline.native_handle.value
+                parameters = program.layout.entry_points[0].parameters
+                push_bytes = max((p.type_layout.size for p in parameters if p.name == "p"), default=0)
+                known = self._recorder.kernel(Pipeline(name, pipeline, in_buffer), handle, push_bytes)
+                self._kernels[digest, entry] = known
         return known
 
 
@@ -70,9 +77,9 @@ class Template:
         self.stem = stem
         self.entry = entry
         self.layout = struct.Struct(f"@{layout}0Q")
-        self._variants: dict[tuple[tuple[str, Any], ...], Kernel] = {}
+        self._variants: dict[tuple[tuple[str, Any], ...], _C.Kernel] = {}
 
-    def variant(self, **defines: Any) -> Kernel:
+    def variant(self, **defines: Any) -> _C.Kernel:
         """The kernel with these preprocessor definitions: they are the compile key."""
         key = tuple(defines.items())
         kernel = self._variants.get(key)

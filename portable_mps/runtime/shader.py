@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 from portable_mps.runtime import device
-from portable_mps.runtime.kernel import Kernel
+from portable_mps.runtime.kernel import Pipeline
 
 
 class ShaderLibrary:
@@ -49,7 +49,7 @@ class ShaderKernel:
     def __init__(self, module: Any, entry: Any) -> None:
         raw = device.current().raw
         program = raw.link_program([module], [entry])
-        self._kernel = Kernel(entry.name, raw.create_compute_pipeline(program), in_buffer=False)
+        self._pipeline = Pipeline(entry.name, raw.create_compute_pipeline(program), in_buffer=False)
         layout = program.layout.entry_points[0]
         self._parameters = [p for p in layout.parameters if p.type_layout.size > 0]
         self.group_size = tuple(layout.compute_thread_group_size)
@@ -60,11 +60,11 @@ class ShaderKernel:
         They come in whole workgroups, so the kernel must check its index. Tensors may be read and written in any way.
         """
         if len(arguments) != len(self._parameters):
-            raise RuntimeError(f"{self._kernel.name} takes {len(self._parameters)} arguments, got {len(arguments)}")
+            raise RuntimeError(f"{self._pipeline.name} takes {len(self._parameters)} arguments, got {len(arguments)}")
         tensors = [a for a in arguments if isinstance(a, torch.Tensor)]
         if threads is None:
             if not tensors:
-                raise RuntimeError(f"{self._kernel.name}: pass threads=, there is no tensor to take the number from")
+                raise RuntimeError(f"{self._pipeline.name}: pass threads=, there is no tensor to take the number from")
             threads = tensors[0].numel()
         sizes = [threads] if isinstance(threads, int) else list(threads)
         sizes += [1] * (3 - len(sizes))
@@ -78,4 +78,4 @@ class ShaderKernel:
         }
         stream = device.current().stream
         with stream.lock:
-            stream.dispatch(self._kernel, values, groups, stream.hazards.access([], tensors))
+            stream.record(self._pipeline, values, groups, stream.recorder.access_tensors([], tensors))

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import threading
 from typing import Any
 
 import numpy as np
 
-from portable_mps._C import HazardTracker
+from portable_mps import _C
 
-SUBMIT_AFTER = 128  # dispatches in an encoder before it is handed over, whatever the device is doing
-POLL_EVERY = 16  # dispatches between looks at whether the device has run dry: a submission costs 2 us a dispatch
+SUBMIT_AFTER = 8  # calls of `poll` before what is recorded is handed over, whatever the device is doing
 _STAGING_STEP = 1 << 16
 _MAX_TRANSFER = 1 << 28  # bytes of host memory staged at a time
 
@@ -18,10 +16,19 @@ _MAX_TRANSFER = 1 << 28  # bytes of host memory staged at a time
 class Stream:
     """Records in the order of the calls. Every method may be called from any thread.
 
-    `hazards` is told of each dispatch's accesses before it is recorded, under `lock`.
+    Dispatches are tracked and kept in C++ (csrc/recorder.h) until a copy or a submission needs their command buffer.
+
+    functions: addresses of Vulkan functions by name, with which C++ records dispatches; none where slangpy does.
     """
 
-    def __init__(self, device: Any, slabs: Any, timestamp_period_ns: float) -> None:
+    def __init__(
+        self,
+        device: Any,
+        slabs: Any,
+        timestamp_period_ns: float,
+        handle: int = 0,
+        functions: dict[str, int] | None = None,
+    ) -> None:
         import slangpy as spy
 
         self._spy = spy
@@ -29,58 +36,74 @@ class Stream:
         self._slabs = slabs
         self.timestamp_period_ns = timestamp_period_ns
         self._encoder: Any = None
-        self._recorded = 0
+        self._polls = 0
         self._last_submission: int | None = None
         self._submissions: dict[int, int] = {}  # event -> submission that completes it
         self._next_event = 1
         self._timestamps: dict[int, tuple[Any, int]] = {}
         self._staging: dict[int, Any] = {}
-        self.lock = threading.RLock()
-        self.hazards = HazardTracker()
-        self.dispatched = 0
+        self.recorder = _C.Recorder(self, handle, functions)
+        self.lock = self.recorder.lock
+        self.launch = self.recorder.launch
         self.error_check: Any = None  # set by device: raises what kernels reported
-        self.profiler: Any = None  # a runtime.profiler.Profiler while profiling
+        self._profiler: Any = None
 
     # Recording ------------------------------------------------------------------------------------
 
     def _open(self) -> Any:
-        self._encoder = encoder = self._device.create_command_encoder()
-        # Submissions to one queue may overlap: what they share is ordered by a barrier at the front.
-        encoder.global_barrier()
-        self._recorded = 0
+        """The encoder, with every dispatch so far in it."""
+        encoder = self._encoder
+        if encoder is None:
+            self._encoder = encoder = self._device.create_command_encoder()
+            # Submissions to one queue may overlap: what they share is ordered by a barrier at the front.
+            encoder.global_barrier()
+        batch = self.recorder.take()
+        if batch is not None:
+            encoder.execute_callback(lambda commands: self.recorder.replay(batch, commands.value))
         return encoder
 
-    def dispatch(
-        self, kernel: Any, parameters: np.ndarray | dict[str, Any], groups: tuple[int, int, int], barrier: bool
+    def record(
+        self, pipeline: Any, parameters: np.ndarray | dict[str, Any], groups: tuple[int, int, int], barrier: bool
     ) -> None:
-        """Record one dispatch. `barrier` is what the hazard tracker said; hold `lock` since asking it.
+        """Record one dispatch with slangpy. `barrier` is what the hazard tracker said; hold `lock` since asking it.
 
         parameters: the bytes of the kernel's `p`, or its uniform parameters by name.
         """
-        encoder = self._encoder
-        if encoder is None:
-            encoder = self._open()
-        elif barrier:
+        encoder = self._open()
+        if barrier:
             encoder.global_barrier()
-        profiler = self.profiler
+        profiler = self._profiler
         if profiler is not None:
             profiler.before(encoder)
         compute = encoder.begin_compute_pass()
-        cursor = self._spy.ShaderCursor(compute.bind_pipeline(kernel.pipeline)).find_entry_point(0)
+        cursor = self._spy.ShaderCursor(compute.bind_pipeline(pipeline.pipeline)).find_entry_point(0)
         if isinstance(parameters, dict):
             for name, value in parameters.items():
                 cursor[name] = value
-        elif kernel.in_buffer:
+        elif pipeline.in_buffer:
             cursor["p"].dereference().set_data(parameters)
         else:
             cursor["p"].set_data(parameters)
         compute.dispatch_compute(groups)
         compute.end()
         if profiler is not None:
-            profiler.after(encoder, kernel.name)
-        self.dispatched += 1
-        self._recorded += 1
-        if self._recorded % POLL_EVERY == 0 and (self._recorded >= SUBMIT_AFTER or self._idle()):
+            profiler.after(encoder, pipeline.name)
+
+    @property
+    def profiler(self) -> Any:
+        """A runtime.profiler.Profiler, which every dispatch passes through, or None."""
+        return self._profiler
+
+    @profiler.setter
+    def profiler(self, profiler: Any) -> None:
+        with self.lock:
+            self._profiler = profiler
+            self.recorder.direct = profiler is None
+
+    def poll(self) -> None:
+        """Called every few dispatches: hand over what is recorded if the device has run dry, or it is much."""
+        self._polls += 1
+        if self._polls >= SUBMIT_AFTER or self._idle():
             self.submit()
 
     def _idle(self) -> bool:
@@ -88,8 +111,8 @@ class Stream:
         return last is None or self._device.is_submit_finished(last)
 
     def _access(self, reads: list[tuple[int, int]], writes: list[tuple[int, int]]) -> Any:
-        encoder = self._encoder or self._open()
-        if self.hazards.access_ranges(reads, writes):
+        encoder = self._open()
+        if self.recorder.access(reads, writes):
             encoder.global_barrier()
         return encoder
 
@@ -135,7 +158,6 @@ class Stream:
     def _after_transfer(self) -> None:
         # Copies leave the buffer in a state that slangpy tracks; kernels bypass that, so order them by hand.
         self._encoder.global_barrier()
-        self._recorded += 1
 
     def _staging_buffer(self, size: int) -> Any:
         rounded = 256 if size <= 256 else max(_STAGING_STEP, 1 << (size - 1).bit_length())
@@ -153,11 +175,13 @@ class Stream:
     def submit(self) -> None:
         """Hand what is recorded to the device."""
         with self.lock:
-            encoder, self._encoder = self._encoder, None
-            if encoder is not None:
-                self._last_submission = self._device.submit_command_buffer(encoder.finish())
+            if self._encoder is not None or self.recorder.pending:
+                commands = self._open().finish()
+                self._encoder = None
+                self._polls = 0
+                self._last_submission = self._device.submit_command_buffer(commands)
                 # Not when the next encoder opens: its first dispatch has told its accesses by then.
-                self.hazards.reset()
+                self.recorder.reset_hazards()
 
     def wait(self) -> None:
         """Wait until everything recorded so far has run."""
@@ -182,7 +206,7 @@ class Stream:
             self._next_event += 1
             if timed:
                 pool = self._device.create_query_pool(type=self._spy.QueryType.timestamp, count=1)
-                encoder = self._encoder or self._open()
+                encoder = self._open()
                 encoder.global_barrier()
                 encoder.write_timestamp(pool, 0)
                 self._timestamps[event] = (pool, 0)

@@ -122,9 +122,9 @@ def test_many_tensors_take_one_dispatch():
 
     a = [torch.rand(7, device="mps") for _ in range(300)]
     torch._foreach_add_(a, 1.0)
-    before = device.current().stream.dispatched
+    before = device.current().stream.recorder.dispatched
     torch._foreach_add_(a, 1.0)
-    assert device.current().stream.dispatched == before + 1
+    assert device.current().stream.recorder.dispatched == before + 1
 
 
 def test_errors():

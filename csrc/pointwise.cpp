@@ -1,0 +1,161 @@
+#include "pointwise.h"
+
+#include "python.h"
+
+#include <ATen/ScalarOps.h>
+#include <ATen/native/BinaryOps.h>
+#include <ATen/native/TypeProperties.h>
+#include <pybind11/stl.h>
+#include <torch/csrc/utils/pybind.h>
+#include <torch/library.h>
+
+namespace portable_mps {
+namespace {
+
+at::Scalar scalar_of(py::handle number) {
+  if (PyBool_Check(number.ptr())) {
+    return number.cast<bool>();
+  }
+  if (PyLong_Check(number.ptr())) {
+    return number.cast<int64_t>();
+  }
+  if (PyComplex_Check(number.ptr())) {
+    const Py_complex value = PyComplex_AsCComplex(number.ptr());
+    return c10::complex<double>(value.real, value.imag);
+  }
+  TORCH_CHECK_TYPE(PyFloat_Check(number.ptr()), "expected a tensor or a number, got ",
+                   std::string(py::str(py::type::of(number))));
+  return number.cast<double>();
+}
+
+at::Tensor wrapped(const at::Scalar& number) {
+  at::Tensor tensor = at::scalar_to_tensor(number);
+  tensor.unsafeGetTensorImpl()->set_wrapped_number(true);
+  return tensor;
+}
+
+at::Tensor tensor_of(py::handle object) {
+  if (object.is_none()) {
+    return {};
+  }
+  return THPVariable_Check(object.ptr()) ? THPVariable_Unpack(object.ptr())
+                                         : wrapped(scalar_of(object));
+}
+
+// Positions of a schema's arguments: which are outputs (-1: allocated), inputs and scalars.
+struct Arguments {
+  std::vector<int> outputs, inputs, scalars;
+};
+
+// The dispatcher's kernel for one overload.
+class Caller final : public c10::OperatorKernel {
+ public:
+  Caller(std::shared_ptr<PointwiseKernels> kernels, Arguments arguments)
+      : kernels_(std::move(kernels)), arguments_(std::move(arguments)) {}
+
+  void operator()(const c10::OperatorHandle& op, c10::DispatchKeySet,
+                  torch::jit::Stack* stack) const {
+    const size_t count = op.schema().arguments().size();
+    const auto values = torch::jit::last(*stack, count);
+    std::vector<at::Tensor> outputs, inputs;
+    std::vector<at::Scalar> scalars;
+    for (const int i : arguments_.outputs) {
+      outputs.push_back(i < 0 ? at::Tensor() : values[i].toTensor());
+    }
+    for (const int i : arguments_.inputs) {
+      inputs.push_back(values[i].isTensor() ? values[i].toTensor() : wrapped(values[i].toScalar()));
+    }
+    for (const int i : arguments_.scalars) {
+      scalars.push_back(values[i].toScalar());
+    }
+    std::vector<at::Tensor> results = kernels_->run(outputs, inputs, scalars);
+    torch::jit::drop(*stack, count);
+    for (auto& result : results) {
+      stack->emplace_back(std::move(result));
+    }
+  }
+
+ private:
+  std::shared_ptr<PointwiseKernels> kernels_;
+  Arguments arguments_;
+};
+
+torch::Library& library() {
+  // Never destroyed: torch's dispatcher may be gone by then.
+  static auto* const aten =
+      new torch::Library(torch::Library::IMPL, "aten", c10::DispatchKey::MPS, __FILE__, __LINE__);
+  return *aten;
+}
+
+}  // namespace
+
+void PointwiseKernels::check(const std::vector<at::Tensor>& inputs,
+                             const std::vector<at::Scalar>& scalars) const {
+  if (check_ == Check::kSubtraction) {
+    at::native::sub_check(inputs[0], inputs[1]);
+  }
+  at::native::alpha_check(at::result_type(inputs[0], inputs[1]), scalars[0]);
+}
+
+const Kernel& PointwiseKernels::kernel_for(const Plan& plan) {
+  {
+    const std::lock_guard<std::mutex> held(mutex_);
+    const auto found = kernels_.find(plan.signature);
+    if (found != kernels_.end()) {
+      return *found->second;
+    }
+  }
+  const auto compiled = in_python([&] {
+    const auto& [dtypes, common, shape] = plan.signature;
+    return compile_(dtypes, common, shape, plan.parameters.size()).cast<std::shared_ptr<Kernel>>();
+  });
+  const std::lock_guard<std::mutex> held(mutex_);
+  return *kernels_.emplace(plan.signature, compiled).first->second;
+}
+
+std::vector<at::Tensor> PointwiseKernels::run(const std::vector<at::Tensor>& outputs,
+                                              const std::vector<at::Tensor>& inputs,
+                                              const std::vector<at::Scalar>& scalars) {
+  if (check_ != Check::kNone) {
+    check(inputs, scalars);
+  }
+  Plan plan = plan_pointwise(outputs, inputs, scalars, formats_, promotion_);
+  if (plan.groups[0] != 0) {
+    const Kernel& kernel = kernel_for(plan);
+    recorder().launch(kernel, plan.parameters, plan.groups, plan.reads, plan.writes);
+  }
+  return std::move(plan.outputs);
+}
+
+void bind_pointwise(py::module_& module) {
+  py::class_<PointwiseKernels, std::shared_ptr<PointwiseKernels>>(module, "PointwiseKernels")
+      .def(py::init<std::string, int, int, py::object>())
+      .def("run",
+           torch::wrap_pybind_function([](PointwiseKernels& self, const py::tuple& outputs,
+                                          const py::tuple& inputs, const py::tuple& scalars) {
+             std::vector<at::Tensor> outs, ins;
+             std::vector<at::Scalar> numbers;
+             for (const auto output : outputs) {
+               outs.push_back(tensor_of(output));
+             }
+             for (const auto input : inputs) {
+               ins.push_back(tensor_of(input));
+             }
+             for (const auto scalar : scalars) {
+               numbers.push_back(scalar_of(scalar));
+             }
+             return self.run(outs, ins, numbers);
+           }));
+
+  module.def("register_pointwise",
+             [](const std::string& name, std::shared_ptr<PointwiseKernels> kernels,
+                std::vector<int> outputs, std::vector<int> inputs, std::vector<int> scalars) {
+               library().impl(
+                   name.c_str(),
+                   torch::CppFunction::makeFromBoxedFunctor(std::make_unique<Caller>(
+                       std::move(kernels),
+                       Arguments{std::move(outputs), std::move(inputs), std::move(scalars)})));
+             });
+}
+
+}  // namespace portable_mps

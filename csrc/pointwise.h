@@ -1,0 +1,48 @@
+// An elementwise operator's call, from torch's dispatcher to the recorder, without Python: Python
+// is asked once for each variant of the kernel (portable_mps/dispatch/pointwise.py, which owns the
+// rows).
+#pragma once
+
+#include "iterator.h"
+#include "recorder.h"
+
+namespace portable_mps {
+
+// A check that torch's meta function makes beyond TensorIterator's own.
+enum class Check : int { kNone = 0, kAlpha = 1, kSubtraction = 2 };
+
+class PointwiseKernels {
+ public:
+  // compile: from the signature's three words and the parameters' size to a _C.Kernel.
+  PointwiseKernels(std::string formats, int promotion, int check, py::object compile)
+      : formats_(std::move(formats)),
+        promotion_(static_cast<Promotion>(promotion)),
+        check_(static_cast<Check>(check)),
+        compile_(std::move(compile)) {}
+
+  // Plan, compile where needed, and record; undefined outputs are allocated. Needs no GIL.
+  std::vector<at::Tensor> run(const std::vector<at::Tensor>& outputs,
+                              const std::vector<at::Tensor>& inputs,
+                              const std::vector<at::Scalar>& scalars);
+
+ private:
+  struct Hash {
+    size_t operator()(const std::array<uint64_t, 3>& key) const {
+      return key[0] * 0x9E3779B97F4A7C15u ^ (key[1] << 32 | key[2]);
+    }
+  };
+
+  const Kernel& kernel_for(const Plan& plan);
+  void check(const std::vector<at::Tensor>& inputs, const std::vector<at::Scalar>& scalars) const;
+
+  std::string formats_;
+  Promotion promotion_;
+  Check check_;
+  py::object compile_;
+  std::mutex mutex_;  // guards kernels_; never held while Python is called
+  std::unordered_map<std::array<uint64_t, 3>, std::shared_ptr<Kernel>, Hash> kernels_;
+};
+
+void bind_pointwise(py::module_& module);
+
+}  // namespace portable_mps

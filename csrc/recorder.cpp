@@ -1,0 +1,217 @@
+#include "recorder.h"
+
+#include "python.h"
+#include "runtime.h"
+
+#include <pybind11/numpy.h>
+#include <pybind11/stl.h>
+
+namespace portable_mps {
+namespace {
+
+std::shared_ptr<Recorder> current_recorder;
+
+std::vector<Range> ranges_of(const std::vector<at::Tensor>& tensors) {
+  std::vector<Range> ranges;
+  ranges.reserve(tensors.size());
+  for (const auto& tensor : tensors) {
+    TORCH_CHECK(
+        tensor.device().type() == c10::DeviceType::MPS,
+        "Expected all tensors to be on the same device, but found at least two devices, mps:0 and ",
+        tensor.device(), "!");
+    if (tensor.numel() != 0) {
+      ranges.push_back(byte_range(tensor));
+    }
+  }
+  return ranges;
+}
+
+std::vector<Range> ranges_of(const std::vector<std::pair<uint64_t, uint64_t>>& pairs) {
+  std::vector<Range> ranges;
+  ranges.reserve(pairs.size());
+  for (const auto& [begin, end] : pairs) {
+    ranges.push_back({begin, end});
+  }
+  return ranges;
+}
+
+c10::ArrayRef<uint8_t> bytes_of(const py::bytes& bytes) {
+  return {reinterpret_cast<const uint8_t*>(PyBytes_AS_STRING(bytes.ptr())),
+          static_cast<size_t>(PyBytes_GET_SIZE(bytes.ptr()))};
+}
+
+}  // namespace
+
+void StreamLock::lock() {
+  if (mutex_.try_lock()) {
+    return;
+  }
+  if (PyGILState_Check() != 0) {
+    py::gil_scoped_release released;
+    mutex_.lock();
+  } else {
+    mutex_.lock();
+  }
+}
+
+void Batch::add(const Kernel& kernel, c10::ArrayRef<uint8_t> parameters, const Groups& groups,
+                bool barrier) {
+  // The packed block may end in padding that the shader's struct does not have.
+  const auto bytes = std::min(static_cast<uint32_t>(parameters.size()), kernel.push_bytes);
+  dispatches_.push_back({kernel.pipeline, kernel.layout, static_cast<uint32_t>(parameters_.size()),
+                         bytes, groups, barrier});
+  parameters_.insert(parameters_.end(), parameters.begin(), parameters.begin() + bytes);
+}
+
+Recorder::Recorder(py::object stream, uintptr_t device,
+                   const std::map<std::string, uintptr_t>& functions)
+    : stream_(std::move(stream)), device_(reinterpret_cast<vk::VkDevice>(device)) {
+  if (functions.empty()) {
+    return;
+  }
+  const auto load = [&](auto& function, const char* name) {
+    function = reinterpret_cast<std::decay_t<decltype(function)>>(functions.at(name));
+  };
+  load(create_layout_, "vkCreatePipelineLayout");
+  load(bind_pipeline_, "vkCmdBindPipeline");
+  load(push_constants_, "vkCmdPushConstants");
+  load(dispatch_, "vkCmdDispatch");
+  load(pipeline_barrier_, "vkCmdPipelineBarrier");
+}
+
+std::shared_ptr<Kernel> Recorder::kernel(py::object python, uint64_t pipeline,
+                                         uint32_t push_bytes) {
+  auto kernel = std::make_shared<Kernel>();
+  kernel->python = std::move(python);
+  if (dispatch_ != nullptr && pipeline != 0) {
+    kernel->pipeline = pipeline;
+    kernel->layout = layout_for(push_bytes);
+    kernel->push_bytes = push_bytes;
+  }
+  return kernel;
+}
+
+// Only compatible with the pipeline's own layout as far as push constants go, which is all that is
+// used: slang-rhi declares one range for all stages.
+vk::VkPipelineLayout Recorder::layout_for(uint32_t push_bytes) {
+  vk::VkPipelineLayout& layout = layouts_[push_bytes];
+  if (layout == 0) {
+    const vk::VkPushConstantRange range{vk::VK_SHADER_STAGE_ALL, 0, push_bytes};
+    vk::VkPipelineLayoutCreateInfo info{};
+    info.sType = vk::VK_STRUCTURE_TYPE_PIPELINE_LAYOUT_CREATE_INFO;
+    info.pushConstantRangeCount = push_bytes == 0 ? 0 : 1;
+    info.pPushConstantRanges = &range;
+    const int32_t result = create_layout_(device_, &info, nullptr, &layout);
+    TORCH_CHECK(result == vk::VK_SUCCESS, "vkCreatePipelineLayout failed with VkResult ", result);
+  }
+  return layout;
+}
+
+void Recorder::launch(const Kernel& kernel, c10::ArrayRef<uint8_t> parameters, const Groups& groups,
+                      const std::vector<Range>& reads, const std::vector<Range>& writes) {
+  const std::lock_guard<StreamLock> held(mutex);
+  const bool barrier = hazards.access(reads, writes);
+  ++dispatched;
+  if (direct && kernel.pipeline != 0) {
+    batch_->add(kernel, parameters, groups, barrier);
+  } else {
+    in_python([&] {
+      const py::array_t<uint8_t> bytes(static_cast<py::ssize_t>(parameters.size()),
+                                       parameters.data());
+      stream_.attr("record")(kernel.python, bytes, py::make_tuple(groups[0], groups[1], groups[2]),
+                             barrier);
+    });
+  }
+  if (dispatched % kPollEvery == 0) {
+    in_python([&] { stream_.attr("poll")(); });
+  }
+}
+
+std::shared_ptr<Batch> Recorder::take() {
+  return batch_->empty() ? nullptr : std::exchange(batch_, std::make_shared<Batch>());
+}
+
+void Recorder::replay(const Batch& batch, uintptr_t command_buffer) const {
+  auto* const commands = reinterpret_cast<vk::VkCommandBuffer>(command_buffer);
+  vk::VkMemoryBarrier barrier{};
+  barrier.sType = vk::VK_STRUCTURE_TYPE_MEMORY_BARRIER;
+  barrier.srcAccessMask = vk::VK_ACCESS_SHADER_READ_BIT | vk::VK_ACCESS_SHADER_WRITE_BIT;
+  barrier.dstAccessMask = barrier.srcAccessMask;
+  vk::VkPipeline bound = 0;
+  for (const auto& dispatch : batch.dispatches_) {
+    if (dispatch.barrier) {
+      pipeline_barrier_(commands, vk::VK_PIPELINE_STAGE_COMPUTE_SHADER_BIT,
+                        vk::VK_PIPELINE_STAGE_COMPUTE_SHADER_BIT, 0, 1, &barrier, 0, nullptr, 0,
+                        nullptr);
+    }
+    if (dispatch.pipeline != bound) {
+      bind_pipeline_(commands, vk::VK_PIPELINE_BIND_POINT_COMPUTE, dispatch.pipeline);
+      bound = dispatch.pipeline;
+    }
+    if (dispatch.bytes != 0) {
+      push_constants_(commands, dispatch.layout, vk::VK_SHADER_STAGE_ALL, 0, dispatch.bytes,
+                      batch.parameters_.data() + dispatch.first_byte);
+    }
+    dispatch_(commands, dispatch.groups[0], dispatch.groups[1], dispatch.groups[2]);
+  }
+}
+
+Recorder& recorder() {
+  if (!current_recorder) {
+    runtime::open();
+    TORCH_CHECK(current_recorder, "the device was opened without a recorder");
+  }
+  return *current_recorder;
+}
+
+void set_recorder(std::shared_ptr<Recorder> recorder) { current_recorder = std::move(recorder); }
+
+void bind_recorder(py::module_& module) {
+  py::class_<StreamLock>(module, "StreamLock")
+      .def("__enter__", [](StreamLock& self) { self.lock(); })
+      .def("__exit__", [](StreamLock& self, const py::args&) { self.unlock(); });
+
+  py::class_<Kernel, std::shared_ptr<Kernel>>(module, "Kernel");
+  py::class_<Batch, std::shared_ptr<Batch>>(module, "Batch");
+
+  py::class_<Recorder, std::shared_ptr<Recorder>>(module, "Recorder")
+      .def(py::init<py::object, uintptr_t, const std::map<std::string, uintptr_t>&>())
+      .def("kernel", &Recorder::kernel)
+      .def("launch",
+           torch::wrap_pybind_function([](Recorder& self, const Kernel& kernel,
+                                          const py::bytes& parameters, const Groups& groups,
+                                          const std::vector<at::Tensor>& reads,
+                                          const std::vector<at::Tensor>& writes) {
+             self.launch(kernel, bytes_of(parameters), groups, ranges_of(reads), ranges_of(writes));
+           }))
+      .def(
+          "launch_on_ranges",
+          torch::wrap_pybind_function([](Recorder& self, const Kernel& kernel,
+                                         const py::bytes& parameters, const Groups& groups,
+                                         const std::vector<std::pair<uint64_t, uint64_t>>& reads,
+                                         const std::vector<std::pair<uint64_t, uint64_t>>& writes) {
+            self.launch(kernel, bytes_of(parameters), groups, ranges_of(reads), ranges_of(writes));
+          }))
+      .def("access",
+           [](Recorder& self, const std::vector<std::pair<uint64_t, uint64_t>>& reads,
+              const std::vector<std::pair<uint64_t, uint64_t>>& writes) {
+             return self.hazards.access(ranges_of(reads), ranges_of(writes));
+           })
+      .def("access_tensors",
+           [](Recorder& self, const std::vector<at::Tensor>& reads,
+              const std::vector<at::Tensor>& writes) {
+             return self.hazards.access(ranges_of(reads), ranges_of(writes));
+           })
+      .def("reset_hazards", [](Recorder& self) { self.hazards.reset(); })
+      .def("take", &Recorder::take)
+      .def_property_readonly("pending", &Recorder::pending)
+      .def("replay", &Recorder::replay)
+      .def_property_readonly(
+          "lock", [](Recorder& self) -> StreamLock& { return self.mutex; },
+          py::return_value_policy::reference_internal)
+      .def_readwrite("direct", &Recorder::direct)
+      .def_readonly("dispatched", &Recorder::dispatched);
+  module.def("set_recorder", &set_recorder);
+}
+
+}  // namespace portable_mps

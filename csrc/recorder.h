@@ -1,0 +1,110 @@
+// What every dispatch passes through: the stream's lock, its hazards, and the dispatches recorded
+// since the last hand-over.
+//
+// slangpy's own recording costs several microseconds a dispatch. On Vulkan a kernel whose
+// parameters are push constants is kept here as a few words, and written into slangpy's command
+// buffer when that is made (CommandEncoder.execute_callback). Everything else goes through
+// `Stream.record` of portable_mps/runtime/stream.py: kernels with a parameter buffer, profiled
+// ones, Metal.
+#pragma once
+
+#include "iterator.h"
+#include "vulkan.h"
+
+#include <torch/extension.h>
+
+#include <map>
+#include <memory>
+#include <mutex>
+#include <string>
+#include <vector>
+
+namespace portable_mps {
+
+// Holds a recursive mutex; a thread that has to wait lets go of the GIL, so a holder may take it.
+class StreamLock {
+ public:
+  void lock();
+  void unlock() { mutex_.unlock(); }
+
+ private:
+  std::recursive_mutex mutex_;
+};
+
+// A compiled kernel: portable_mps.runtime.kernel.Kernel, and its pipeline where it is recorded
+// here.
+struct Kernel {
+  py::object python;
+  vk::VkPipeline pipeline = 0;  // 0: recorded by Stream.record
+  vk::VkPipelineLayout layout = 0;
+  uint32_t push_bytes = 0;
+};
+
+// Recorded dispatches on their way into a command buffer.
+class Batch {
+ public:
+  struct Dispatch {
+    vk::VkPipeline pipeline;
+    vk::VkPipelineLayout layout;
+    uint32_t first_byte;
+    uint32_t bytes;
+    Groups groups;
+    bool barrier;
+  };
+
+  void add(const Kernel& kernel, c10::ArrayRef<uint8_t> parameters, const Groups& groups,
+           bool barrier);
+  bool empty() const { return dispatches_.empty(); }
+
+ private:
+  friend class Recorder;
+  std::vector<Dispatch> dispatches_;
+  std::vector<uint8_t> parameters_;
+};
+
+class Recorder {
+ public:
+  // stream: has record(kernel, parameters, groups, barrier) and poll(), called with the lock held.
+  // functions: addresses of Vulkan functions by name; none where `record` shall do everything.
+  Recorder(py::object stream, uintptr_t device, const std::map<std::string, uintptr_t>& functions);
+
+  // Make `kernel` one of ours where it can be: a pipeline handle and bytes of push constants.
+  std::shared_ptr<Kernel> kernel(py::object python, uint64_t pipeline, uint32_t push_bytes);
+
+  // Track the accesses and record; takes the lock. May be called with or without the GIL.
+  void launch(const Kernel& kernel, c10::ArrayRef<uint8_t> parameters, const Groups& groups,
+              const std::vector<Range>& reads, const std::vector<Range>& writes);
+
+  // What is recorded and not yet in a command buffer; null for nothing. Hold the lock.
+  std::shared_ptr<Batch> take();
+  bool pending() const { return !batch_->empty(); }
+  void replay(const Batch& batch, uintptr_t command_buffer) const;
+
+  StreamLock mutex;
+  HazardTracker hazards;
+  bool direct = true;       // false while each dispatch shall pass through Stream.record
+  uint64_t dispatched = 0;  // all dispatches so far
+
+ private:
+  static constexpr uint64_t kPollEvery = 16;
+
+  vk::VkPipelineLayout layout_for(uint32_t push_bytes);
+
+  py::object stream_;
+  vk::VkDevice device_;
+  vk::PFN_vkCreatePipelineLayout create_layout_ = nullptr;
+  vk::PFN_vkCmdBindPipeline bind_pipeline_ = nullptr;
+  vk::PFN_vkCmdPushConstants push_constants_ = nullptr;
+  vk::PFN_vkCmdDispatch dispatch_ = nullptr;
+  vk::PFN_vkCmdPipelineBarrier pipeline_barrier_ = nullptr;
+  std::map<uint32_t, vk::VkPipelineLayout> layouts_;
+  std::shared_ptr<Batch> batch_ = std::make_shared<Batch>();
+};
+
+// The open device's recorder; opens the device where none is. Errors are those of opening it.
+Recorder& recorder();
+void set_recorder(std::shared_ptr<Recorder> recorder);
+
+void bind_recorder(py::module_& module);
+
+}  // namespace portable_mps

@@ -1,0 +1,65 @@
+// The part of Vulkan's C interface that csrc/recorder.cpp calls, so that building needs no Vulkan
+// SDK. Names, values and layouts are those of the Vulkan 1.3 specification; the functions'
+// addresses come from vkGetDeviceProcAddr (portable_mps/runtime/adapter.py).
+#pragma once
+
+#include <cstdint>
+
+#ifdef _WIN32
+#define VKAPI_PTR __stdcall
+#else
+#define VKAPI_PTR
+#endif
+
+namespace portable_mps::vk {
+
+using VkDevice = struct VkDevice_T*;
+using VkCommandBuffer = struct VkCommandBuffer_T*;
+using VkPipeline = uint64_t;
+using VkPipelineLayout = uint64_t;
+
+constexpr int32_t VK_SUCCESS = 0;
+constexpr uint32_t VK_STRUCTURE_TYPE_PIPELINE_LAYOUT_CREATE_INFO = 30;
+constexpr uint32_t VK_STRUCTURE_TYPE_MEMORY_BARRIER = 46;
+constexpr uint32_t VK_PIPELINE_BIND_POINT_COMPUTE = 1;
+constexpr uint32_t VK_PIPELINE_STAGE_COMPUTE_SHADER_BIT = 0x800;
+constexpr uint32_t VK_SHADER_STAGE_ALL = 0x7FFFFFFF;
+constexpr uint32_t VK_ACCESS_SHADER_READ_BIT = 0x20;
+constexpr uint32_t VK_ACCESS_SHADER_WRITE_BIT = 0x40;
+
+struct VkPushConstantRange {
+  uint32_t stageFlags;
+  uint32_t offset;
+  uint32_t size;
+};
+
+struct VkPipelineLayoutCreateInfo {
+  uint32_t sType;
+  const void* pNext;
+  uint32_t flags;
+  uint32_t setLayoutCount;
+  const void* pSetLayouts;
+  uint32_t pushConstantRangeCount;
+  const VkPushConstantRange* pPushConstantRanges;
+};
+
+struct VkMemoryBarrier {
+  uint32_t sType;
+  const void* pNext;
+  uint32_t srcAccessMask;
+  uint32_t dstAccessMask;
+};
+
+using PFN_vkCreatePipelineLayout = int32_t(VKAPI_PTR*)(VkDevice, const VkPipelineLayoutCreateInfo*,
+                                                       const void* allocator, VkPipelineLayout*);
+using PFN_vkCmdBindPipeline = void(VKAPI_PTR*)(VkCommandBuffer, uint32_t bindPoint, VkPipeline);
+using PFN_vkCmdPushConstants = void(VKAPI_PTR*)(VkCommandBuffer, VkPipelineLayout, uint32_t stages,
+                                                uint32_t offset, uint32_t size, const void*);
+using PFN_vkCmdDispatch = void(VKAPI_PTR*)(VkCommandBuffer, uint32_t x, uint32_t y, uint32_t z);
+using PFN_vkCmdPipelineBarrier = void(VKAPI_PTR*)(VkCommandBuffer, uint32_t sourceStages,
+                                                  uint32_t destinationStages, uint32_t flags,
+                                                  uint32_t memoryCount, const VkMemoryBarrier*,
+                                                  uint32_t bufferCount, const void* buffers,
+                                                  uint32_t imageCount, const void* images);
+
+}  // namespace portable_mps::vk
