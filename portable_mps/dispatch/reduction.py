@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import torch
 
 from portable_mps.dispatch.launch import grid
-from portable_mps.dispatch.promotion import Storage, storage
+from portable_mps.dispatch.promotion import COMPLEX_TYPES, Storage, storage
 from portable_mps.runtime import device
 from portable_mps.runtime.kernel import KERNELS
 
@@ -52,7 +52,8 @@ class Reduction:
     state: the type of a partial result; identity: that of no elements. step: the state `s` after the i-th element with
     values `a`, `b`, … (in the accumulator type A), and scalars `k0`, `k1`, … (in A, too). merge: of the states `x` and
     `y`. results: one an output, of `s`, the count `n` of elements and the scalars. LOWEST and HIGHEST are A's ends.
-    kernels/reducers.slangh has states and helpers. ordered: `i` counts in the input's logical order.
+    kernels/reducers.slangh has states and helpers. ordered: `i` counts in the input's logical order. complex: the texts
+    hold for complex numbers, too, which have neither ends nor helpers.
     """
 
     name: str
@@ -65,6 +66,7 @@ class Reduction:
     scalars: int = 0
     accumulate: Accumulate = Accumulate.INPUT
     ordered: bool = False
+    complex: bool = False
     _launches: dict[tuple[Any, ...], _Launch] = field(default_factory=dict, repr=False)
 
     def __call__(
@@ -125,11 +127,11 @@ class Reduction:
             output.copy_(result.view(output.shape))
 
     def _prepare(self, plan: _Plan, dtypes: tuple[torch.dtype, ...], outputs: int, aligned: bool) -> _Launch:
-        operands = [storage(dtype) for dtype in dtypes]
+        operands = [storage(dtype, self.complex) for dtype in dtypes]
         accumulator = self._accumulator(operands[0], operands[outputs])
         kept_count = math.prod(d[0] for d in plan.kept)
         reduced_count = math.prod(d[0] for d in plan.reduced)
-        vector = self.inputs == 1 and aligned and _is_vectorisable(plan)
+        vector = self.inputs == 1 and aligned and not dtypes[outputs].is_complex and _is_vectorisable(plan)
         shape = _geometry(kept_count, reduced_count, plan.reduced_innermost, vector)
         ranks = (_rank_class(len(plan.kept)), _rank_class(len(plan.reduced)))
 
@@ -166,7 +168,7 @@ class Reduction:
     def _accumulator(self, output: Storage, first: Storage) -> str:
         if self.accumulate is Accumulate.INPUT:
             return "int" if first.compute == "bool" else first.compute
-        return output.compute if output.compute in ("float", "double") else "int64_t"
+        return output.compute if output.compute in ("float", "double", *COMPLEX_TYPES) else "int64_t"
 
     def _source(
         self,
@@ -181,7 +183,11 @@ class Reduction:
         names = [f"i{k}" for k in range(self.inputs)]
         letters = _LETTERS[: self.inputs]
         index, offset = ("uint64_t", "int64_t") if wide else ("uint", "int")
-        low, high = _LIMITS[accumulator]
+        if accumulator in COMPLEX_TYPES:
+            helpers = ["import lib.complex;"]
+        else:
+            low, high = _LIMITS[accumulator]
+            helpers = [f"#define LOWEST {low}", f"#define HIGHEST {high}", '#include "reducers.slangh"']
         fields = [f"{o.type}* o{k};" for k, o in enumerate(outputs)]
         fields += [f"{t.type}* i{k};" for k, t in enumerate(inputs)]
         fields += [f"A k{k};" for k in range(self.scalars)]
@@ -198,8 +204,8 @@ class Reduction:
         lines = [
             *("import lib.dtypes;", "import lib.casts;", "import lib.maths;"),
             *(f"typealias A = {accumulator};", f"typealias Index = {index};", f"typealias Offset = {offset};"),
-            *(f"#define WIDTH {_VECTOR if vector else 1}u", f"#define LOWEST {low}", f"#define HIGHEST {high}"),
-            '#include "reducers.slangh"',
+            f"#define WIDTH {_VECTOR if vector else 1}u",
+            *helpers,
             f"typealias State = {self.state};",
             f"struct Params {{ {' '.join(fields)} }};",
             f"struct Offsets {{ Offset o; {' '.join(f'Offset {n};' for n in names)} }};",

@@ -7,7 +7,7 @@ addressed through an index or read at another place than its own.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -19,17 +19,17 @@ from portable_mps.runtime.kernel import Template
 _THREADS = 256
 _RANKS = (1, 2, 3, 4, 5, 6, 8, 12, 16)
 _LIMIT = 2**31 - 1
-_WORDS = {1: "uint8_t", 2: "uint16_t", 4: "uint", 8: "uint64_t"}
+_WORDS = {1: "uint8_t", 2: "uint16_t", 4: "uint", 8: "uint64_t", 16: "Word16"}
 
 
 def word(dtype: torch.dtype) -> str:
-    """The Slang integer as wide as an element, for kernels that only move data; NotImplementedError past 8 bytes."""
-    try:
-        return _WORDS[dtype.itemsize]
-    except KeyError:
-        raise NotImplementedError(
-            f"Trying to use {dtype} on the MPS device, which this operator does not support"
-        ) from None
+    """The Slang type as wide as an element, for kernels that only move data."""
+    return _WORDS[dtype.itemsize]
+
+
+def by_parts(function: Callable[[torch.Tensor], torch.Tensor], tensor: torch.Tensor) -> torch.Tensor:
+    """A linear function with real coefficients of a complex tensor, from one of real tensors."""
+    return torch.complex(function(tensor.real.contiguous()), function(tensor.imag.contiguous()))
 
 
 def dtype_defines(name: str, dtype: torch.dtype) -> dict[str, str]:

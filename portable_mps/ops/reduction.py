@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 
@@ -14,7 +15,7 @@ Dims = int | Sequence[int] | None
 
 _sum = Reduction("sum", "A(0)", "s + a", "x + y", accumulate=Accumulate.OUTPUT)
 _nansum = Reduction("nansum", "A(0)", "is_nan(a) ? s : s + a", "x + y", accumulate=Accumulate.OUTPUT)
-_prod = Reduction("prod", "A(1)", "s * a", "x * y", accumulate=Accumulate.OUTPUT)
+_prod = Reduction("prod", "A(1)", "s * a", "x * y", accumulate=Accumulate.OUTPUT, complex=True)
 _mean = Reduction("mean", "A(0)", "s + a", "x + y", ("maths::div(s, A(n))",), accumulate=Accumulate.OUTPUT)
 _max = Reduction("max", "LOWEST", "larger(s, a)", "larger(x, y)")
 _min = Reduction("min", "HIGHEST", "smaller(s, a)", "smaller(x, y)")
@@ -327,6 +328,11 @@ def _register_moments(name: str, row: Reduction, with_mean: Reduction) -> None:
             raise RuntimeError(f"{name} only support floating point and complex dtypes")
         return (1.0 if correction is None else float(correction),)
 
+    def of_complex(input: torch.Tensor, **options: Any) -> torch.Tensor:
+        """The variance of a complex number is that of its parts together."""
+        total = torch.var(input.real, **options) + torch.var(input.imag, **options)
+        return total.sqrt() if name == "std" else total
+
     def out(
         self: torch.Tensor,
         dim: Dims = None,
@@ -335,12 +341,18 @@ def _register_moments(name: str, row: Reduction, with_mean: Reduction) -> None:
         keepdim: bool = False,
         out: torch.Tensor,
     ) -> torch.Tensor:
+        if self.is_complex():
+            result = of_complex(self, dim=dim, correction=correction, keepdim=keepdim)
+            check_out(out, result.shape, result.dtype)
+            return out.copy_(result)
         _into(row, (out,), self, dim, keepdim, None, prepare(self, correction))
         return out
 
     def one(
         self: torch.Tensor, dim: Dims = None, *, correction: float | None = None, keepdim: bool = False
     ) -> torch.Tensor:
+        if self.is_complex():
+            return of_complex(self, dim=dim, correction=correction, keepdim=keepdim)
         result = self.new_empty((0,))
         _into(row, (result,), self, dim, keepdim, None, prepare(self, correction))
         return result
@@ -348,6 +360,9 @@ def _register_moments(name: str, row: Reduction, with_mean: Reduction) -> None:
     def both(
         self: torch.Tensor, dim: Dims = None, *, correction: float | None = None, keepdim: bool = False
     ) -> tuple[torch.Tensor, torch.Tensor]:
+        if self.is_complex():
+            spread = of_complex(self, dim=dim, correction=correction, keepdim=keepdim)
+            return spread, self.mean(canonical_dims(dim, self.dim()), keepdim)
         results = (self.new_empty((0,)), self.new_empty((0,)))
         _into(with_mean, results, self, dim, keepdim, None, prepare(self, correction))
         return results

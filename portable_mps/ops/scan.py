@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from portable_mps.dispatch.launch import grid, launch
-from portable_mps.dispatch.promotion import storage
+from portable_mps.dispatch.promotion import COMPLEX_TYPES, storage
 from portable_mps.dispatch.reduction import check_out
 from portable_mps.dispatch.registry import implements, register
 from portable_mps.dispatch.rows import split_at
@@ -18,6 +18,7 @@ _THREADS = 256
 _ITEMS = 4  # as in kernels/scan.slang
 _ENOUGH_GROUPS = 1024  # workgroups that fill a large device
 _STATE_BYTES = 16
+_COMPLEX_KINDS = ("SUM", "PROD", "LOG_SUM_EXP")
 _WIDE_FROM = 2**31 - _THREADS * _ITEMS
 
 _templates = {
@@ -45,7 +46,8 @@ def scan(kind: str, source: torch.Tensor, dim: int, output: torch.Tensor, indice
     index = "Q" if source.numel() >= _WIDE_FROM else "I"
     geometry = (height.bit_length() - 1) | (16 if inner == 1 else 0)
 
-    read, wrote = storage(source.dtype), storage(output.dtype)
+    complex = kind in _COMPLEX_KINDS
+    read, wrote = storage(source.dtype, complex), storage(output.dtype, complex)
     compute = (wrote if kind in ("SUM", "PROD") else read).compute
     accumulator = "int" if compute == "bool" else compute
     defines: dict[str, Any] = {
@@ -58,6 +60,8 @@ def scan(kind: str, source: torch.Tensor, dim: int, output: torch.Tensor, indice
         "CAST(x)": "(x)" if read.compute == accumulator else f"cast_{accumulator}(x)",
         "Index": "uint64_t" if index == "Q" else "uint",
     }
+    if accumulator in COMPLEX_TYPES:
+        defines["COMPLEX"] = 1
     outputs = [output] if indices is None else [output, indices]
     partials = torch.empty(rows * chunks * _STATE_BYTES if chunks > 1 else 0, dtype=torch.uint8, device=source.device)
     arguments = (
@@ -115,8 +119,6 @@ def _register_sum(name: str, kind: str) -> None:
         dim = wrapped_dim(dim, out.dim())
         if out.dim() == 0:
             out.copy_(source)
-        elif out.is_complex() and kind == "SUM":  # by parts
-            _scan_into(kind, torch.view_as_real(source), dim, torch.view_as_real(out))
         else:
             _scan_into(kind, source, dim, out)
         return out
@@ -141,7 +143,7 @@ def _cummin_helper(self: torch.Tensor, values: torch.Tensor, indices: torch.Tens
 @implements("_logcumsumexp.out")
 def _logcumsumexp_out(self: torch.Tensor, dim: int, *, out: torch.Tensor) -> torch.Tensor:
     check_out(out, self.shape, self.dtype)
-    if not self.is_floating_point():
+    if not (self.is_floating_point() or self.is_complex()):
         name = str(self.dtype).removeprefix("torch.")
         raise NotImplementedError(f'"logcumsumexp" not implemented for {name}')
     _scan_into("LOG_SUM_EXP", self, dim, out)

@@ -10,7 +10,7 @@ import torch
 
 from portable_mps.dispatch.lists import ListKernel
 from portable_mps.dispatch.registry import implements
-from portable_mps.dispatch.strided import Linear, Strided, dtype_defines, resized, word
+from portable_mps.dispatch.strided import Linear, Strided, by_parts, dtype_defines, resized, word
 from portable_mps.ops.indexing import wrapped_dim
 from portable_mps.ops.selection import Compaction, coordinates
 from portable_mps.runtime import device
@@ -81,7 +81,7 @@ def cat_out(tensors: Sequence[torch.Tensor], dim: int = 0, *, out: torch.Tensor)
 
 def _is_plain(parts: Sequence[torch.Tensor], out: torch.Tensor) -> bool:
     """Whether joining is moving memory: contiguous tensors of out's dtype on the device."""
-    if out.element_size() > 8 or out.is_neg() or out.is_conj():
+    if out.is_neg() or out.is_conj():
         return False
     return all(
         t.is_mps and t.dtype == out.dtype and t.is_contiguous() and not t.is_neg() and not t.is_conj() for t in parts
@@ -268,6 +268,12 @@ def range_out(start: float, end: float, step: float = 1, *, out: torch.Tensor) -
 def _spaced(kind: int, out: torch.Tensor, start: Any, end: Any, steps: int, base: float) -> torch.Tensor:
     if steps < 0:
         raise RuntimeError("number of steps must be non-negative")
+    if out.is_complex():
+        ends = complex(start), complex(end)
+        real = torch.promote_types(out.dtype.to_real(), torch.float32)
+        sides = [(e.real for e in ends), (e.imag for e in ends)]
+        places = torch.complex(*(torch.linspace(a, b, steps, dtype=real, device=out.device) for a, b in sides))
+        return resized(out, (steps,)).copy_(base**places if kind == 2 else places)
     start, end = (float(value) for value in (start, end))
     if not out.is_floating_point():
         start, end = float(int(start)), float(int(end))
@@ -361,9 +367,11 @@ def pad_backward(
     if list(grad.shape) != [*self.shape[:-dims], *padded[3 - dims :]]:
         raise RuntimeError(f"{name}: gradOutput of unexpected shape {list(grad.shape)}")
     if out is None:
-        out = torch.empty(self.shape, dtype=self.dtype, device=self.device)
+        out = torch.empty(self.shape, dtype=grad.dtype, device=self.device)
     resized(out, self.shape)
-    dtype = torch.float32 if self.dtype in (torch.float16, torch.bfloat16) else self.dtype
+    if grad.is_complex():
+        return out.copy_(by_parts(lambda part: pad_backward(name, part, self, padding, None, reflect), grad))
+    dtype = torch.float32 if self.dtype in (torch.float16, torch.bfloat16) else grad.dtype
     total = torch.zeros(self.shape, dtype=dtype, device=self.device)
     source = grad.to(dtype).contiguous()
     if source.numel():
@@ -411,9 +419,7 @@ for _kind in ("reflection", "replication"):
 @implements("unfold_backward")
 def unfold_backward(grad_in: torch.Tensor, input_sizes: Sequence[int], dim: int, size: int, step: int) -> torch.Tensor:
     if grad_in.is_complex():
-        return torch.complex(
-            *(unfold_backward(part, input_sizes, dim, size, step) for part in (grad_in.real, grad_in.imag))
-        )
+        return by_parts(lambda part: unfold_backward(part, input_sizes, dim, size, step), grad_in)
     out = torch.zeros(list(input_sizes), dtype=grad_in.dtype, device=grad_in.device)
     if out.dim() == 0 or grad_in.numel() == 0:
         return out.copy_(grad_in.reshape(out.shape)) if out.dim() == 0 else out
@@ -470,7 +476,7 @@ def im2col(
     shape = [*self.shape[:-3], self.size(-3) * kernel[0] * kernel[1], rows * places]
     out = torch.empty(shape, dtype=self.dtype, device=self.device)
     arguments = (image, out, out.numel(), *self.shape[-2:], rows, places, *kernel, *dilation, *padding, *stride)
-    _im2col(out.numel(), arguments, [image], [out], COLUMNS=0, **dtype_defines("T", self.dtype))
+    _im2col(out.numel(), arguments, [image], [out], COLUMNS=0, T=word(self.dtype))
     return out
 
 
@@ -484,6 +490,8 @@ def col2im(
     stride: Sequence[int],
 ) -> torch.Tensor:
     """(N, C * kernel, windows) or (C * kernel, windows) to (N, C, H, W): overlapping windows are added up."""
+    if self.is_complex():
+        return by_parts(lambda part: col2im(part, output_size, kernel_size, dilation, padding, stride), self)
     size, kernel, dilation, padding, stride = (_pair(v) for v in (output_size, kernel_size, dilation, padding, stride))
     if self.dim() not in (2, 3) or any(extent == 0 for extent in self.shape[-2:]):
         raise RuntimeError(
