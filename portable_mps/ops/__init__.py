@@ -14,6 +14,7 @@ FAMILIES = (
     "ctc",
     "distance",
     "embedding",
+    "fft",
     "foreach",
     "grid_sampler",
     "indexing",
