@@ -6,3 +6,7 @@ if not torch._C._has_mps:
     import portable_mps
 
     portable_mps.autoload()
+
+
+def pytest_addoption(parser):
+    parser.addoption("--opinfo", choices=("quick", "full"), default="quick", help="torch's operator database: how much")

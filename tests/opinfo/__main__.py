@@ -13,13 +13,8 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from opinfo import judge, sweep
-
-CLASSES = {
-    "basic": ("float32", "bool", "int64", "float16", "bfloat16", "int32", "uint8", "int8", "int16"),
-    "wide": ("float64", "complex64", "complex128", "complex32"),
-    "rare": ("uint16", "uint32", "uint64", "float8_e4m3fn", "float8_e5m2", "float8_e4m3fnuz", "float8_e5m2fnuz"),
-}
+from opinfo import failures, judge, sweep, table
+from opinfo.dtypes import CLASSES
 
 
 def _arguments() -> argparse.Namespace:
@@ -28,11 +23,12 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--operators", nargs="+", default=["*"], metavar="GLOB", help="names as in op_db: linalg.*")
     parser.add_argument("--dtypes", nargs="+", default=list(CLASSES), metavar="DTYPE", help="or " + ", ".join(CLASSES))
     parser.add_argument("--checks", nargs="+", default=list(judge.CHECKS), choices=judge.CHECKS)
-    parser.add_argument("--samples", type=int, help="about this many samples a check, not all")
+    parser.add_argument("--quick", action="store_true", help="few samples a check, not all")
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--timeout", type=float, default=300, help="seconds for one check")
     parser.add_argument("--again", action="store_true", help="judge what failed before once more")
-    parser.add_argument("--failures", type=Path, help="also write the failing checks, one a line, here")
+    parser.add_argument("--list", type=Path, help="write the failing checks here, one a line")
+    parser.add_argument("--failures", type=Path, help="write the list of expected failures here")
     parser.add_argument("--table", type=Path, help="write the table of operators here")
     return parser.parse_args()
 
@@ -49,12 +45,12 @@ def _tasks(options: argparse.Namespace) -> Iterator[sweep.Task]:
             supported = {judge.name_of(d): d for d in judge.dtypes_of(op)}
             if dtype in supported:
                 for check in judge.checks_of(op, supported[dtype]):
-                    yield sweep.Task(op.full_name, dtype, check, options.samples)
+                    yield sweep.Task(op.full_name, dtype, check, options.quick)
         if index == 0:
             for op in ops:
                 if op.error_inputs_func is not None:
                     for check in ("errors", "messages"):
-                        yield sweep.Task(op.full_name, judge.NO_DTYPE, check, options.samples)
+                        yield sweep.Task(op.full_name, judge.NO_DTYPE, check, options.quick)
 
 
 def main() -> None:
@@ -74,16 +70,16 @@ def main() -> None:
             if count % 100 == 0 or count == len(tasks):
                 print(f"{count} of {len(tasks)} checks, {failed} failed, {time.monotonic() - begin:.0f} s", flush=True)
     verdicts = sweep.load(options.out)
-    if options.failures:
+    if options.list:
         lines = [
             f"{op} {dtype} {check}: {v['failed']} of {v['judged']}: {v['error']}"
             for (op, dtype, check), v in verdicts.items()
             if v["status"] == "fail"
         ]
-        options.failures.write_text("\n".join(sorted(lines)) + "\n")
+        options.list.write_text("\n".join(sorted(lines)) + "\n")
+    if options.failures:
+        failures.write(verdicts.values(), options.failures)
     if options.table:
-        from opinfo import table
-
         options.table.write_text(table.render(verdicts))
 
 

@@ -18,6 +18,7 @@ _DEVICE_TESTS = (
     ("TestCommon", "test_noncontiguous_samples", "cuda"),
     ("TestCommon", "test_variant_consistency_eager", "cuda"),
     ("TestConsistency", "test_output_match", "mps"),
+    ("TestModule", "test_cpu_gpu_parity", "cuda"),
 )
 _GRADIENT_TESTS = (("TestConsistency", "test_output_grad_match", "mps"),)
 
@@ -42,7 +43,7 @@ class Tolerance(NamedTuple):
 
 
 def tolerance(op: Any, dtype: torch.dtype, gradient: bool = False) -> dict[torch.dtype, Tolerance]:
-    """What torch allows an operator's GPU tests, by the dtype of the result; defaults are not in it."""
+    """What torch allows its GPU tests of an operator or module, by the dtype of the result, beyond the default."""
     allowed: dict[torch.dtype, Tolerance] = {}
     for decorate in op.decorators:
         if not isinstance(decorate, DecorateInfo):

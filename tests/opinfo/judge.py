@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -17,11 +17,14 @@ from torch.testing import make_tensor
 from torch.testing._internal.common_methods_invocations import op_db
 from torch.utils import _pytree as pytree
 
-from opinfo import compare, samples
+from opinfo import compare, samples, ties
 
 OPERATORS = {op.full_name: op for op in op_db}
 NO_DTYPE = "-"
 """The dtype of `errors` and `messages`: torch gives an operator's error inputs for no dtype in particular."""
+
+QUICK = 4
+"""How many samples the quick part takes, and how many more of other structures."""
 
 Sample = Any  # torch.testing._internal.opinfo.core.SampleInput
 _RESIZED = "An output with one or more elements"
@@ -36,6 +39,7 @@ class Verdict:
     check: str
     judged: int = 0
     failed: int = 0
+    failed_quick: int = 0  # of the samples that the quick part takes
     error: str = ""
     ratio: float | None = None
     fell_back: list[str] = field(default_factory=list)
@@ -48,11 +52,12 @@ class Verdict:
     def as_dict(self) -> dict[str, Any]:
         return {"status": self.status, **asdict(self)}
 
-    def count(self, problem: Exception | None) -> None:
+    def count(self, problem: Exception | None, is_quick: bool = True) -> None:
         self.judged += 1
         if problem is None:
             return
         self.failed += 1
+        self.failed_quick += is_quick
         if not self.error:
             self.error = _describe(problem)
         ratio = getattr(problem, "ratio", None)
@@ -82,17 +87,19 @@ def checks_of(op: Any, dtype: torch.dtype) -> list[str]:
     return checks
 
 
-def judge(op: Any, dtype: torch.dtype | None, check: str, limit: int | None = None) -> Verdict:
-    """Run one check on at most about 2 * `limit` samples; None takes them all."""
+def judge(op: Any, dtype: torch.dtype | None, check: str, quick: bool = False) -> Verdict:
+    """Run one check on all samples, or on the quick part; dtype is None for the checks that have none."""
     from portable_mps.dispatch import fallback
 
     verdict = Verdict(op.full_name, NO_DTYPE if dtype is None else name_of(dtype), check)
     before = dict(fallback.fallen_back)
+    of_sample = _CHECKS[check]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        problems = _CHECKS[check](op, limit) if dtype is None else _CHECKS[check](op, dtype, limit)
-        for problem in problems:
-            verdict.count(problem)
+        for sample, is_quick in samples.with_quick(_inputs(op, dtype, check), QUICK):
+            if is_quick or not quick:
+                for problem in of_sample(op, dtype, sample):
+                    verdict.count(problem, is_quick)
     verdict.fell_back = sorted(n for n, count in fallback.fallen_back.items() if count != before.get(n, 0))
     return verdict
 
@@ -101,12 +108,14 @@ def name_of(dtype: torch.dtype) -> str:
     return str(dtype).removeprefix("torch.")
 
 
-# A check yields, for each sample that it judged, what was wrong or None.
+# A check of a sample yields what was wrong, or None, for each thing that it judged.
 Problems = Iterator[Exception | None]
 
 
-def _inputs(op: Any, dtype: torch.dtype, limit: int | None, requires_grad: bool = False) -> Iterator[Sample]:
-    return samples.choose(op.sample_inputs("cpu", dtype, requires_grad=requires_grad), limit)
+def _inputs(op: Any, dtype: torch.dtype | None, check: str) -> Iterable[Sample]:
+    if dtype is None:
+        return op.error_inputs("cpu") if op.error_inputs_func is not None else ()
+    return op.sample_inputs("cpu", dtype, requires_grad=check == "grad")
 
 
 def _attempt(function: Callable[[], Any]) -> tuple[Any, Exception | None]:
@@ -124,20 +133,20 @@ def _compared(op: Any, dtype: torch.dtype, function: Callable[..., Any], sample:
     def check() -> None:
         actual = samples.call(op, function, sample, "mps")
         compare.assert_agree(
-            _processed(sample, actual),
-            _processed(sample, expected),
+            _processed(op, sample, actual),
+            _processed(op, sample, expected),
             compare.tolerance(op, dtype),
-            again=lambda: _processed(sample, _reseeded(op, function, sample)),
-            reference=lambda: _processed(sample, samples.call(op, function, _exact(sample), "cpu")),
+            again=lambda: _processed(op, sample, _reseeded(op, function, sample)),
+            reference=lambda: _processed(op, sample, samples.call(op, function, _exact(sample), "cpu")),
             values=compare.promises_values(op),
         )
 
     yield _attempt(check)[1]
 
 
-def _processed(sample: Sample, result: Any) -> Any:
-    """torch's way to make equal what an operator may choose: the signs of singular vectors, say."""
-    return sample.output_process_fn_grad(result)
+def _processed(op: Any, sample: Sample, result: Any) -> Any:
+    """Make equal what an operator may choose: the signs of singular vectors (torch's function), ties (ours)."""
+    return ties.resolve(op, sample, sample.output_process_fn_grad(result))
 
 
 def _exact(sample: Sample) -> Sample:
@@ -151,35 +160,28 @@ def _reseeded(op: Any, function: Callable[..., Any], sample: Sample) -> Any:
 
 
 @torch.no_grad()
-def forward(op: Any, dtype: torch.dtype, limit: int | None) -> Problems:
-    for sample in _inputs(op, dtype, limit):
-        yield from _compared(op, dtype, op, sample)
+def forward(op: Any, dtype: torch.dtype, sample: Sample) -> Problems:
+    yield from _compared(op, dtype, op, sample)
 
 
 @torch.no_grad()
-def noncontiguous(op: Any, dtype: torch.dtype, limit: int | None) -> Problems:
-    for sample in _inputs(op, dtype, limit):
-        strided, refusal = _attempt(sample.noncontiguous)
-        if refusal is None:
-            strided.output_process_fn_grad = sample.output_process_fn_grad
-            yield from _compared(op, dtype, op, strided)
+def noncontiguous(op: Any, dtype: torch.dtype, sample: Sample) -> Problems:
+    strided, refusal = _attempt(sample.noncontiguous)
+    if refusal is None:
+        strided.output_process_fn_grad = sample.output_process_fn_grad
+        yield from _compared(op, dtype, op, strided)
 
 
 @torch.no_grad()
-def inplace(op: Any, dtype: torch.dtype, limit: int | None) -> Problems:
+def inplace(op: Any, dtype: torch.dtype, sample: Sample) -> Problems:
     def both(input: Any, *args: Any, **kwargs: Any) -> Any:
         result = op.inplace_variant(input, *args, **kwargs)
         return result, input
 
-    for sample in _inputs(op, dtype, limit):
-        if sample.broadcasts_input:
-            continue
-        judged = False
-        for problem in _compared(op, dtype, both, sample):
-            judged = True
-            yield problem
-        if not judged:
-            yield from _refused(op, both, sample)
+    if sample.broadcasts_input:
+        return
+    problems = list(_compared(op, dtype, both, sample))
+    yield from problems or _refused(op, both, sample)
 
 
 def _refused(op: Any, function: Callable[..., Any], sample: Sample) -> Problems:
@@ -199,24 +201,29 @@ def _different_refusal(refusal: Exception | None, error: Exception | None) -> Ex
     return AssertionError(f"{have} instead of {want}")
 
 
-def grad(op: Any, dtype: torch.dtype, limit: int | None) -> Problems:
-    for sample in _inputs(op, dtype, limit, requires_grad=True):
-        gradients = _Gradients(op, sample)
-        expected, refusal = _attempt(lambda: gradients.on("cpu"))  # noqa: B023 (called at once)
-        if refusal is not None or not expected:
-            continue
+def grad(op: Any, dtype: torch.dtype, sample: Sample) -> Problems:
+    gradients = _Gradients(op, sample)
+    expected, refusal = _attempt(lambda: gradients.on("cpu"))
+    if refusal is not None or not expected:
+        return
 
-        def check() -> None:
-            compare.assert_agree(
-                gradients.on("mps"),  # noqa: B023
-                expected,  # noqa: B023
-                compare.tolerance(op, dtype, gradient=True),
-                again=lambda: gradients.reseeded(),  # noqa: B023
-                reference=lambda: _Gradients(op, _exact_like(sample)).on("cpu"),  # noqa: B023
-                values=compare.promises_values(op),
-            )
+    def check() -> None:
+        compare.assert_agree(
+            gradients.on("mps"),
+            expected,
+            compare.tolerance(op, dtype, gradient=True),
+            again=gradients.reseeded,
+            reference=lambda: _Gradients(op, _exact_like(sample)).on("cpu"),
+            values=compare.promises_values(op),
+        )
 
-        yield _attempt(check)[1]
+    def check_by_value() -> None:
+        actual = gradients.on("mps")
+        compare.assert_agree(actual, expected, {}, values=False)
+        grouped = (ties.by_value(op, sample, g) for g in (actual, expected))
+        compare.assert_agree(*grouped, {torch.float64: compare.Tolerance(1e-5, 1e-5)}, device="cpu")
+
+    yield _attempt(check_by_value if ties.is_free(op, sample) else check)[1]
 
 
 def _exact_like(sample: Sample) -> Sample:
@@ -265,20 +272,19 @@ def _cotangent(output: torch.Tensor, generator: torch.Generator, device: str) ->
 
 
 @torch.no_grad()
-def out(op: Any, dtype: torch.dtype, limit: int | None) -> Problems:
+def out(op: Any, dtype: torch.dtype, sample: Sample) -> Problems:
     """torch's test_out and test_out_warning, against the CPU: what it writes, keeps, resizes and refuses."""
-    for sample in _inputs(op, dtype, limit):
-        expected, refusal = _attempt(lambda: samples.call(op, op, sample, "cpu"))  # noqa: B023
-        leaves = pytree.tree_leaves(expected)
-        if refusal is not None or not leaves or not all(isinstance(t, torch.Tensor) for t in leaves):
-            continue
-        for make in _OUTPUTS:
-            yield from _written(op, dtype, sample, expected, make)
-        if not op.is_factory_function and not compare.torch_expects_failure(op, "test_out", dtype):
-            elsewhere = pytree.tree_map(torch.empty_like, expected)
-            error = _attempt(lambda: samples.call(op, _with_out(op, elsewhere), sample, "mps"))[1]  # noqa: B023
-            refused = isinstance(error, RuntimeError) and not isinstance(error, NotImplementedError)
-            yield None if refused else AssertionError(f"out= on the CPU: {error!r} instead of RuntimeError"[:200])
+    expected, refusal = _attempt(lambda: samples.call(op, op, sample, "cpu"))
+    leaves = pytree.tree_leaves(expected)
+    if refusal is not None or not leaves or not all(isinstance(t, torch.Tensor) for t in leaves):
+        return
+    for make in _OUTPUTS:
+        yield from _written(op, dtype, sample, expected, make)
+    if not op.is_factory_function and not compare.torch_expects_failure(op, "test_out", dtype):
+        elsewhere = pytree.tree_map(torch.empty_like, expected)
+        error = _attempt(lambda: samples.call(op, _with_out(op, elsewhere), sample, "mps"))[1]
+        refused = isinstance(error, RuntimeError) and not isinstance(error, NotImplementedError)
+        yield None if refused else AssertionError(f"out= on the CPU: {error!r} instead of RuntimeError"[:200])
 
 
 def _with_out(op: Any, out: Any) -> Callable[..., Any]:
@@ -304,11 +310,12 @@ def _written(op: Any, dtype: torch.dtype, sample: Sample, expected: Any, make: C
     def check() -> None:
         kept, warned = write("mps")
         compare.assert_agree(
-            _processed(sample, outputs["mps"]),
-            _processed(sample, outputs["cpu"]),
+            _processed(op, sample, outputs["mps"]),
+            _processed(op, sample, outputs["cpu"]),
             compare.tolerance(op, dtype),
-            again=lambda: _processed(sample, _reseeded(op, op, sample)),
-            reference=lambda: _processed(sample, samples.call(op, op, _exact(sample), "cpu")),
+            again=lambda: _processed(op, sample, _reseeded(op, op, sample)),
+            reference=lambda: _processed(op, sample, samples.call(op, op, _exact(sample), "cpu")),
+            values=compare.promises_values(op),
         )
         if behaviour[1] and not warned:
             raise AssertionError("no warning of the resize")
@@ -357,30 +364,25 @@ def _integers(t: torch.Tensor) -> torch.Tensor:
 _OUTPUTS = (_extremal, _strided, _empty, _wrong_shape, _integers)
 
 
-def _error_inputs(op: Any, limit: int | None) -> Iterator[tuple[Any, Exception, Exception | None]]:
-    if op.error_inputs_func is None:
-        return
-    for index, error_input in enumerate(op.error_inputs("cpu")):
-        if limit is not None and index >= 2 * limit:
-            return
-        sample = error_input.sample_input
-        refusal = _attempt(lambda: samples.call(op, op, sample, "cpu"))[1]  # noqa: B023
-        if refusal is not None:
-            yield error_input, refusal, _attempt(lambda: samples.call(op, op, sample, "mps"))[1]  # noqa: B023
-
-
-def errors(op: Any, limit: int | None) -> Problems:
-    """The error inputs raise the type that the CPU raises."""
-    for _, refusal, error in _error_inputs(op, limit):
+def errors(op: Any, dtype: None, error_input: Any) -> Problems:
+    """An error input raises the type that the CPU raises."""
+    refusal, error = _both_refusals(op, error_input)
+    if refusal is not None:
         yield _different_refusal(refusal, error)
 
 
-def messages(op: Any, limit: int | None) -> Problems:
+def messages(op: Any, dtype: None, error_input: Any) -> Problems:
     """Where the CPU's words are those that torch's tests ask for, so are ours."""
-    for error_input, refusal, error in _error_inputs(op, limit):
-        if type(error) is type(refusal) and re.search(error_input.error_regex, str(refusal)):
-            same = re.search(error_input.error_regex, str(error))
-            yield None if same else AssertionError(f"says {str(error)!r} instead of {error_input.error_regex!r}")
+    refusal, error = _both_refusals(op, error_input)
+    if type(error) is type(refusal) and re.search(error_input.error_regex, str(refusal)):
+        same = re.search(error_input.error_regex, str(error))
+        yield None if same else AssertionError(f"says {str(error)!r} instead of {error_input.error_regex!r}")
+
+
+def _both_refusals(op: Any, error_input: Any) -> tuple[Exception | None, Exception | None]:
+    sample = error_input.sample_input
+    refusal, error = (_attempt(lambda: samples.call(op, op, sample, on))[1] for on in ("cpu", "mps"))  # noqa: B023
+    return refusal, error
 
 
 _CHECKS: dict[str, Callable[..., Problems]] = {

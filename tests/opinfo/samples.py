@@ -65,23 +65,20 @@ class Mover:
         return self._flat[key]
 
 
-def choose(samples: Iterable[Any], limit: int | None) -> Iterator[Any]:
-    """The first `limit` samples, and as many more of a structure that was not yet among them; None: all."""
+def with_quick(samples: Iterable[Any], size: int) -> Iterator[tuple[Any, bool]]:
+    """Each sample, and whether it is of the quick part: the first `size`, and as many more of a new structure."""
     seen, extra = set(), 0
     for index, sample in enumerate(samples):
-        if limit is None:
-            yield sample
-            continue
         structure = _structure(sample)
-        if index >= limit:
-            if structure in seen or extra == limit:
-                continue
-            extra += 1
+        is_quick = index < size
+        if not is_quick and structure not in seen and extra < size:
+            is_quick, extra = True, extra + 1
         seen.add(structure)
-        yield sample
+        yield sample, is_quick
 
 
 def _structure(sample: Any) -> tuple[Any, ...]:
+    sample = getattr(sample, "sample_input", sample)  # an ErrorInput has a sample
     leaves, tree = pytree.tree_flatten((sample.input, sample.args, sample.kwargs))
     return (str(tree), *(_kind(leaf) for leaf in leaves))
 

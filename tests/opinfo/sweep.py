@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-_CHECKS_A_WORKER = 600  # then a fresh one: kernels are kept as long as their process lives
+_CHECKS_A_WORKER = 200  # then a fresh one: a process keeps its kernels, megabytes each with a software driver
 _START_SECONDS = 300
 
 
@@ -25,7 +25,7 @@ class Task:
     op: str
     dtype: str
     check: str
-    limit: int | None
+    quick: bool
 
 
 def _work(pipe: multiprocessing.connection.Connection) -> None:
@@ -39,7 +39,7 @@ def _work(pipe: multiprocessing.connection.Connection) -> None:
     while (task := pipe.recv()) is not None:
         dtype = None if task.dtype == judge.NO_DTYPE else getattr(torch, task.dtype)
         try:
-            verdict = judge.judge(judge.OPERATORS[task.op], dtype, task.check, task.limit)
+            verdict = judge.judge(judge.OPERATORS[task.op], dtype, task.check, task.quick)
         except Exception as error:  # no samples for this dtype, say: the sweep goes on
             verdict = judge.Verdict(task.op, task.dtype, task.check)
             verdict.count(error)

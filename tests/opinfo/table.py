@@ -7,39 +7,10 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable
 from typing import Any
 
+from opinfo.dtypes import CLASSES, SHORT, TITLES
+
 Verdicts = dict[tuple[str, str, str], dict[str, Any]]
 
-NO_DTYPE = "-"
-_CLASSES = {
-    "bool, integers, float16, bfloat16, float32": {
-        *("bool", "uint8", "int8", "int16", "int32", "int64"),
-        *("float16", "bfloat16", "float32"),
-    },
-    "float64 and complex": {"float64", "complex32", "complex64", "complex128"},
-    "unsigned 16 to 64 bits, float8": {
-        *("uint16", "uint32", "uint64"),
-        *("float8_e4m3fn", "float8_e5m2", "float8_e4m3fnuz", "float8_e5m2fnuz"),
-    },
-}
-_SHORT = {
-    "bool": "b8",
-    **{
-        f"{kind}int{bits}": f"{kind[:1] or ''}i{bits}".replace("ui", "u")
-        for kind in ("", "u")
-        for bits in (8, 16, 32, 64)
-    },
-    "float16": "f16",
-    "bfloat16": "bf16",
-    "float32": "f32",
-    "float64": "f64",
-    "complex32": "c32",
-    "complex64": "c64",
-    "complex128": "c128",
-    "float8_e4m3fn": "e4m3fn",
-    "float8_e5m2": "e5m2",
-    "float8_e4m3fnuz": "e4m3fnuz",
-    "float8_e5m2fnuz": "e5m2fnuz",
-}
 _EACH_PAIR = ("forward", "noncontiguous", "out", "inplace")
 
 _HEAD = """\
@@ -62,12 +33,11 @@ def render(verdicts: Verdicts) -> str:
 def _totals(verdicts: Verdicts) -> str:
     lines = ["| check | dtypes | pass | of | |", "| --- | --- | ---: | ---: | ---: |"]
     for check in (*_EACH_PAIR, "grad"):
-        for title, dtypes in _CLASSES.items():
-            lines += _total(
-                check, title, (v for v in verdicts.values() if v["check"] == check and v["dtype"] in dtypes)
-            )
+        of_check = [v for v in verdicts.values() if v["check"] == check]
+        for key, names in CLASSES.items():
+            lines += _total(check, TITLES[key], (v for v in of_check if v["dtype"] in names))
         if check == "forward":
-            lines += _total(check, "all", (v for v in verdicts.values() if v["check"] == check))
+            lines += _total(check, "all", of_check)
     for check, title in (("errors", "type of the error"), ("messages", "words of the error")):
         lines += _total(check, title, (v for v in verdicts.values() if v["check"] == check))
     return "\n".join(lines) + "\n"
@@ -94,7 +64,7 @@ def _operators(verdicts: Verdicts) -> str:
             f"| {name} | {_passing(rows, 'forward')} | {_passing(rows, 'grad')} | {failing} "
             f"| {'on the CPU: ' + ', '.join(where) if where else 'native' if _passing(rows, 'forward') else ''} |"
         )
-    legend = ", ".join(f"{short} {name}" for name, short in _SHORT.items())
+    legend = ", ".join(f"{short} {name}" for name, short in SHORT.items())
     return "\n".join([*textwrap.wrap(f"Short names: {legend}.", 118), "", *lines]) + "\n"
 
 
@@ -104,4 +74,4 @@ def _passing(rows: list[dict[str, Any]], check: str) -> str:
 
 def _dtypes(rows: Iterable[dict[str, Any]]) -> str:
     names = {v["dtype"] for v in rows}
-    return " ".join(short for name, short in _SHORT.items() if name in names)
+    return " ".join(short for name, short in SHORT.items() if name in names)

@@ -1,0 +1,56 @@
+"""The one list of what is expected to fail: failures.json, a row for an operator, a check, dtypes and the reason.
+
+Written by the sweep (`--failures`), read by tests/ops/test_opinfo.py.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+PATH = Path(__file__).with_name("failures.json")
+
+
+@dataclass(frozen=True)
+class Failure:
+    operator: str
+    check: str
+    dtypes: tuple[str, ...]
+    quick: bool
+    """Whether the quick part shows it, or only samples beyond."""
+    reason: str
+
+    @property
+    def ends_the_process(self) -> bool:
+        return self.reason.startswith(("the process", "no answer"))
+
+
+def load(path: Path = PATH) -> dict[tuple[str, str, str], Failure]:
+    """Expected failures by (operator, dtype, check)."""
+    rows = [Failure(**{**row, "dtypes": tuple(row["dtypes"])}) for row in json.loads(path.read_text())]
+    return {(row.operator, dtype, row.check): row for row in rows for dtype in row.dtypes}
+
+
+def write(verdicts: Iterable[dict[str, Any]], path: Path = PATH) -> None:
+    """One row a line for the failing verdicts; dtypes that fail alike share a row, with the worst of their reasons."""
+    alike: defaultdict[tuple[str, str, bool, str], list[dict[str, Any]]] = defaultdict(list)
+    for verdict in verdicts:
+        if verdict["status"] == "fail":
+            kind = "a wrong value" if verdict["ratio"] else verdict["error"]
+            alike[verdict["op"], verdict["check"], verdict["failed_quick"] > 0, kind].append(verdict)
+    rows = []
+    for (operator, check, quick, _), group in sorted(alike.items()):
+        worst = max(group, key=lambda v: v["ratio"] or 0.0)
+        dtypes = tuple(sorted(v["dtype"] for v in group))
+        rows.append(Failure(operator, check, dtypes, quick, _reason(worst)))
+    lines = ",\n".join(json.dumps(asdict(row)) for row in rows)
+    path.write_text(f"[\n{lines}\n]\n")
+
+
+def _reason(verdict: dict[str, Any]) -> str:
+    share = f"{verdict['failed']} of {verdict['judged']} samples: " if verdict["failed"] < verdict["judged"] else ""
+    return share + verdict["error"]
