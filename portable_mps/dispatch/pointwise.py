@@ -235,7 +235,7 @@ def _positions(row: Pointwise, name: str) -> tuple[list[int], list[int], list[in
         if "Tensor" in kind:
             if not argument.is_out and not (written and len(inputs) == row.inputs):
                 inputs.append(i)
-        elif kind == "number" and tensors < row.inputs:
+        elif kind == "number" and tensors < row.inputs and len(inputs) < row.inputs:
             inputs.append(i)  # a number where the row has a tensor: it takes part in promotion
         elif kind in ("number", "float", "int", "bool"):
             scalars.append(i)
