@@ -13,11 +13,13 @@ from typing import Any
 import torch
 
 from portable_mps.dispatch.launch import grid, launch
-from portable_mps.dispatch.promotion import Storage, storage, storage_of_code
+from portable_mps.dispatch.promotion import storage
 from portable_mps.dispatch.strided import collapse
 from portable_mps.runtime.kernel import Template
 
-_COMPLEX_CODES = {torch.complex64: 9, torch.complex128: 10}  # torch's ScalarType numbers
+MOST_TURNS = 30000
+"""Turns of all loops of a thread. Mesa's software driver ends loops after 65535 turns in a dispatch, without an error:
+longer work is several dispatches."""
 _CPU_NAMES = {
     torch.float16: "Half",
     torch.bfloat16: "BFloat16",
@@ -76,6 +78,7 @@ def _as_stack(tensor: torch.Tensor) -> torch.Tensor | None:
 
 def stack(tensor: torch.Tensor) -> torch.Tensor:
     """(..., m, n) as (batch, m, n), a view where that can be, for reading."""
+    tensor = tensor.resolve_conj()
     view = _as_stack(tensor) if tensor.numel() else None
     return tensor.reshape(math.prod(tensor.shape[:-2]), *tensor.shape[-2:]) if view is None else view
 
@@ -89,15 +92,14 @@ def stacked_in_place(tensor: torch.Tensor) -> Iterator[torch.Tensor]:
         tensor.copy_(view.view(tensor.shape))
 
 
-def _number(dtype: torch.dtype) -> Storage:
-    return storage_of_code(_COMPLEX_CODES[dtype]) if dtype.is_complex else storage(dtype)
+def threads_for(size: int) -> tuple[int, int]:
+    """Threads of a workgroup, and how many of them are rows, for matrices of `size` rows."""
+    return (32, 8) if size <= 32 else (256, 32)
 
 
 class MatrixKernel:
     """An entry point whose `Params` are `matrices` fields MATRIX(name), `pointers` addresses with the distance of two
     matrices' elements behind the last one, and `numbers` uint32 fields.
-
-    blocks: whether a workgroup has a few columns of a matrix, as many as COLUMNS, in place of a whole one.
     """
 
     def __init__(self, stem: str, entry: str, matrices: int, pointers: int, numbers: int) -> None:
@@ -122,7 +124,7 @@ class MatrixKernel:
         whole matrix.
         """
         batch = matrices[0].shape[0]
-        threads, rows = (32, 8) if size <= 32 else (256, 32)
+        threads, rows = threads_for(size)
         each = threads if per_thread else threads // rows
         groups = batch if columns is None else batch * -(-columns // each)
         dtype = matrices[0].dtype
@@ -136,9 +138,10 @@ class MatrixKernel:
             [*arguments, *pointers, distance, batch, *numbers],
             [t for t in given if all(t is not w for w in writes)],
             writes,
-            NUMBER=_number(dtype).type,
+            NUMBER=storage(dtype, complex=True).type,
             REAL=storage(dtype.to_real()).type,
             IS_COMPLEX=int(dtype.is_complex),
+            EPSILON=f"REAL({torch.finfo(dtype).eps!r})",
             THREADS=threads,
             ROWS=rows,
         )

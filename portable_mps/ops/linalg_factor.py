@@ -1,26 +1,64 @@
-"""Cholesky and LU factorisations, and what is read off them: determinants."""
+"""Cholesky and LU factorisations."""
 
 from __future__ import annotations
 
 import torch
 
 from portable_mps.dispatch.registry import implements
-from portable_mps.ops.linalg import (
-    MatrixKernel,
-    check_dtype,
-    check_square,
-    stacked_in_place,
-)
+from portable_mps.ops.linalg import MOST_TURNS, MatrixKernel, check_dtype, check_square, stacked_in_place
+from portable_mps.ops.linalg_solve import interchange, substitute
+from portable_mps.ops.matmul import product
 
 _cholesky = MatrixKernel("linalg_factor", "cholesky", 1, 2, 5)
 _lu = MatrixKernel("linalg_factor", "lu", 1, 2, 5)
+# Rows and columns of a matrix that one kernel factors; of larger ones, those of a panel. The rest of a large matrix is
+# updated by a matrix product (Golub and Van Loan, "Matrix Computations", 4th edition, 3.2.11 and 4.2.9).
+_WHOLE = 128
+_PANEL = 32
 
 
 def factor_cholesky(a: torch.Tensor, info: torch.Tensor) -> None:
-    """a (batch, n, n): the lower triangle becomes L with A = L L^H. info (batch), int32: LAPACK's potrf's."""
+    """a (batch, n, n) with zeros above the diagonal becomes L with A = L L^H. info (batch), int32: LAPACK's potrf's."""
     info.zero_()
     n = a.shape[-1]
-    _cholesky((a,), (0, info), 0, (n, n, 0, 0), n, (a, info))
+    width = n if n <= _WHOLE else _PANEL
+    for first in range(0, n, max(width, 1)):
+        last = min(first + width, n)
+        block = a[:, first:last, first:last]
+        _cholesky((block,), (0, info), 0, (last - first, last - first, first, 0), width, (a, info))
+        if last < n:
+            below, rest = a[:, last:, first:last], a[:, last:, last:]
+            # X L^H = B is conj(L) X^T = B^T.
+            substitute(block, below.mT, upper=False, conjugated=True)
+            product(below, below.mH, rest, rest, -1, 1)
+    if width < n:
+        a.tril_()
+
+
+def factor_lu(a: torch.Tensor, pivots: torch.Tensor, info: torch.Tensor, pivot: bool = True) -> None:
+    """a (batch, m, n) becomes L and U, pivots (batch, min(m, n)) and info (batch) are LAPACK's getrf's.
+
+    Without `pivot` there are no interchanges.
+    """
+    info.zero_()
+    m, n = a.shape[-2:]
+    steps = pivots.shape[-1]
+    width = steps if max(m, n) <= _WHOLE else min(_PANEL, max(1, MOST_TURNS // (m // 8 + 32)))
+    for first in range(0, steps, max(width, 1)):
+        last = min(first + width, steps)
+        whole = width == steps
+        panel = a[:, first:, first : n if whole else last]
+        order = pivots[:, first:last]
+        _lu((panel,), (order, info), steps, (m - first, panel.shape[-1], first, int(pivot)), m, (a, pivots, info))
+        if whole:
+            break
+        if pivot:
+            interchange(a[:, :, :first], order, first=first)
+            interchange(a[:, :, last:], order, first=first)
+        if last < n:
+            row, rest = a[:, first:last, last:], a[:, last:, last:]
+            substitute(a[:, first:last, first:last], row, upper=False, unit=True)
+            product(a[:, last:, first:last], row, rest, rest, -1, 1)
 
 
 @implements("linalg_cholesky_ex.L")
@@ -29,9 +67,12 @@ def linalg_cholesky_ex(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     check_dtype("cholesky_cpu", self)
     L.copy_(self.triu() if upper else self.tril())
+    errors = info if info.is_contiguous() else torch.empty_like(info, memory_format=torch.contiguous_format)
     with stacked_in_place(L) as factor:
         # U^T is the lower factor of A^T, which lies in memory as A's upper triangle does.
-        factor_cholesky(factor.mT if upper else factor, info)
+        factor_cholesky(factor.mT if upper else factor, errors)
+    if errors is not info:
+        info.copy_(errors)
     if check_errors:
         torch._linalg_check_errors(info, "torch.linalg.cholesky_ex", is_matrix=self.dim() == 2)
     return L, info
@@ -60,13 +101,13 @@ def linalg_lu_factor_ex(
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     check_dtype("lu_cpu", A)
     LU.copy_(A)
-    info.zero_()
     order = pivots if pivots.is_contiguous() else torch.empty_like(pivots, memory_format=torch.contiguous_format)
-    m, n = A.shape[-2:]
+    errors = info if info.is_contiguous() else torch.empty_like(info, memory_format=torch.contiguous_format)
     with stacked_in_place(LU) as factor:
-        _lu((factor,), (order, info), min(m, n), (m, n, 0, int(pivot)), max(m, n), (factor, order, info))
-    if order is not pivots:
-        pivots.copy_(order)
+        factor_lu(factor, order.view(factor.shape[0], order.shape[-1]), errors, pivot)
+    for given, result in ((pivots, order), (info, errors)):
+        if result is not given:
+            given.copy_(result)
     if check_errors:
         torch._linalg_check_errors(info, "torch.linalg.lu_factor_ex", is_matrix=A.dim() == 2)
     return LU, pivots, info

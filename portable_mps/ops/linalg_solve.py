@@ -8,6 +8,7 @@ import torch
 
 from portable_mps.dispatch.registry import implements
 from portable_mps.ops.linalg import (
+    MOST_TURNS,
     MatrixKernel,
     check_dtype,
     check_square,
@@ -19,8 +20,8 @@ from portable_mps.ops.linalg import (
 )
 from portable_mps.ops.matmul import product
 
-_triangular = MatrixKernel("linalg_solve", "triangular", 2, 1, 5)
-_interchange = MatrixKernel("linalg_solve", "interchange", 2, 1, 5)
+_triangular = MatrixKernel("linalg_solve", "triangular", 2, 1, 6)
+_interchange = MatrixKernel("linalg_solve", "interchange", 2, 1, 6)
 _UPPER, _UNIT, _CONJUGATE, _BACKWARD = 1, 2, 4, 8
 _WHOLE = 128  # equations that one kernel solves; more are split, so that most of the work is matrix products
 
@@ -42,7 +43,7 @@ def substitute(
     n, width = b.shape[-2:]
     if n <= _WHOLE:
         flags = _UPPER * upper | _UNIT * unit | _CONJUGATE * conjugated
-        _triangular((a, b), (0,), 0, (n, width, 0, flags), n, (b,), columns=width)
+        _triangular((a, b), (0,), 0, (n, width, 0, 0, flags), n, (b,), columns=width)
         return
     half = n // 2
     top, bottom = slice(0, half), slice(half, n)
@@ -53,13 +54,16 @@ def substitute(
     substitute(a[:, second, second], b[:, second], upper, unit, conjugated=conjugated)
 
 
-def interchange(b: torch.Tensor, pivots: torch.Tensor, backward: bool) -> None:
-    """Interchange rows k and pivots[k] - 1 of b (batch, m, k), in order or backward. pivots (batch, count), int32."""
+def interchange(b: torch.Tensor, pivots: torch.Tensor, backward: bool = False, first: int = 0) -> None:
+    """Interchange rows first + k and pivots[k] - 1 of b (batch, m, k), in order or backward. pivots (batch, count)."""
     m, width = b.shape[-2:]
-    count = pivots.shape[-1]
-    pivots = pivots.contiguous()
-    numbers = (m, width, count, _BACKWARD * backward)
-    _interchange((b, b), (pivots,), count, numbers, width, (b,), columns=width, per_thread=True)
+    if pivots.stride(-1) != 1:
+        pivots = pivots.contiguous()
+    parts = range(0, pivots.shape[-1], MOST_TURNS)
+    for start in reversed(parts) if backward else parts:
+        part = pivots[:, start : start + MOST_TURNS]
+        numbers = (m, width, part.shape[-1], first + start, _BACKWARD * backward)
+        _interchange((b, b), (part,), pivots.stride(0), numbers, width, (b,), columns=width, per_thread=True)
 
 
 def substitute_factors(

@@ -4,7 +4,7 @@ import pytest
 import torch
 from support import assert_same, compare
 
-DTYPES = (torch.float32, torch.float64, torch.complex64)
+DTYPES = (torch.float32, torch.float64, torch.complex64, torch.complex128)
 SHAPES = ((0, 0), (1, 1), (0, 3, 3), (2, 0, 0), (2, 3, 5, 5), (40, 40), (200, 200))
 LIMITS = {"rtol": 1e-3, "atol": 1e-3}
 
@@ -51,7 +51,7 @@ def test_cholesky_gradient():
     compare(lambda x: torch.linalg.cholesky(x @ x.mT + 1), sample(2, 3, 3) + 2 * torch.eye(3), grad=True, **LIMITS)
 
 
-@pytest.mark.parametrize("shape", [*SHAPES, (7, 4), (4, 7), (3, 60, 30), (150, 250)], ids=str)
+@pytest.mark.parametrize("shape", [*SHAPES, (7, 4), (4, 7), (3, 60, 30), (150, 250), (2, 300, 300)], ids=str)
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_lu(dtype, shape):
     a = sample(*shape, dtype=dtype)

@@ -1,0 +1,115 @@
+"""QR factorisations by Householder reflections, products with their Q, and least squares by them."""
+
+from __future__ import annotations
+
+import torch
+
+from portable_mps.dispatch.registry import implements
+from portable_mps.ops.linalg import (
+    MOST_TURNS,
+    MatrixKernel,
+    check_dtype,
+    columns_copy,
+    columns_empty,
+    stack,
+    stacked_in_place,
+)
+
+_factor = MatrixKernel("linalg_qr", "factor", 2, 1, 5)
+_apply = MatrixKernel("linalg_qr", "apply", 2, 1, 5)
+_WHOLE = 128  # rows and columns of a matrix that one kernel factors; larger ones go panel by panel
+_PANEL = 16
+_BACKWARD, _CONJUGATE_TAU, _CONJUGATE_VECTORS = 1, 2, 4
+
+
+def factor_qr(a: torch.Tensor, tau: torch.Tensor) -> None:
+    """a (batch, m, n) becomes R and, below its diagonal, the vectors of the reflections; tau (batch, min(m, n))."""
+    m, n = a.shape[-2:]
+    steps = tau.shape[-1]
+    width = steps if max(m, n) <= _WHOLE else max(1, min(_PANEL, MOST_TURNS // (m // 2)))
+    for first in range(0, steps, max(width, 1)):
+        last = min(first + width, steps)
+        panel = a[:, first:, first : n if width == steps else last]
+        scales = tau[:, first:last]
+        numbers = (m - first, panel.shape[-1], last - first, 0)
+        _factor((panel, panel), (scales,), tau.stride(0), numbers, m, (a, tau))
+        if width < steps and last < n:
+            apply_q(panel, scales, a[:, first:, last:], adjoint=True)
+
+
+def apply_q(
+    vectors: torch.Tensor, tau: torch.Tensor, c: torch.Tensor, left: bool = True, adjoint: bool = False
+) -> None:
+    """c := op(Q) c, or c op(Q), for Q = H_1 ... H_k of vectors (batch, m, >= k) and tau (batch, k)."""
+    flags = _CONJUGATE_TAU * adjoint
+    # c Q is (Q^T c^T)^T: the reflections in their order, of conjugate vectors.
+    flags |= _BACKWARD * (not adjoint) if left else _BACKWARD * adjoint | _CONJUGATE_VECTORS
+    c = c if left else c.mT
+    if tau.stride(-1) != 1:
+        tau = tau.contiguous()
+    m, n = c.shape[-2:]
+    width = max(1, MOST_TURNS // (m // 16 + 8))
+    parts = range(0, tau.shape[-1], width)
+    for first in reversed(parts) if flags & _BACKWARD else parts:
+        scales = tau[:, first : first + width]
+        part = (vectors[:, first:, first:], c[:, first:])
+        _apply(part, (scales,), tau.stride(0), (m - first, n, scales.shape[-1], flags), m, (c,), columns=n)
+
+
+def q_of(vectors: torch.Tensor, tau: torch.Tensor, columns: int) -> torch.Tensor:
+    """The first columns of Q, (batch, m, columns)."""
+    q = columns_empty(vectors, *vectors.shape[:-1], columns).zero_()
+    q.diagonal(dim1=-2, dim2=-1).fill_(1)
+    apply_q(vectors, tau, q)
+    return q
+
+
+@implements("geqrf")
+def geqrf(self: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    if self.dim() < 2:
+        raise RuntimeError("torch.geqrf: input must have at least 2 dimensions.")
+    check_dtype("geqrf_cpu", self)
+    a = columns_copy(self)
+    tau = self.new_empty((*self.shape[:-2], min(self.shape[-2:])))
+    with stacked_in_place(a) as factor:
+        factor_qr(factor, tau.view(factor.shape[0], tau.shape[-1]))
+    return a, tau
+
+
+@implements("linalg_qr.out")
+def linalg_qr(
+    A: torch.Tensor, mode: str = "reduced", *, Q: torch.Tensor, R: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    a, tau = geqrf(A)
+    R.copy_(a[..., : R.shape[-2], :].triu())
+    if mode != "r":
+        vectors = stack(a)
+        q = q_of(vectors, tau.view(vectors.shape[0], tau.shape[-1]), Q.shape[-1])
+        Q.copy_(q.view(Q.shape) if q.numel() else q.reshape(Q.shape))
+    return Q, R
+
+
+@implements("linalg_householder_product")
+def linalg_householder_product(input: torch.Tensor, tau: torch.Tensor) -> torch.Tensor:
+    from torch import _meta_registrations as checks  # 0.5 s: only when needed
+
+    result = checks.linalg_householder_product(input, tau)
+    check_dtype("orgqr_cpu", input)
+    vectors = stack(input)
+    q = q_of(vectors, tau.reshape(vectors.shape[0], tau.shape[-1]), input.shape[-1])
+    return result.copy_(q.reshape(input.shape))
+
+
+@implements("ormqr")
+def ormqr(
+    self: torch.Tensor, input2: torch.Tensor, input3: torch.Tensor, left: bool = True, transpose: bool = False
+) -> torch.Tensor:
+    from torch import _meta_registrations as checks
+
+    checks.ormqr(self, input2, input3, left, transpose)
+    check_dtype("ormqr_cpu", self)
+    result = columns_copy(input3)
+    vectors = stack(self)
+    with stacked_in_place(result) as c:
+        apply_q(vectors, input2.reshape(vectors.shape[0], input2.shape[-1]), c, left, adjoint=transpose)
+    return result
