@@ -23,6 +23,28 @@ _backward_biased = Template("attention", "backward", "QQQQQQ" + _BIAS + _SIZES)
 _SCORE_BYTES = 1 << 28  # scores held at a time
 
 
+def is_fused(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attn_mask: torch.Tensor | None,
+    dropout_p: float,
+    is_causal: bool,
+) -> bool:
+    """Whether the fused kernels take these arguments; torch's composition of other operators takes all."""
+    return (
+        query.dim() == 4
+        and key.dim() == value.dim() == 4
+        and query.is_floating_point()
+        and dropout_p == 0.0
+        and query.shape[:2] == key.shape[:2] == value.shape[:2]
+        and query.shape[3] == key.shape[3]
+        and key.shape[2] == value.shape[2]
+        and 0 not in (*query.shape, *key.shape, *value.shape)
+        and not (attn_mask is not None and (is_causal or attn_mask.requires_grad))
+    )
+
+
 def scaled_dot_product_attention(
     query: torch.Tensor,
     key: torch.Tensor,
@@ -40,18 +62,7 @@ def scaled_dot_product_attention(
             f"Expected query, key, and value to have the same dtype, but got query.dtype: {query.dtype} key.dtype: "
             f"{key.dtype} and value.dtype: {value.dtype} instead."
         )
-    fused = (
-        query.dim() == 4
-        and key.dim() == value.dim() == 4
-        and query.is_floating_point()
-        and dropout_p == 0.0
-        and query.shape[:2] == key.shape[:2] == value.shape[:2]
-        and query.shape[3] == key.shape[3]
-        and key.shape[2] == value.shape[2]
-        and 0 not in (*query.shape, *key.shape, *value.shape)
-        and not (attn_mask is not None and (is_causal or attn_mask.requires_grad))
-    )
-    if not fused:
+    if not is_fused(query, key, value, attn_mask, dropout_p, is_causal):
         return torch.ops.aten._scaled_dot_product_attention_math(
             query, key, value, attn_mask, dropout_p, is_causal, scale=scale, enable_gqa=enable_gqa
         )[0]

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 
 from portable_mps.dispatch.reduction import canonical_dims, check_out
-from portable_mps.dispatch.registry import register
+from portable_mps.dispatch.registry import implements, register
 from portable_mps.dispatch.rows import RowKernel, split_at
 
 _forward = RowKernel("softmax", "forward", tensors=3)
@@ -57,3 +59,43 @@ def _shape(tensor: torch.Tensor, dim: int) -> tuple[int, int, int]:
 
 _register("_softmax", log=False)
 _register("_log_softmax", log=True)
+
+# Masks of attention, where an element that is true takes no part; they are numbered as in ATen.
+_SQUARE, _PADDING, _WHOLE = 0, 1, 2
+
+
+def _expanded(mask: torch.Tensor, input: torch.Tensor, kind: int | None) -> torch.Tensor:
+    """A mask that broadcasts to input (batch, heads, rows, columns) or, the whole mask, has its shape."""
+    if mask.dtype != torch.bool:
+        raise RuntimeError("Mask should be a boolean tensor")
+    if mask.dim() != 2 or input.dim() != 4:
+        kind = _WHOLE
+    if kind is None:
+        raise RuntimeError("Mask Type should be defined")
+    shape = torch.Size(input.shape)
+    expected = {_SQUARE: shape[-2:], _PADDING: (*shape[:1], *shape[-2:-1]), _WHOLE: shape}.get(kind)
+    if expected is None:
+        raise RuntimeError("Mask Type should be 0 (src_mask), 1 (src_key_padding_mask), or 2 (default_mask)")
+    if mask.shape != torch.Size(expected):
+        raise RuntimeError(f"For mask_type == {kind} mask should be of shape {list(expected)}, not {list(mask.shape)}")
+    return mask[:, None, None] if kind == _PADDING else mask
+
+
+@implements("_masked_softmax")
+def masked_softmax(
+    self: torch.Tensor, mask: torch.Tensor, dim: int | None = None, mask_type: int | None = None
+) -> torch.Tensor:
+    """Masked elements become 0; where all are masked, all become NaN."""
+    mask = _expanded(mask, self, mask_type)
+    result = torch.softmax(self.masked_fill(mask, -math.inf), -1 if dim is None else dim)
+    return result
+
+
+@implements("_masked_softmax_backward")
+def masked_softmax_backward(
+    grad_output: torch.Tensor, output: torch.Tensor, mask: torch.Tensor, dim: int | None = None
+) -> torch.Tensor:
+    if not grad_output.shape == output.shape == mask.shape:
+        raise RuntimeError("Mask shape should match grad shape")
+    gradient = torch._softmax_backward_data(grad_output, output, -1 if dim is None else dim, output.dtype)
+    return gradient.masked_fill_(mask, 0)

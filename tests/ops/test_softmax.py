@@ -66,3 +66,16 @@ def test_out_and_errors():
         torch.softmax(on_device, 2)
     with pytest.raises(RuntimeError):
         torch.ops.aten._softmax(on_device, 1, True)
+
+
+def test_masked():
+    x, mask = torch.randn(2, 3, 4, 4), torch.rand(2, 3, 4, 4) > 0.5
+    mask[0, 0, 0] = True  # nothing is left: NaN
+    for dim in (-1, 1):
+        compare(lambda t, m: torch._masked_softmax(t, m, dim, 2), x, mask)  # noqa: B023
+    output = torch._masked_softmax(x, mask, 3, 2).nan_to_num()
+    compare(lambda g, o, m: torch.ops.aten._masked_softmax_backward(g, o, m, 3), torch.randn(2, 3, 4, 4), output, mask)
+    for arguments in ((mask[0], -1, 2), (mask[0, 0], -1, None), (mask[0, 0], -1, 3), (mask.int(), -1, 2)):
+        for device in ("cpu", "mps"):
+            with pytest.raises(RuntimeError):
+                torch._masked_softmax(x.to(device), arguments[0].to(device), *arguments[1:])
