@@ -192,6 +192,29 @@ def glu_backward_out(
     return grad_input
 
 
+_glu_forward_mode = Pointwise("glu_jvp", ("maths::sigmoid(b) * c + a * (C(1) - maths::sigmoid(b)) * d",), 4)
+
+
+@implements("glu_jvp")
+def glu_jvp(glu: torch.Tensor, x: torch.Tensor, dx: torch.Tensor, dim: int) -> torch.Tensor:
+    return _glu_forward_mode((None,), (glu, x.chunk(2, dim)[1], *dx.chunk(2, dim)))[0]
+
+
+@implements("glu_backward_jvp")
+def glu_backward_jvp(
+    grad_x: torch.Tensor, grad_glu: torch.Tensor, x: torch.Tensor, dgrad_glu: torch.Tensor, dx: torch.Tensor, dim: int
+) -> torch.Tensor:
+    """The derivative of glu_backward along (dgrad_glu, dx), by the product rule."""
+    first, second = x.chunk(2, dim)
+    dfirst, dsecond = dx.chunk(2, dim)
+    gate = second.sigmoid()
+    dgate = gate * (1 - gate) * dsecond
+    rest = 1 - gate
+    through_gate = dgrad_glu * gate + grad_glu * dgate
+    slope = through_gate * first * rest + grad_glu * gate * (dfirst * rest - first * dgate)
+    return torch.cat((through_gate, slope), dim)
+
+
 _prelu_backward = Pointwise(
     "prelu_backward", ("b > C(0) ? a : a * c", "b > C(0) ? C(0) : a * b"), 3, promotion=Promotion.SAME
 )

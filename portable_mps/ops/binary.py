@@ -120,6 +120,15 @@ for _name, _sign in {"and": "&&", "or": "||", "xor": "!="}.items():
         Pointwise(f"logical_{_name}", (expression,), 2, promotion=Promotion.BOOL, complex=True), f"logical_{_name}.out"
     )
 
+register(
+    Pointwise("add_relu", ("maths::maximum(a + s0 * b, C(0))",), 2, "c"),
+    "_add_relu.Tensor",
+    "_add_relu_.Tensor",
+    "_add_relu.out",
+    "_add_relu.Scalar",
+    "_add_relu_.Scalar",
+)
+
 # Three tensors.
 register(Pointwise("addcmul", ("a + s0 * b * c",), 3, "c", complex=True), "addcmul.out")
 register(Pointwise("addcdiv", ("a + s0 * maths::div(b, c)",), 3, "c", complex=True), "addcdiv.out")

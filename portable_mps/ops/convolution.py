@@ -13,7 +13,8 @@ import torch
 
 from portable_mps.dispatch.launch import grid, launch
 from portable_mps.dispatch.promotion import storage
-from portable_mps.dispatch.registry import implements
+from portable_mps.dispatch.registry import implements, register
+from portable_mps.dispatch.strided import resized
 from portable_mps.ops.matmul import product, summed_product
 from portable_mps.runtime.kernel import Template
 
@@ -293,3 +294,71 @@ def convolution_backward(
     if output_mask[2]:
         grad_bias = grad_output.sum([0, *range(2, grad_output.dim())])
     return grad_input, grad_weight, grad_bias
+
+
+# What autograd calls on the CPU, by name ------------------------------------------------------------------------------
+
+
+def _register_slow(name: str, dims: int, transposed: bool, dilated: bool) -> None:
+    """One of ATen's convolutions for the CPU, which carry their case in their name."""
+    ones, zeros = (1,) * dims, (0,) * dims
+
+    def forward(
+        self: torch.Tensor,
+        weight: torch.Tensor,
+        kernel_size: Sequence[int],
+        bias: torch.Tensor | None = None,
+        stride: Sequence[int] = ones,
+        padding: Sequence[int] = zeros,
+        *more: Sequence[int],
+    ) -> torch.Tensor:
+        output_padding = more[0] if transposed and more else zeros
+        dilation = more[-1] if more and (dilated or len(more) > 1) else ones
+        return convolution(self, weight, bias, stride, padding, dilation, transposed, output_padding, 1)
+
+    register(name, forward)
+
+
+_register_slow("_slow_conv2d_forward", 2, transposed=False, dilated=False)
+_register_slow("slow_conv3d_forward", 3, transposed=False, dilated=False)
+_register_slow("slow_conv_dilated2d", 2, transposed=False, dilated=True)
+_register_slow("slow_conv_dilated3d", 3, transposed=False, dilated=True)
+_register_slow("slow_conv_transpose2d", 2, transposed=True, dilated=True)
+_register_slow("slow_conv_transpose3d", 3, transposed=True, dilated=True)
+
+
+@implements("_slow_conv2d_backward.output_mask")
+def slow_conv2d_backward(
+    grad_output: torch.Tensor,
+    self: torch.Tensor,
+    weight: torch.Tensor,
+    kernel_size: Sequence[int],
+    stride: Sequence[int],
+    padding: Sequence[int],
+    output_mask: Sequence[bool],
+) -> tuple[torch.Tensor | None, torch.Tensor | None, torch.Tensor | None]:
+    sizes = [weight.size(0)]
+    return convolution_backward(
+        grad_output, self, weight, sizes, stride, padding, (1, 1), False, (0, 0), 1, output_mask
+    )
+
+
+@implements("_slow_conv2d_backward.grad_input")
+def slow_conv2d_backward_out(
+    grad_output: torch.Tensor,
+    self: torch.Tensor,
+    weight: torch.Tensor,
+    kernel_size: Sequence[int],
+    stride: Sequence[int],
+    padding: Sequence[int],
+    *,
+    grad_input: torch.Tensor,
+    grad_weight: torch.Tensor,
+    grad_bias: torch.Tensor,
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    outputs = (grad_input, grad_weight, grad_bias)
+    gradients = slow_conv2d_backward(grad_output, self, weight, kernel_size, stride, padding, [True] * 3)
+    for output, gradient in zip(outputs, gradients, strict=True):
+        assert gradient is not None
+        resized(output, gradient.shape).copy_(gradient)
+    return outputs

@@ -232,6 +232,16 @@ def aminmax_out(
     return min, max
 
 
+@implements("_aminmax")
+def aminmax_of_all(self: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    return torch.aminmax(self)
+
+
+@implements("_aminmax.dim")
+def aminmax_along(self: torch.Tensor, dim: int, keepdim: bool = False) -> tuple[torch.Tensor, torch.Tensor]:
+    return torch.aminmax(self, dim=dim, keepdim=keepdim)
+
+
 # Truth -----------------------------------------------------------------------------------------------
 
 
@@ -272,6 +282,17 @@ def equal(self: torch.Tensor, other: torch.Tensor) -> bool:
     if self.shape != other.shape:
         return False
     return bool((self == other).all())
+
+
+@implements("is_set_to")
+def is_set_to(self: torch.Tensor, tensor: torch.Tensor) -> bool:
+    """Whether both are the same part of the same storage."""
+    return (
+        self.untyped_storage()._cdata == tensor.untyped_storage()._cdata
+        and self.storage_offset() == tensor.storage_offset()
+        and self.shape == tensor.shape
+        and self.stride() == tensor.stride()
+    )
 
 
 # Norms and moments -----------------------------------------------------------------------------------

@@ -48,6 +48,11 @@ register(
     Pointwise("spherical_bessel_j0", (_SPHERICAL,), 1, promotion=Promotion.FLOAT), "special_spherical_bessel_j0.out"
 )
 
+register(
+    Pointwise("airy_ai", ("maths::airy_ai(a)",), 1, promotion=Promotion.FLOAT, modules=("lib.airy",)),
+    "special_airy_ai.out",
+)
+
 # torch 2.11 composes it of others, with gradients; later versions call a kernel of the CPU.
 if not torch._C._dispatch_has_kernel_for_dispatch_key("aten::ldexp.Tensor", "CompositeImplicitAutograd"):
     _WHOLE = "b == maths::round(b) && maths::abs(b) < C(1000)"
@@ -57,6 +62,7 @@ if not torch._C._dispatch_has_kernel_for_dispatch_key("aten::ldexp.Tensor", "Com
             (f"{_WHOLE} ? maths::ldexp(a, int(b)) : a * maths::exp2(b)",),
             2,
             promotion=Promotion.FLOAT,
+            by_type={"Complex": "a * maths::pow(C(2), b)"},
         ),
         "ldexp.Tensor",
         "ldexp_",

@@ -106,3 +106,11 @@ def test_errors(call):
         call("cpu")
     with pytest.raises(expected.type):
         call("mps")
+
+
+def test_gate_in_forward_mode():
+    aten = torch.ops.aten
+    x, dx = torch.randn(4, 6), torch.randn(4, 6)
+    half, other = torch.randn(4, 3), torch.randn(4, 3)
+    compare(lambda a, b: aten.glu_jvp(torch.nn.functional.glu(a, 1), a, b, 1), x, dx)
+    compare(lambda g, a, d, b: aten.glu_backward_jvp(aten.glu_backward(g, a, 1), g, a, d, b, 1), half, x, other, dx)

@@ -250,3 +250,14 @@ def test_functions_of_floats_alone():
     for function in (torch.hypot, torch.logaddexp, torch.nextafter):
         with pytest.raises(NotImplementedError):
             function(integers, integers)
+
+
+def test_add_and_rectify():
+    a, b = torch.randn(4, 6), torch.randn(4, 6)
+    compare(
+        lambda x, y: (torch._add_relu(x, y, alpha=2), torch._add_relu(x, 0.5), torch._add_relu(x, y, out=x.clone())),
+        a,
+        b,
+    )
+    compare(lambda x, y: (torch._add_relu_(x.clone(), y), torch._add_relu_(x.clone(), 0.5)), a, b)
+    compare(torch._add_relu, torch.arange(-3, 3), torch.arange(6))

@@ -120,3 +120,34 @@ def test_errors(call):
 def test_an_operand_on_the_cpu_is_refused():
     with pytest.raises(RuntimeError, match="device"):
         F.conv2d(to_mps(sample(1, 2, 5, 5)), sample(3, 2, 3, 3))
+
+
+SLOW = {
+    "_slow_conv2d_forward": lambda b: ([3, 3], b, [2, 1], [1, 0]),
+    "slow_conv_dilated2d": lambda b: ([3, 3], b, [2, 1], [1, 2], [2, 1]),
+    "slow_conv_transpose2d": lambda b: ([3, 3], b, [2, 2], [1, 0], [1, 1], [1, 1]),
+    "slow_conv3d_forward": lambda b: ([3, 3, 3], b, [2, 1, 1], [1, 0, 1]),
+    "slow_conv_dilated3d": lambda b: ([3, 3, 3], b, [1, 1, 1], [1, 1, 1], [2, 2, 2]),
+    "slow_conv_transpose3d": lambda b: ([3, 3, 3], b),
+}
+
+
+@pytest.mark.parametrize("name", SLOW)
+def test_named_for_the_cpu(name):
+    """What autograd records on the CPU, called directly."""
+    call, rank = getattr(torch.ops.aten, name), 3 if "3d" in name else 2
+    shape = (3, 4) if "transpose" in name else (4, 3)
+    image, weight, bias = torch.randn(2, 3, *(6,) * rank), torch.randn(*shape, *(3,) * rank), torch.randn(4)
+    compare(lambda i, w, b: call(i, w, *SLOW[name](b)), image, weight, bias, rtol=1e-4, atol=1e-4)
+
+
+def test_gradient_named_for_the_cpu():
+    call, geometry = torch.ops.aten._slow_conv2d_backward, ([3, 3], [1, 1], [0, 0])
+    tensors = torch.randn(2, 4, 5, 5), torch.randn(2, 3, 7, 7), torch.randn(4, 3, 3, 3)
+    compare(lambda g, i, w: call(g, i, w, *geometry, [True, False, True]), *tensors, rtol=1e-4, atol=1e-4)
+
+    def into(g, i, w):
+        outputs = {"grad_input": g.new_empty(0), "grad_weight": torch.empty_like(w), "grad_bias": g.new_empty(4)}
+        return call(g, i, w, *geometry, **outputs)
+
+    compare(into, *tensors, rtol=1e-4, atol=1e-4)

@@ -253,3 +253,7 @@ def test_large_sum_is_accurate():
     actual = to_mps(x).sum().item()
     assert abs(actual - x.double().sum().item()) < 0.1
     assert_same(to_mps(x)[1:].sum(), x[1:].sum(), rtol=1e-6, atol=0)
+
+
+def test_whether_set_to():
+    compare(lambda x: [x.is_set_to(y) for y in (x.view(-1), x[:], x[1:], x.t(), x.clone())], torch.ones(3, 4))

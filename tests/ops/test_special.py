@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from support import compare
+from support import assert_same, compare
 
 CHEBYSHEV = [f"{prefix}chebyshev_polynomial_{kind}" for prefix in ("", "shifted_") for kind in "tuvw"]
 POLYNOMIALS = [*CHEBYSHEV, "hermite_polynomial_h", "hermite_polynomial_he", "laguerre_polynomial_l"]
@@ -59,3 +59,13 @@ def test_ldexp():
         compare(lambda t, e: t.clone().ldexp_(e), x, exponent)
     compare(torch.ldexp, torch.arange(7), torch.arange(-3, 4))
     compare(lambda t: torch.ldexp(t, torch.tensor(3, device=t.device)), x[:3], grad=True)
+
+
+def test_airy():
+    """Against Ai itself, where ATen lacks a term of two of its denominators."""
+    mpmath = pytest.importorskip("mpmath")
+    x = torch.cat([torch.linspace(-60, 20, 400), torch.tensor([-2.09, 0.0, 2.09, 103.0, 104.0])]).double()
+    exact = torch.tensor([float(mpmath.airyai(value)) for value in x.tolist()], dtype=torch.float64)
+    assert_same(torch.special.airy_ai(x.to("mps")), torch.where(x > 103.892, 0, exact), rtol=1e-12, atol=1e-13)
+    assert_same(torch.special.airy_ai(x[200:].float().to("mps")), exact[200:].float(), rtol=2e-5, atol=2e-6)
+    compare(torch.special.airy_ai, torch.tensor([float("inf"), -float("inf"), float("nan"), 200]))
