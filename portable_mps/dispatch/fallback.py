@@ -1,7 +1,7 @@
 """What happens with an operator that has no kernel of its own.
 
-In this order: torch's decomposition of it (torch._decomp), its functional form for a form that writes, the CPU with a
-warning when the user asked for that, and a clear error.
+In this order: the CPU with a warning for those in ON_CPU, torch's decomposition of it (torch._decomp), its functional
+form for a form that writes, the CPU with a warning when the user asked for that, and a clear error.
 """
 
 from __future__ import annotations
@@ -22,6 +22,15 @@ from portable_mps.dispatch import registry
 fallen_back: dict[str, int] = {}
 """How often each operator ran on the CPU in this process."""
 
+_SERIAL = "the eigenvalues of a general matrix come of one long chain of small steps, which LAPACK does best"
+ON_CPU = {
+    "aten::linalg_eig": _SERIAL,
+    "aten::linalg_eig.out": _SERIAL,
+    "aten::_linalg_eigvals": _SERIAL,
+    "aten::linalg_eigvals.out": _SERIAL,
+}
+"""Operators that run on the CPU without being asked to, and why."""
+
 _ERROR = (
     "The operator '{name}' is not currently implemented for the MPS device. If you want this op to be considered for "
     "addition please open an issue of portable-mps. As a temporary fix, you can set the environment variable "
@@ -32,6 +41,7 @@ _WARNING = (
     "The operator '{name}' is not currently supported on the MPS backend and will fall back to run on the CPU. This "
     "may have performance implications."
 )
+_WARNING_WITH_REASON = "The operator '{name}' runs on the CPU, and its tensors are copied there and back: {reason}."
 
 
 class _Running(threading.local):
@@ -45,7 +55,7 @@ _running = _Running()
 
 
 def _without_kernel(op: torch._ops.OpOverload, *args: Any, **kwargs: Any) -> Any:
-    run = None if op in _running.ops else _decomposed(op)
+    run = None if op in _running.ops or op.name() in ON_CPU else _decomposed(op)
     if run is None:
         return _on_cpu(op, args, kwargs)
     _running.ops.add(op)
@@ -116,10 +126,12 @@ def _into_self(functional: torch._ops.OpOverload, self: torch.Tensor, *args: Any
 def _on_cpu(op: torch._ops.OpOverload, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """Copy the tensors over, run, copy what was written back and the results to the device."""
     name = op.name()
-    if not settings.fallback_enabled():
+    reason = ON_CPU.get(name)
+    if reason is None and not settings.fallback_enabled():
         raise NotImplementedError(_ERROR.format(name=name))
     if name not in fallen_back:
-        warnings.warn(_WARNING.format(name=name), UserWarning, stacklevel=2)
+        text = _WARNING if reason is None else _WARNING_WITH_REASON
+        warnings.warn(text.format(name=name, reason=reason), UserWarning, stacklevel=2)
     fallen_back[name] = fallen_back.get(name, 0) + 1
 
     schema = op._schema

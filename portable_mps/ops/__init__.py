@@ -26,6 +26,7 @@ FAMILIES = (
     "linalg_solve",
     "linalg_exp",
     "linalg_spectral",
+    "linalg_lstsq",
     "loss",
     "margin",
     "matmul",
