@@ -6,12 +6,13 @@ import warnings
 
 import pytest
 import torch
-from opinfo import compare
+from opinfo import compare, failures
 from opinfo.samples import Mover, reseeded
 from torch.testing._internal.common_modules import module_db
 from torch.testing._internal.common_utils import noncontiguous_like
 from torch.utils import _pytree as pytree
 
+as_listed = failures.marks("info")
 IDS = [info.name for info in module_db]
 every_module = pytest.mark.parametrize("info", module_db, ids=IDS)
 every_mode = pytest.mark.parametrize("training", [True, False], ids=["train", "eval"])
@@ -24,12 +25,22 @@ def _quiet():
         yield
 
 
-def cases(info, training, dtype=torch.float32):
-    """A module on the CPU and the arguments of its forward, for each of torch's inputs."""
+# Some losses have hundreds of inputs, which cost a kernel each; `--opinfo=full` takes them all.
+QUICK = 6
+
+
+@pytest.fixture
+def limit(request):
+    return None if request.config.getoption("opinfo") == "full" else QUICK
+
+
+def cases(info, training, limit, dtype=torch.float32):
+    """A module on the CPU and the arguments of its forward, for each of torch's inputs or an even choice of them."""
     torch.manual_seed(0)
-    for case in info.module_inputs_func(info, "cpu", dtype, requires_grad=True, training=training):
-        if case.forward_input is None:
-            continue
+    inputs = info.module_inputs_func(info, "cpu", dtype, requires_grad=True, training=training)
+    inputs = [case for case in inputs if case.forward_input is not None]
+    step = 1 if limit is None else -(-len(inputs) // limit)
+    for case in inputs[::step]:
         torch.manual_seed(0)
         module = info.module_cls(*case.constructor_input.args, **case.constructor_input.kwargs)
         module.to(dtype).train(training)
@@ -72,24 +83,24 @@ def assert_like_cpu(info, module, arguments, dtype=torch.float32):
 
 @every_module
 @every_mode
-def test_forward_and_backward(info, training):
-    for module, arguments in cases(info, training):
+def test_forward_and_backward(info, training, limit):
+    for module, arguments in cases(info, training, limit):
         assert_like_cpu(info, module, arguments)
 
 
 @every_module
-def test_noncontiguous(info):
+def test_noncontiguous(info, limit):
     def strided(value):
         return noncontiguous_like(value) if isinstance(value, torch.Tensor) else value
 
-    for module, arguments in cases(info, training=True):
+    for module, arguments in cases(info, training=True, limit=limit):
         assert_like_cpu(info, module, pytree.tree_map(strided, arguments))
 
 
 @every_module
-def test_state_dict(info):
+def test_state_dict(info, limit):
     """What the device's module saves, a module on the CPU loads, and the other way round."""
-    for module, arguments in cases(info, training=False):
+    for module, arguments in cases(info, training=False, limit=limit):
         on_device = copy.deepcopy(module).to("mps")
         saved = io.BytesIO()
         torch.save(on_device.state_dict(), saved)

@@ -1,6 +1,7 @@
 """The one list of what is expected to fail: failures.json, a row for an operator, a check, dtypes and the reason.
 
-Written by the sweep (`--failures`), read by tests/ops/test_opinfo.py.
+Rows of operators are written by the sweep (`--failures`) and read by tests/ops/test_opinfo.py. Rows of modules and
+optimisers name a test as their check and are written by hand.
 """
 
 from __future__ import annotations
@@ -11,6 +12,8 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
+
+import pytest
 
 PATH = Path(__file__).with_name("failures.json")
 
@@ -35,6 +38,20 @@ def load(path: Path = PATH) -> dict[tuple[str, str, str], Failure]:
     return {(row.operator, dtype, row.check): row for row in rows for dtype in row.dtypes}
 
 
+def marks(parameter: str) -> Any:
+    """A fixture for a test file: tests whose `parameter` has a row are expected to fail, and only they."""
+    listed = load()
+
+    @pytest.fixture(autouse=True)
+    def as_listed(request: pytest.FixtureRequest) -> None:
+        name = request.node.callspec.params[parameter].name
+        row = listed.get((name, "-", request.node.originalname))
+        if row is not None:
+            request.applymarker(pytest.mark.xfail(reason=row.reason, strict=True))
+
+    return as_listed
+
+
 def write(verdicts: Iterable[dict[str, Any]], path: Path = PATH) -> None:
     """One row a line for the failing verdicts; dtypes that fail alike share a row, with the worst of their reasons."""
     alike: defaultdict[tuple[str, str, bool, str], list[dict[str, Any]]] = defaultdict(list)
@@ -47,6 +64,8 @@ def write(verdicts: Iterable[dict[str, Any]], path: Path = PATH) -> None:
         worst = max(group, key=lambda v: v["ratio"] or 0.0)
         dtypes = tuple(sorted(v["dtype"] for v in group))
         rows.append(Failure(operator, check, dtypes, quick, _reason(worst)))
+    by_hand = {row for row in load(path).values() if row.check.startswith("test_")} if path.exists() else set()
+    rows += sorted(by_hand, key=lambda row: (row.operator, row.check))
     lines = ",\n".join(json.dumps(asdict(row)) for row in rows)
     path.write_text(f"[\n{lines}\n]\n")
 

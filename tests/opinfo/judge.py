@@ -27,6 +27,9 @@ QUICK = 4
 """How many samples the quick part takes, and how many more of other structures."""
 
 Sample = Any  # torch.testing._internal.opinfo.core.SampleInput
+# Their saved mean and deviation are float32 for half types on torch's GPUs, of the input's dtype on its CPU.
+_WITH_STATISTICS = {"_batch_norm_with_update", "_native_batch_norm_legit", "native_batch_norm"}
+_WITH_STATISTICS |= {"native_group_norm", "native_layer_norm"}
 _RESIZED = "An output with one or more elements"
 
 
@@ -146,6 +149,8 @@ def _compared(op: Any, dtype: torch.dtype, function: Callable[..., Any], sample:
 
 def _processed(op: Any, sample: Sample, result: Any) -> Any:
     """Make equal what an operator may choose: the signs of singular vectors (torch's function), ties (ours)."""
+    if op.name in _WITH_STATISTICS and isinstance(result, tuple):
+        result = (result[0], *(t.to(result[0].dtype) for t in result[1:]))
     return ties.resolve(op, sample, sample.output_process_fn_grad(result))
 
 
