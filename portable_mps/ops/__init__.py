@@ -27,6 +27,7 @@ FAMILIES = (
     "linalg_exp",
     "linalg_spectral",
     "linalg_lstsq",
+    "linalg_ldl",
     "loss",
     "margin",
     "matmul",
