@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from portable_mps.dispatch.reduction import Accumulate, Reduction, canonical_dims, check_out, reduced_shape
-from portable_mps.dispatch.registry import implements, register
+from portable_mps.dispatch.registry import implements, register, register_composite
 
 Dims = int | Sequence[int] | None
 
@@ -23,6 +23,9 @@ _range = Reduction("range", "{ HIGHEST, LOWEST }", "span(s, { a, a })", "span(x,
 _any = Reduction("any", "0u", "s | (cast_bool(a) ? 1u : 0u)", "x | y", state="uint")
 _all = Reduction("all", "1u", "s & (cast_bool(a) ? 1u : 0u)", "x & y", state="uint")
 _count = Reduction("count_nonzero", "Index(0)", "s + (cast_bool(a) ? 1 : 0)", "x + y", state="Index")
+
+
+_hash = Reduction("hash", "0ull", "s ^ double_bits(a)", "x ^ y", state="uint64_t")
 
 
 def _ranked(name: str, identity: str, better: str, results: tuple[str, ...]) -> Reduction:
@@ -274,6 +277,18 @@ def count_nonzero(self: torch.Tensor, dim: Dims) -> torch.Tensor:
     return out
 
 
+@implements("hash_tensor.out")
+def hash_tensor_out(
+    self: torch.Tensor, dim: Dims = (), *, keepdim: bool = False, mode: int = 0, out: torch.Tensor
+) -> torch.Tensor:
+    """The exclusive or of the elements' bits as float64 or int64."""
+    if mode != 0:
+        raise RuntimeError(f"Unknown hash_tensor mode: {mode}")
+    _require_elements("hash_tensor", self, list(dim) if isinstance(dim, Sequence) else dim)
+    _into(_hash, (out,), self, dim, keepdim, torch.uint64)
+    return out
+
+
 @implements("equal")
 def equal(self: torch.Tensor, other: torch.Tensor) -> bool:
     """The one reduction whose result the host must see: it waits for the device."""
@@ -341,6 +356,27 @@ def norm_dtype_out(
 ) -> torch.Tensor:
     _norm_into(self, 2.0 if p is None else p, dim, keepdim, dtype, out)
     return out
+
+
+def renorm(self: torch.Tensor, p: float, dim: int, maxnorm: float) -> torch.Tensor:
+    """torch's gradient of it takes the norms of doubles in float32 on `mps`; this one follows from the parts."""
+    if self.dim() < 2:
+        raise RuntimeError(f"renorm: input needs at least 2 dimensions, got {self.dim()} dimensions")
+    if isinstance(p, complex) or isinstance(maxnorm, complex):
+        raise RuntimeError("renorm: p and maxnorm must be real-valued")
+    if p <= 0:
+        raise RuntimeError("non-positive-norm not supported")
+    if maxnorm < 0:
+        raise RuntimeError(f"renorm: expected maxnorm to be >= 0 but got {maxnorm}")
+    kept = canonical_dims(dim, self.dim())
+    others = [d for d in range(self.dim()) if d not in kept]
+    accumulator = torch.promote_types(self.dtype, torch.float32)
+    norms = torch.linalg.vector_norm(self, p, others, keepdim=True, dtype=accumulator)
+    factors = torch.where(norms > maxnorm, maxnorm / (norms + 1e-7), 1.0)
+    return self * factors.to(self.dtype.to_real())
+
+
+register_composite("renorm", renorm)
 
 
 def _register_moments(name: str, row: Reduction, with_mean: Reduction) -> None:

@@ -24,7 +24,7 @@ def compare_with_gradients(function, *arguments, **tolerance):
     results = [function(*each) for each in leaves]
     assert_same(results[1], results[0], **tolerance)
     for result in results:
-        torch.view_as_real(result).square().sum().backward()
+        (result * result.conj()).real.sum().backward()
     for mine, reference in zip(leaves[1], leaves[0], strict=True):
         assert_same(mine.grad, reference.grad, **tolerance)
 
@@ -178,8 +178,73 @@ def test_indexing():
         compare_with_gradients(call, x, rtol=1e-5, atol=1e-4)
 
 
-def test_products_of_matrices():
-    a, b, c = sample(4, 5), sample(5, 3, seed=1), sample(4, 3, seed=2)
+@both_widths
+def test_products_and_scans(dtype):
+    x = sample(3, 4, 20, dtype=dtype) / 2
+    for call in (
+        lambda t: t.prod(1),
+        lambda t: t[0, :, :6].prod(),
+        lambda t: t.cumprod(1),
+        lambda t: t.cumsum(-1),
+        lambda t: t.logcumsumexp(2),
+        lambda t: t.transpose(0, 2).logcumsumexp(0),
+    ):
+        compare(call, x, **limits(dtype, 10))
+        compare_with_gradients(call, x[:, :, :5] / 2, **limits(dtype, 100))
+    compare(lambda t: (t.prod(), t[:0].prod(0), t.cumprod(0)), x[:1, :, :3], **limits(dtype, 10))
+
+
+@both_widths
+def test_spread(dtype):
+    x = sample(3, 4, 5, dtype=dtype)
+    compare(lambda t: (t.var(), t.std(1), t.var((0, 2), keepdim=True, correction=0)), x, **limits(dtype))
+    compare(lambda t: (torch.var_mean(t, 1), torch.std_mean(t)), x, **limits(dtype))
+    compare_with_gradients(lambda t: t.std(1), x, **limits(dtype, 100))
+
+
+@both_widths
+def test_moving_elements(dtype):
+    """16 bytes each: flip, triangles, padding, windows, joining, and their gradients."""
+    x = sample(2, 3, 6, 5, dtype=dtype)
+    for call in (
+        lambda t: t.flip(1, 3),
+        lambda t: t.triu(1) + t.tril(-1),
+        lambda t: torch.nn.functional.pad(t, (2, 1, 1, 2), "reflect"),
+        lambda t: torch.nn.functional.pad(t, (2, 1, 1, 2), "replicate"),
+        lambda t: torch.nn.functional.pad(t, (1, -1, 0, 1), value=2),
+        lambda t: torch.nn.functional.unfold(t, 3, padding=1),
+        lambda t: torch.nn.functional.fold(t.reshape(2, 18, 5)[:, :12], (2, 6), 2),
+        lambda t: torch.cat([t, *t.split(1, 2)] * 2, 2),
+        lambda t: t.roll((1, 2), (0, 3)).rot90(1, (2, 3)),
+        lambda t: t.repeat_interleave(2, 1)[:, ::3],
+        lambda t: t.masked_select(t.real > 0),
+        lambda t: t.unfold(3, 2, 1),
+    ):
+        compare_with_gradients(call, x, **limits(dtype, 10))
+
+
+@both_widths
+def test_ramps(dtype):
+    for make in (
+        lambda d, n: torch.linspace(1j, 2 - 1j, n, dtype=dtype, device=d),
+        lambda d, n: torch.logspace(1j, 2 - 1j, n, base=3, dtype=dtype, device=d),
+    ):
+        for count in (0, 1, 7):
+            assert_same(make("mps", count), make("cpu", count), **limits(dtype))
+
+
+@both_widths
+def test_convolution(dtype):
+    image, weight, bias = sample(2, 3, 6, 5, dtype=dtype), sample(4, 3, 3, 2, dtype=dtype), sample(4, dtype=dtype)
+    function = torch.nn.functional.conv2d
+    compare_with_gradients(lambda i, w, b: function(i, w, b, (2, 1), 1), image, weight, bias, **limits(dtype, 100))
+    across = weight.transpose(0, 1).contiguous()
+    compare(lambda i, w: torch.nn.functional.conv_transpose2d(i, w, stride=2), image, across, **limits(dtype, 10))
+
+
+@both_widths
+def test_products_of_matrices(dtype):
+    a, b, c = (sample(*shape, seed=s, dtype=dtype) for s, shape in enumerate(((4, 5), (5, 3), (4, 3))))
     for call in (
         lambda x, y, z: x @ y,
         lambda x, y, z: (x.mH @ z).conj() + y.conj(),
@@ -190,8 +255,8 @@ def test_products_of_matrices():
         lambda x, y, z: torch.dot(x[0], y[:, 0]) + torch.vdot(x[0], y[:, 0]),
         lambda x, y, z: torch.nn.functional.linear(x, y.t(), z[0]),
     ):
-        compare(call, a, b, c, rtol=1e-4, atol=1e-4)
-    compare_with_gradients(torch.matmul, a, b, rtol=1e-4, atol=1e-3)
+        compare(call, a, b, c, **limits(dtype, 10))
+    compare_with_gradients(torch.matmul, a, b, **limits(dtype, 100))
 
 
 def test_rotary_embedding():

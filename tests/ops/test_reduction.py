@@ -257,3 +257,33 @@ def test_large_sum_is_accurate():
 
 def test_whether_set_to():
     compare(lambda x: [x.is_set_to(y) for y in (x.view(-1), x[:], x[1:], x.t(), x.clone())], torch.ones(3, 4))
+
+
+def test_hashes():
+    for dtype in (*FLOATS, *INTEGERS, torch.float64, torch.bool):
+        x = (torch.randn(5, 70, 3) * 10).to(dtype)
+        compare(
+            lambda t: (torch.hash_tensor(t), torch.hash_tensor(t, dim=1), torch.hash_tensor(t, (0, 2), keepdim=True)), x
+        )
+    for value in (0.0, -0.0, 1e-45, -3e-39, 1e38, float("inf"), -float("inf"), float("nan")):
+        compare(torch.hash_tensor, torch.tensor([value]))
+    for device in ("cpu", "mps"):
+        with pytest.raises(RuntimeError):
+            torch.hash_tensor(torch.ones(2, device=device), mode=1)
+        with pytest.raises(IndexError):
+            torch.hash_tensor(torch.ones(2, 0, device=device), dim=1)
+        with pytest.raises(NotImplementedError):
+            torch.hash_tensor(torch.ones(2, dtype=torch.complex64, device=device))
+
+
+@pytest.mark.parametrize("p", [1, 2, 0.7, float("inf")])
+def test_renorm(p):
+    for dtype in (torch.float32, torch.float64):
+        x = torch.randn(4, 3, 5, dtype=dtype)
+        x[1] = 0
+        compare(lambda t: (torch.renorm(t, p, 0, 2.0), torch.renorm(t, p, -1, 3)), x, grad=True)
+    compare(lambda t: torch.renorm(t, p, 1, 1.5), torch.randn(4, 3).half())
+    for arguments in ((0, 0, 1), (2, 0, -1)):
+        for device in ("cpu", "mps"):
+            with pytest.raises(RuntimeError):
+                torch.renorm(torch.ones(2, 2, device=device), *arguments)
