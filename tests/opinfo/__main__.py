@@ -21,7 +21,13 @@ def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="opinfo", description=__doc__.partition("\n")[0])
     parser.add_argument("--out", type=Path, default=Path("build/operators.jsonl"), help="verdicts, JSON lines")
     parser.add_argument("--operators", nargs="+", default=["*"], metavar="GLOB", help="names as in op_db: linalg.*")
-    parser.add_argument("--dtypes", nargs="+", default=list(CLASSES), metavar="DTYPE", help="or " + ", ".join(CLASSES))
+    parser.add_argument(
+        "--dtypes",
+        nargs="+",
+        default=list(CLASSES),
+        metavar="DTYPE",
+        help=f"or {', '.join(CLASSES)}; quick: the two of each operator that CI takes",
+    )
     parser.add_argument("--checks", nargs="+", default=list(judge.CHECKS), choices=judge.CHECKS)
     parser.add_argument("--quick", action="store_true", help="few samples a check, not all")
     parser.add_argument("--workers", type=int, default=2)
@@ -40,9 +46,11 @@ def _dtypes(names: list[str]) -> list[str]:
 def _tasks(options: argparse.Namespace) -> Iterator[sweep.Task]:
     """dtype by dtype, so that a sweep cut short has finished some; errors, which have none, behind the first."""
     ops = [op for n, op in judge.OPERATORS.items() if any(fnmatch.fnmatch(n, g) for g in options.operators)]
-    for index, dtype in enumerate(_dtypes(options.dtypes)):
+    is_quick = options.dtypes == ["quick"]
+    for index, dtype in enumerate(_dtypes(list(CLASSES) if is_quick else options.dtypes)):
         for op in ops:
-            supported = {judge.name_of(d): d for d in judge.dtypes_of(op)}
+            of_op = judge.quick_dtypes(op) if is_quick else judge.dtypes_of(op)
+            supported = {judge.name_of(d): d for d in of_op}
             if dtype in supported:
                 for check in judge.checks_of(op, supported[dtype]):
                     yield sweep.Task(op.full_name, dtype, check, options.quick)
