@@ -20,6 +20,12 @@ TOLERANCES = {
 }
 
 
+def denormal() -> float:
+    """A float32 denormal number where the driver keeps them; Vulkan lets it flush them to zero (docs/numerics.md), and
+    then the smallest normal one."""
+    return 1e-40 if (torch.tensor(1e-40, device="mps") * 2).item() != 0 else 1.2e-38
+
+
 def to_mps(value: Any) -> Any:
     """The same nest of arguments on the device; tensors that require grad stay leaves."""
     return tree_map(lambda v: _move(v) if isinstance(v, torch.Tensor) else v, value)

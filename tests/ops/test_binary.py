@@ -1,11 +1,12 @@
 """Elementwise operators of two and three tensors against torch on the CPU: promotion, broadcasting, calling forms."""
 
+import functools
 import math
 import operator
 
 import pytest
 import torch
-from support import FLOATS, INTEGERS, assert_same, compare, to_mps
+from support import FLOATS, INTEGERS, assert_same, compare, denormal, to_mps
 
 ARITHMETIC = [torch.add, torch.sub, torch.mul, torch.div, torch.maximum, torch.minimum, torch.fmax, torch.fmin]
 FLOATING = [torch.atan2, torch.copysign, torch.hypot, torch.nextafter, torch.logaddexp, torch.logaddexp2, torch.xlogy]
@@ -14,7 +15,11 @@ INTEGRAL = [torch.bitwise_and, torch.bitwise_or, torch.bitwise_xor, torch.gcd, t
 COMPARISONS = [torch.eq, torch.ne, torch.lt, torch.le, torch.gt, torch.ge]
 LOGIC = [torch.logical_and, torch.logical_or, torch.logical_xor]
 DIVISIONS = [torch.floor_divide, torch.remainder, torch.fmod]
-SPECIAL = torch.tensor([0.0, -0.0, 1.5, -2.0, math.inf, -math.inf, math.nan, 1e-40, 3e38])
+
+
+@functools.cache
+def special() -> torch.Tensor:
+    return torch.tensor([0.0, -0.0, 1.5, -2.0, math.inf, -math.inf, math.nan, denormal(), 3e38])
 
 
 def pair(dtype, other=None):
@@ -31,7 +36,7 @@ def pair(dtype, other=None):
 def test_arithmetic(function):
     for dtype in (*FLOATS, *INTEGERS, torch.float64):
         compare(function, *pair(dtype))
-    compare(function, SPECIAL.view(-1, 1), SPECIAL)
+    compare(function, special().view(-1, 1), special())
     compare(function, *pair(torch.float32), grad=True)
 
 
@@ -42,7 +47,7 @@ def test_floating(function):
         a, b = a.abs() + 1.1, b.abs() + 0.1
     compare(function, a, b, rtol=1e-4, atol=1e-5)
     if function is not torch.special.zeta:
-        compare(function, SPECIAL.view(-1, 1), SPECIAL, rtol=1e-5, atol=1e-6)
+        compare(function, special().view(-1, 1), special(), rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("function", INTEGRAL)
@@ -66,7 +71,7 @@ def test_comparisons(function):
     for dtype in (*FLOATS, *INTEGERS, torch.bool):
         compare(function, *pair(dtype))
     compare(function, *pair(torch.int64, torch.float32))
-    compare(function, SPECIAL.view(-1, 1), SPECIAL)
+    compare(function, special().view(-1, 1), special())
     out = torch.empty(4, 7, dtype=torch.float32, device="mps")
     a, b = pair(torch.int32)
     assert_same(function(to_mps(a), to_mps(b), out=out), function(a, b).float())
@@ -80,7 +85,7 @@ def test_divisions(function):
         tolerance = {} if dtype in (torch.float32, *INTEGERS) else {"rtol": 2e-2, "atol": 1e-1}
         compare(function, a, b, **tolerance)
         compare(lambda a, f=function: f(a, 3), a, **tolerance)
-    compare(function, SPECIAL.view(-1, 1), SPECIAL)
+    compare(function, special().view(-1, 1), special())
 
 
 @pytest.mark.parametrize("mode", [None, "floor", "trunc"])
@@ -102,7 +107,7 @@ def test_integer_division_by_zero_does_not_stop_the_device():
 def test_powers():
     a, b = pair(torch.float32)
     compare(torch.pow, a.abs(), b, rtol=1e-4, atol=1e-5, grad=True)
-    compare(torch.pow, SPECIAL.view(-1, 1), SPECIAL, rtol=1e-5)
+    compare(torch.pow, special().view(-1, 1), special(), rtol=1e-5)
     for exponent in (0, 1, 2, 3, -1, -2, 0.5, -0.5, 2.5):
         compare(lambda a, e=exponent: a.abs() ** e, a, rtol=1e-4, atol=1e-6, grad=True)
         compare(lambda a, e=exponent: e ** (a / 4) if e > 0 else a, a, rtol=1e-4, atol=1e-6)
@@ -196,11 +201,11 @@ def test_clamp():
     compare(lambda a, b: torch.clamp(a, b, b + 1), a, pair(torch.float32)[1])
     compare(lambda a: torch.clamp(a, 0, 3), pair(torch.int32)[0])
     compare(lambda a: torch.clamp(a, 0.5, 3), pair(torch.int32)[0])
-    compare(lambda a: torch.clamp(a, -1, 1), SPECIAL)
+    compare(lambda a: torch.clamp(a, -1, 1), special())
 
 
 def test_close():
-    a = SPECIAL
+    a = special()
     compare(lambda a, b: (torch.isclose(a, b), torch.isclose(a, b, equal_nan=True)), a, a + 1e-9)
     assert torch.equal(to_mps(a[:3]), to_mps(a[:3])) and not torch.equal(to_mps(a[:3]), to_mps(a[1:4]))
     assert torch.allclose(to_mps(a[:3]), to_mps(a[:3] + 1e-9))

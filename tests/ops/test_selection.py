@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from support import FLOATS, INTEGERS, assert_same, compare
+from support import FLOATS, INTEGERS, assert_same, compare, denormal
 
 DTYPES = (*FLOATS, torch.float64, *INTEGERS, torch.bool)
 
@@ -44,7 +44,7 @@ def test_many_chunks():
 
 
 def test_nan_and_negative_zero():
-    compare(torch.nonzero, torch.tensor([torch.nan, -0.0, 0.0, torch.inf, 1e-45]))
+    compare(torch.nonzero, torch.tensor([torch.nan, -0.0, 0.0, torch.inf, denormal()]))
 
 
 def test_layouts_and_broadcasting():
