@@ -28,6 +28,10 @@ class Failure:
     reason: str
 
     @property
+    def is_by_hand(self) -> bool:
+        return self.check.startswith("test_")
+
+    @property
     def ends_the_process(self) -> bool:
         return self.reason.startswith(("the process", "no answer"))
 
@@ -64,7 +68,7 @@ def write(verdicts: Iterable[dict[str, Any]], path: Path = PATH) -> None:
         worst = max(group, key=lambda v: v["ratio"] or 0.0)
         dtypes = tuple(sorted(v["dtype"] for v in group))
         rows.append(Failure(operator, check, dtypes, quick, _reason(worst)))
-    by_hand = {row for row in load(path).values() if row.check.startswith("test_")} if path.exists() else set()
+    by_hand = {row for row in load(path).values() if row.is_by_hand} if path.exists() else set()
     rows += sorted(by_hand, key=lambda row: (row.operator, row.check))
     lines = ",\n".join(json.dumps(asdict(row)) for row in rows)
     path.write_text(f"[\n{lines}\n]\n")

@@ -9,7 +9,7 @@ import multiprocessing.connection
 import os
 import signal
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,7 +28,7 @@ class Task:
     quick: bool
 
 
-def _work(pipe: multiprocessing.connection.Connection) -> None:
+def judging(pipe: multiprocessing.connection.Connection) -> None:
     """A worker: judges the tasks that come through the pipe until None comes."""
     import torch
 
@@ -47,10 +47,11 @@ def _work(pipe: multiprocessing.connection.Connection) -> None:
 
 
 class _Worker:
-    def __init__(self) -> None:
+    def __init__(self, work: Callable[..., None]) -> None:
         context = multiprocessing.get_context("spawn")
         self.pipe, theirs = context.Pipe()
-        self._process = context.Process(target=_work, args=(theirs,), daemon=True)
+        self.work = work
+        self._process = context.Process(target=work, args=(theirs,), daemon=True)
         self._process.start()
         theirs.close()
         self.task: Task | None = None
@@ -85,13 +86,15 @@ class _Worker:
         self.pipe.close()
 
 
-def sweep(tasks: Iterable[Task], workers: int, timeout: float) -> Iterator[dict[str, Any]]:
-    """Judge the tasks in `workers` processes; yields verdicts as they come."""
+def sweep(
+    tasks: Iterable[Task], workers: int, timeout: float, work: Callable[..., None] = judging
+) -> Iterator[dict[str, Any]]:
+    """Judge the tasks in `workers` processes, each of which runs `work`; yields verdicts as they come."""
     # A software driver takes every core for itself otherwise, once a worker.
     os.environ.setdefault("LP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // workers)))
     os.environ.pop("PYTORCH_ENABLE_MPS_FALLBACK", None)
     waiting = iter(tasks)
-    crew = [_Worker() for _ in range(workers)]
+    crew = [_Worker(work) for _ in range(workers)]
     try:
         while crew:
             ready = multiprocessing.connection.wait([w.pipe for w in crew], timeout=1)
@@ -144,7 +147,7 @@ def _next(worker: _Worker, waiting: Iterator[Task]) -> _Worker | None:
 
 def _replace(worker: _Worker, kill: bool = False) -> _Worker:
     worker.end(kill=kill)
-    return _Worker()
+    return _Worker(worker.work)
 
 
 def _lost(worker: _Worker, reason: str) -> dict[str, Any]:
