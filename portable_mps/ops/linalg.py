@@ -6,17 +6,20 @@ Counterpart of kernels/linalg.slangh. Results lie column by column, as LAPACK le
 from __future__ import annotations
 
 import contextlib
+import functools
 import math
-from collections.abc import Iterator, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, TypeVar
 
 import torch
 
 from portable_mps.dispatch.launch import grid, launch
 from portable_mps.dispatch.promotion import storage
+from portable_mps.dispatch.registry import register
 from portable_mps.dispatch.strided import collapse
 from portable_mps.runtime.kernel import Template
 
+Function = TypeVar("Function", bound=Callable[..., Any])
 MOST_TURNS = 30000
 """Turns of all loops of a thread. Mesa's software driver ends loops after 65535 turns in a dispatch, without an error:
 longer work is several dispatches."""
@@ -49,6 +52,56 @@ def check_square(name: str, a: torch.Tensor) -> None:
         )
 
 
+def structured(name: str, *outputs: str) -> Callable[[Function], Function]:
+    """Decorator: the function is the kernel of structured operator `name` ("linalg_qr.out") with these outputs.
+
+    Called with out=, torch leaves checks and the outputs' shapes to the kernel: its meta function is asked for them.
+    """
+    operator = getattr(torch.ops.aten, name.partition(".")[0])
+
+    def decorate(function: Function) -> Function:
+        @functools.wraps(function)
+        def checked(*args: Any, **kwargs: Any) -> Any:
+            given = [kwargs.pop(output) for output in outputs]
+            expected = _meta_results(operator.default, args, kwargs)
+            for out, wanted in zip(given, expected, strict=True):
+                _fit(out, wanted)
+            return function(*args, **kwargs, **dict(zip(outputs, given, strict=True)))
+
+        register(name, checked)
+        return function
+
+    return decorate
+
+
+def _meta_results(operator: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[torch.Tensor, ...]:
+    def to_meta(value: Any) -> Any:
+        if not isinstance(value, torch.Tensor):
+            return value
+        return torch.empty_strided(value.shape, value.stride(), dtype=value.dtype, device="meta")
+
+    try:
+        results = operator(*map(to_meta, args), **{name: to_meta(value) for name, value in kwargs.items()})
+    except AssertionError as error:  # a few of torch's own checks in Python raise it
+        raise RuntimeError(str(error)) from None
+    return results if isinstance(results, tuple) else (results,)
+
+
+def _fit(out: torch.Tensor, wanted: torch.Tensor) -> None:
+    """Check an output's device and dtype; give it the shape of `wanted`, with its strides if the shape was another."""
+    _check_device(out)
+    if out.dtype != wanted.dtype:
+        raise RuntimeError(f"Expected out tensor to have dtype {wanted.dtype}, but got {out.dtype} instead")
+    if out.shape != wanted.shape:
+        torch._prims_common.wrappers._maybe_resize_out(out, wanted.shape)
+        out.as_strided_(wanted.shape, wanted.stride())
+
+
+def _check_device(out: torch.Tensor) -> None:
+    if not out.is_mps:
+        raise RuntimeError(f"Expected out tensor to have device mps, but got {out.device} instead")
+
+
 def columns_empty(like: torch.Tensor, *shape: int, dtype: torch.dtype | None = None) -> torch.Tensor:
     """An uninitialised (..., m, n) tensor whose matrices lie column by column."""
     return like.new_empty((*shape[:-2], shape[-1], shape[-2]), dtype=dtype).mT
@@ -61,6 +114,7 @@ def columns_copy(source: torch.Tensor) -> torch.Tensor:
 
 def resize_columns(out: torch.Tensor, shape: Sequence[int]) -> torch.Tensor:
     """`out` with this shape, by torch's rules for out=; column by column where it had to be resized."""
+    _check_device(out)
     if out.shape != torch.Size(shape):
         torch._prims_common.wrappers._maybe_resize_out(out, (*shape[:-2], shape[-1], shape[-2]))
         out.transpose_(-2, -1)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from portable_mps.dispatch.registry import implements
-from portable_mps.ops.linalg import MOST_TURNS, MatrixKernel, check_dtype, check_square, stacked_in_place
+from portable_mps.ops.linalg import MOST_TURNS, MatrixKernel, check_dtype, check_square, stacked_in_place, structured
 from portable_mps.ops.linalg_solve import interchange, substitute
 from portable_mps.ops.matmul import product
 
@@ -61,7 +61,7 @@ def factor_lu(a: torch.Tensor, pivots: torch.Tensor, info: torch.Tensor, pivot: 
             product(a[:, last:, first:last], row, rest, rest, -1, 1)
 
 
-@implements("linalg_cholesky_ex.L")
+@structured("linalg_cholesky_ex.L", "L", "info")
 def linalg_cholesky_ex(
     self: torch.Tensor, *, upper: bool = False, check_errors: bool = False, L: torch.Tensor, info: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
@@ -89,7 +89,7 @@ def cholesky(self: torch.Tensor, upper: bool = False) -> torch.Tensor:
     return factor
 
 
-@implements("linalg_lu_factor_ex.out")
+@structured("linalg_lu_factor_ex.out", "LU", "pivots", "info")
 def linalg_lu_factor_ex(
     A: torch.Tensor,
     *,

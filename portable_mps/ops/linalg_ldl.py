@@ -4,8 +4,15 @@ from __future__ import annotations
 
 import torch
 
-from portable_mps.dispatch.registry import implements
-from portable_mps.ops.linalg import MOST_TURNS, MatrixKernel, check_dtype, columns_copy, stack, stacked_in_place
+from portable_mps.ops.linalg import (
+    MOST_TURNS,
+    MatrixKernel,
+    check_dtype,
+    columns_copy,
+    stack,
+    stacked_in_place,
+    structured,
+)
 from portable_mps.ops.linalg_solve import interchange, substitute
 
 _factor = MatrixKernel("linalg_ldl", "factor", 1, 3, 4)
@@ -23,7 +30,7 @@ def factor_ldl(a: torch.Tensor, hermitian: bool, pivots: torch.Tensor, info: tor
         _factor((a,), (pivots, info, following), n, numbers, n, (a, pivots, info, following))
 
 
-@implements("linalg_ldl_factor_ex.out")
+@structured("linalg_ldl_factor_ex.out", "LD", "pivots", "info")
 def linalg_ldl_factor_ex(
     self: torch.Tensor,
     *,
@@ -62,7 +69,7 @@ def _solve_blocks(
     return (scaled - coupled) / divisor
 
 
-@implements("linalg_ldl_solve.out")
+@structured("linalg_ldl_solve.out", "out")
 def linalg_ldl_solve(
     LD: torch.Tensor, pivots: torch.Tensor, B: torch.Tensor, *, hermitian: bool = False, out: torch.Tensor
 ) -> torch.Tensor:

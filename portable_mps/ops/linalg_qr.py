@@ -13,6 +13,7 @@ from portable_mps.ops.linalg import (
     columns_empty,
     stack,
     stacked_in_place,
+    structured,
 )
 
 _factor = MatrixKernel("linalg_qr", "factor", 2, 1, 5)
@@ -76,7 +77,7 @@ def geqrf(self: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     return a, tau
 
 
-@implements("linalg_qr.out")
+@structured("linalg_qr.out", "Q", "R")
 def linalg_qr(
     A: torch.Tensor, mode: str = "reduced", *, Q: torch.Tensor, R: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
@@ -106,6 +107,10 @@ def ormqr(
 ) -> torch.Tensor:
     from torch import _meta_registrations as checks
 
+    side = -2 if left else -1
+    matrices = min(self.dim(), input3.dim()) >= 2 and input2.dim() >= 1
+    if matrices and input2.shape[-1] != min(input3.shape[side], self.shape[-1]):
+        raise RuntimeError(f"torch.ormqr: tau.shape[-1] must be equal to min(other.shape[{side}], input.shape[-1])")
     checks.ormqr(self, input2, input3, left, transpose)
     check_dtype("ormqr_cpu", self)
     result = columns_copy(input3)

@@ -7,6 +7,7 @@ import sys
 import torch
 
 from portable_mps.dispatch.registry import implements
+from portable_mps.dispatch.strided import written
 from portable_mps.ops.linalg import (
     MOST_TURNS,
     MatrixKernel,
@@ -17,6 +18,7 @@ from portable_mps.ops.linalg import (
     resize_columns,
     stack,
     stacked_in_place,
+    structured,
 )
 from portable_mps.ops.matmul import product
 
@@ -101,6 +103,7 @@ def linalg_solve_triangular_out(
 ) -> torch.Tensor:
     _check_solver("linalg.solve_triangular", self, B, left)
     check_dtype("triangular_solve_cpu", self)
+    written(out, self.dtype)
     batch = torch.broadcast_shapes(self.shape[:-2], B.shape[:-2])
     resize_columns(out, (*batch, *B.shape[-2:])).copy_(B)
     a = stack(self.expand(*batch, *self.shape[-2:]))
@@ -120,7 +123,7 @@ def linalg_solve_triangular(
     return linalg_solve_triangular_out(self, B, upper=upper, left=left, unitriangular=unitriangular, out=out)
 
 
-@implements("triangular_solve.X")
+@structured("triangular_solve.X", "X", "M")
 def triangular_solve(
     self: torch.Tensor,
     A: torch.Tensor,
@@ -145,7 +148,7 @@ if _reference is not None:
     _reference._destroy()
 
 
-@implements("linalg_lu_solve.out")
+@structured("linalg_lu_solve.out", "out")
 def linalg_lu_solve(
     LU: torch.Tensor,
     pivots: torch.Tensor,
@@ -175,7 +178,7 @@ def _factored_as_transpose(a: torch.Tensor) -> bool:
     return a.is_contiguous() and not a.is_complex()
 
 
-@implements("_linalg_solve_ex.result")
+@structured("_linalg_solve_ex.result", "result", "LU", "pivots", "info")
 def _linalg_solve_ex(
     A: torch.Tensor,
     B: torch.Tensor,
@@ -197,7 +200,7 @@ def _linalg_solve_ex(
     return result, LU, pivots, info
 
 
-@implements("linalg_inv_ex.inverse")
+@structured("linalg_inv_ex.inverse", "inverse", "info")
 def linalg_inv_ex(
     A: torch.Tensor, *, check_errors: bool = False, inverse: torch.Tensor, info: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
@@ -220,7 +223,7 @@ def _sign_of_permutation(pivots: torch.Tensor, dtype: torch.dtype) -> torch.Tens
     return (1 - 2 * ((pivots != own).sum(-1) % 2)).to(dtype)
 
 
-@implements("_linalg_det.result")
+@structured("_linalg_det.result", "result", "LU", "pivots")
 def _linalg_det(
     A: torch.Tensor, *, result: torch.Tensor, LU: torch.Tensor, pivots: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -230,7 +233,7 @@ def _linalg_det(
     return result, LU, pivots
 
 
-@implements("_linalg_slogdet.sign")
+@structured("_linalg_slogdet.sign", "sign", "logabsdet", "LU", "pivots")
 def _linalg_slogdet(
     A: torch.Tensor, *, sign: torch.Tensor, logabsdet: torch.Tensor, LU: torch.Tensor, pivots: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -242,7 +245,7 @@ def _linalg_slogdet(
     return sign, logabsdet, LU, pivots
 
 
-@implements("lu_unpack.out")
+@structured("lu_unpack.out", "P", "L", "U")
 def lu_unpack(
     LU_data: torch.Tensor,
     LU_pivots: torch.Tensor,
@@ -267,7 +270,7 @@ def lu_unpack(
     return P, L, U
 
 
-@implements("linalg_lu.out")
+@structured("linalg_lu.out", "P", "L", "U")
 def linalg_lu(
     A: torch.Tensor, *, pivot: bool = True, P: torch.Tensor, L: torch.Tensor, U: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:

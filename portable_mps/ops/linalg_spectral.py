@@ -6,7 +6,6 @@ from typing import Any
 
 import torch
 
-from portable_mps.dispatch.registry import implements
 from portable_mps.ops.linalg import (
     MOST_TURNS,
     MatrixKernel,
@@ -14,6 +13,7 @@ from portable_mps.ops.linalg import (
     columns_copy,
     columns_empty,
     stack,
+    structured,
     threads_for,
 )
 from portable_mps.ops.linalg_qr import apply_q, factor_qr, q_of
@@ -127,7 +127,7 @@ def svd(
     return u, s, _take_columns(v, order)
 
 
-@implements("_linalg_eigh.eigenvalues")
+@structured("_linalg_eigh.eigenvalues", "eigenvalues", "eigenvectors")
 def _linalg_eigh(
     A: torch.Tensor, UPLO: str = "L", compute_v: bool = True, *, eigenvalues: torch.Tensor, eigenvectors: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
@@ -143,7 +143,7 @@ def _linalg_eigh(
     return eigenvalues, eigenvectors
 
 
-@implements("_linalg_svd.U")
+@structured("_linalg_svd.U", "U", "S", "Vh")
 def _linalg_svd(
     A: torch.Tensor,
     full_matrices: bool = False,

@@ -1,5 +1,7 @@
 """Cholesky and LU factorisations: values, layout, error codes, gradients, shapes from none to large."""
 
+import warnings
+
 import pytest
 import torch
 from support import assert_same, compare
@@ -82,6 +84,23 @@ def test_lu_without_interchanges():
     assert p.numel() == 0
     assert_same(lower @ upper, a, **LIMITS)
     assert_same(torch.linalg.lu_factor(a.to("mps"), pivot=False).pivots, torch.arange(1, 6).int().expand(2, 5))
+
+
+def test_outputs_of_another_shape():
+    a = positive(4, 4)
+    for function in (torch.linalg.cholesky_ex, torch.linalg.lu_factor_ex, torch.linalg.lu):
+        expected = function(a)
+        for shape in ((0,), (2, 3), (5, 5)):
+            out = [torch.empty(shape, dtype=t.dtype, device="mps") for t in expected]
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # of resizing
+                function(a.to("mps"), out=out)
+            assert_same(out, list(expected), **LIMITS)
+        wrong = [torch.empty(0, dtype=torch.int64, device="mps") for _ in expected]
+        with pytest.raises(RuntimeError, match="dtype"):
+            function(a.to("mps"), out=wrong)
+        with pytest.raises(RuntimeError):
+            function(a.to("mps"), out=[torch.empty_like(t) for t in expected])
 
 
 def test_lu_gradient():
