@@ -17,6 +17,7 @@ import torch
 
 from portable_mps.dispatch.launch import grid
 from portable_mps.dispatch.promotion import COMPLEX_TYPES, Storage, storage
+from portable_mps.dispatch.strided import on_device
 from portable_mps.runtime import device
 from portable_mps.runtime.kernel import KERNELS
 
@@ -418,6 +419,7 @@ def reduced_shape(shape: Sequence[int], dims: tuple[int, ...], keepdim: bool) ->
 
 def check_out(out: torch.Tensor, shape: Sequence[int], dtype: torch.dtype | None = None) -> None:
     """Make `out` of a direct call with out= fit: RuntimeError for another dtype, a resize for another shape."""
+    on_device(out)
     if dtype is not None and out.dtype != dtype:
         raise RuntimeError(f"Expected out tensor to have dtype {dtype}, but got {out.dtype} instead")
     if list(out.shape) != list(shape):

@@ -140,8 +140,17 @@ class Linear:
         launch(self._templates[wide], grid(-(-count // _THREADS)), arguments, reads, writes, **defines)
 
 
+def on_device(out: torch.Tensor) -> None:
+    """Refuse an out= argument that is elsewhere."""
+    if not out.is_mps:
+        raise RuntimeError(
+            f"Expected all tensors to be on the same device, but found at least two devices, mps:0 and {out.device}!"
+        )
+
+
 def resized(out: torch.Tensor, shape: Sequence[int]) -> torch.Tensor:
     """`out` with this shape, by torch's rules for out=: a warning where it had elements of another shape."""
+    on_device(out)
     if out.shape != torch.Size(shape):
         if out.numel():
             warnings.warn(
@@ -153,6 +162,38 @@ def resized(out: torch.Tensor, shape: Sequence[int]) -> torch.Tensor:
             )
         out.resize_(shape)
     return out
+
+
+def castable(out: torch.Tensor, dtype: torch.dtype, kind: type[Exception] = RuntimeError) -> None:
+    """Check that a result of this dtype may go into an out= argument."""
+    if not torch.can_cast(dtype, out.dtype):
+        raise kind(f"result type {dtype} can't be cast to the desired output type {out.dtype}")
+
+
+def separate(out: torch.Tensor, *inputs: torch.Tensor) -> None:
+    """Refuse an out= argument with elements that share memory with each other or with an input's, by the rules of
+    ATen's MemoryOverlap.h, which let through what would take long to find out."""
+    if torch._debug_has_internal_overlap(out) == 1:
+        raise RuntimeError(
+            "unsupported operation: more than one element of the written-to tensor refers to a single memory location. "
+            "Please clone() the tensor before performing the operation."
+        )
+    for tensor in inputs:
+        if _overlapping(out, tensor):
+            raise RuntimeError(
+                "unsupported operation: some elements of the input tensor and the written-to tensor refer to a single "
+                "memory location. Please clone() the tensor before performing the operation."
+            )
+
+
+def _overlapping(a: torch.Tensor, b: torch.Tensor) -> bool:
+    if a is not b:
+        if a.untyped_storage().data_ptr() != b.untyped_storage().data_ptr():
+            return False
+        if not all(torch._prims_common.is_non_overlapping_and_dense_or_false(t) for t in (a, b)):
+            return False
+    begin, other = a.data_ptr(), b.data_ptr()
+    return a.numel() > 0 and b.numel() > 0 and begin < other + b.nbytes and other < begin + a.nbytes
 
 
 def written(out: torch.Tensor, dtype: torch.dtype) -> None:

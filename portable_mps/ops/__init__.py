@@ -50,6 +50,7 @@ FAMILIES = (
     "transformer",
     "unary",
     "unique",
+    "windows",
 )
 
 for _family in FAMILIES:

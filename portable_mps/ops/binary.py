@@ -185,6 +185,7 @@ def where_out(condition: torch.Tensor, self: torch.Tensor, other: torch.Tensor, 
     operands = _where_operands(condition, self, other)
     if out.dtype != operands[1].dtype:
         raise RuntimeError(f"Expected out type to be {operands[1].dtype} but got {out.dtype}")
+    resized(out, torch.broadcast_shapes(*(t.shape for t in operands)))
     return _where((out,), operands)[0]
 
 

@@ -15,7 +15,7 @@ import torch
 from portable_mps.dispatch.pointwise import Pointwise
 from portable_mps.dispatch.promotion import Promotion
 from portable_mps.dispatch.registry import implements
-from portable_mps.dispatch.strided import Strided, dtype_defines, resized, word, written
+from portable_mps.dispatch.strided import Strided, dtype_defines, resized, separate, word, written
 from portable_mps.runtime import device
 
 _MAX_INDICES = 8
@@ -330,6 +330,7 @@ def index_select(self: torch.Tensor, dim: int, index: torch.Tensor) -> torch.Ten
 def index_select_out(self: torch.Tensor, dim: int, index: torch.Tensor, *, out: torch.Tensor) -> torch.Tensor:
     if out.dtype != self.dtype:
         raise RuntimeError("index_select(): self and result must have the same scalar type")
+    separate(out, self, index)
     result = index_select(self, dim, index)
     return resized(out, result.shape).copy_(result)
 
@@ -440,6 +441,7 @@ def take(self: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
 def take_out(self: torch.Tensor, index: torch.Tensor, *, out: torch.Tensor) -> torch.Tensor:
     if out.dtype != self.dtype:
         raise RuntimeError("take(): self and out expected to have the same dtype")
+    separate(out, self, index)
     result = take(self, index)
     return resized(out, result.shape).copy_(result)
 

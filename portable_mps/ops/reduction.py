@@ -346,7 +346,7 @@ def linalg_vector_norm_out(
 def norm_out(
     self: torch.Tensor, p: float | None, dim: Dims, keepdim: bool = False, *, out: torch.Tensor
 ) -> torch.Tensor:
-    _norm_into(self, 2.0 if p is None else p, dim, keepdim, None, out)
+    _norm_into(self, 2.0 if p is None else p, dim, keepdim, self.dtype, out)
     return out
 
 

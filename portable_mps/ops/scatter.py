@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from portable_mps.dispatch.registry import implements
-from portable_mps.dispatch.strided import resized, written
+from portable_mps.dispatch.strided import resized, separate, written
 from portable_mps.ops.indexing import along, check_source, combining, wrapped_dim
 
 _OUT_OF_BOUNDS = "index {index} is out of bounds for dimension {dim} with size {size}"
@@ -51,6 +51,7 @@ def gather_out(
     written(out, self.dtype)
     dim = _check("gather", self, dim, index, None)
     resized(out, index.shape)
+    separate(out, self, index)
     _apply("get", self, dim, index, out)
     return out
 

@@ -6,7 +6,7 @@ import torch
 
 from portable_mps.dispatch.launch import grid, launch
 from portable_mps.dispatch.registry import implements
-from portable_mps.dispatch.strided import resized, written
+from portable_mps.dispatch.strided import resized, separate, written
 from portable_mps.ops.indexing import indexed, masked_assign
 from portable_mps.runtime.kernel import Template
 
@@ -120,6 +120,7 @@ def masked_select(self: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
 def masked_select_out(self: torch.Tensor, mask: torch.Tensor, *, out: torch.Tensor) -> torch.Tensor:
     if out.dtype != self.dtype:
         raise RuntimeError("masked_select(): self and result must have the same scalar type")
+    separate(out, self, mask)
     result = masked_select(self, mask)
     return resized(out, result.shape).copy_(result)
 

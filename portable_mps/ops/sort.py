@@ -10,7 +10,7 @@ from portable_mps.dispatch.launch import grid, launch
 from portable_mps.dispatch.promotion import storage
 from portable_mps.dispatch.registry import implements
 from portable_mps.dispatch.rows import split_at
-from portable_mps.dispatch.strided import dtype_defines, resized, written
+from portable_mps.dispatch.strided import dtype_defines, resized, separate, written
 from portable_mps.ops.indexing import wrapped_dim
 from portable_mps.runtime.kernel import Template
 
@@ -204,6 +204,8 @@ def kthvalue_values(
 ) -> Pairs:
     """The k-th smallest, counted from 1."""
     _checked(self, values, indices)
+    separate(values, self)
+    separate(indices, self)
     dim = wrapped_dim(dim, self.dim())
     size = _row_size("kthvalue", self, dim)
     if not 1 <= k <= size:

@@ -7,7 +7,7 @@ import torch
 from portable_mps.dispatch.pointwise import Pointwise, register
 from portable_mps.dispatch.promotion import Promotion
 from portable_mps.dispatch.registry import implements
-from portable_mps.dispatch.strided import resized
+from portable_mps.dispatch.strided import castable, resized
 
 # Results are floating point: integers are promoted to the default dtype first.
 _ELEMENTARY = "acos acosh asin asinh atan atanh cos cosh exp exp2 expm1 log log10 log1p log2 rsqrt sigmoid sin sinc"
@@ -171,6 +171,7 @@ def angle(self: torch.Tensor) -> torch.Tensor:
 def angle_out(self: torch.Tensor, *, out: torch.Tensor) -> torch.Tensor:
     if not self.is_complex():
         return _angle((out,), (self,))[0]
+    castable(out, self.dtype.to_real())
     return _argument((resized(out, self.shape),), (self,))[0]
 
 

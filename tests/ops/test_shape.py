@@ -1,4 +1,4 @@
-"""Moving elements about, padding and sliding windows against torch on the CPU."""
+"""Moving elements about and padding against torch on the CPU."""
 
 import pytest
 import torch
@@ -118,28 +118,6 @@ def test_padding_edges():
             functional.pad(x.to("mps"), padding, mode)
 
 
-@pytest.mark.parametrize("dtype", FLOATS)
-def test_windows(dtype):
-    x = sample(2, 3, 6, 7, dtype=dtype)
-    loose = {"rtol": 2e-2, "atol": 5e-2} if dtype.itemsize == 2 else {}
-    for options in ({}, {"stride": 2}, {"padding": (1, 2), "dilation": (2, 1)}):
-        compare(lambda t, o=options: functional.unfold(t, (2, 3), **o), x, grad=True, **loose)
-        columns = functional.unfold(x, (2, 3), **options)
-        compare(lambda t, o=options: functional.fold(t, (6, 7), (2, 3), **o), columns, grad=True, **loose)
-    compare(lambda t: functional.unfold(t[0], 2), x)
-    for size, step in ((2, 1), (3, 2), (2, 3), (6, 1)):
-        compare(lambda t, s=size, p=step: t.unfold(2, s, p), x, grad=True, **loose)
-    compare(lambda t: t.unfold(0, 1, 1).unfold(3, 3, 2), x, grad=True, **loose)
-    device = x.to("mps")
-    for call in (
-        lambda: functional.unfold(device, 9),
-        lambda: functional.unfold(device, 2, stride=0),
-        lambda: functional.fold(device[0], (6, 7), 2),
-    ):
-        with pytest.raises((RuntimeError, ValueError)):
-            call()
-
-
 def test_rearrangements():
     x = sample(2, 8, 3, 4)
     compare(lambda t: functional.channel_shuffle(t, 4), x, grad=True)
@@ -154,3 +132,43 @@ def test_rearrangements():
     compare(lambda t: (t.movedim(0, -1), *t.split(3, 1), *t.unbind(2)), x)
     with pytest.raises(RuntimeError):
         functional.channel_shuffle(x.to("mps"), 3)
+
+
+OVERLAPS = {
+    "cat": lambda x: torch.cat([x[:2], x[2:]], out=x),
+    "gather": lambda x: torch.gather(x, 0, torch.zeros(4, 3, dtype=torch.int64, device=x.device), out=x),
+    "index_select": lambda x: torch.index_select(x, 0, torch.arange(4, device=x.device), out=x),
+    "take": lambda x: torch.take(x, torch.arange(12, device=x.device).view(4, 3), out=x),
+    "masked_select": lambda x: torch.masked_select(x, x > -9, out=x.view(-1)),
+    "kthvalue": lambda x: torch.kthvalue(x, 1, out=(x.view(-1)[:4], torch.empty(4, dtype=torch.int64, device=x.device))),
+    "repeated elements": lambda x: torch.gather(
+        x, 0, torch.zeros(4, 3, dtype=torch.int64, device=x.device), out=x[:1].clone().expand(4, 3)
+    ),
+    "a part": lambda x: torch.index_select(x[:2], 0, torch.arange(2, device=x.device), out=x.view(-1)[1:7].view(2, 3)),
+}
+
+
+@pytest.mark.parametrize("name", OVERLAPS)
+def test_outputs_share_no_memory(name):
+    for device in ("cpu", "mps"):
+        with pytest.raises(RuntimeError, match="unsupported operation"):
+            OVERLAPS[name](sample(4, 3).to(device))
+
+
+OUTPUTS = {
+    "another device": lambda x: torch.tril(x, out=torch.empty(4, 3)),
+    "softmax, another device": lambda x: torch.softmax(x, 0, out=torch.empty(4, 3)),
+    "cat, integers": lambda x: torch.cat([x, x], out=torch.empty(8, 3, dtype=torch.int64, device=x.device)),
+    "tril, integers": lambda x: torch.tril(x, out=torch.empty(4, 3, dtype=torch.int64, device=x.device)),
+    "norm, integers": lambda x: torch.norm(x, 2, 0, out=torch.empty(3, dtype=torch.int64, device=x.device)),
+}
+
+
+@pytest.mark.parametrize("name", OUTPUTS)
+def test_outputs_that_do_not_fit(name):
+    with pytest.raises(TypeError if "cat" in name else RuntimeError):
+        OUTPUTS[name](sample(4, 3).to("mps"))
+
+
+def test_where_resizes_its_output():
+    compare(lambda x: torch.where(x > 0, x, -x, out=x.new_empty(0)), sample(4, 3))
