@@ -140,7 +140,9 @@ OVERLAPS = {
     "index_select": lambda x: torch.index_select(x, 0, torch.arange(4, device=x.device), out=x),
     "take": lambda x: torch.take(x, torch.arange(12, device=x.device).view(4, 3), out=x),
     "masked_select": lambda x: torch.masked_select(x, x > -9, out=x.view(-1)),
-    "kthvalue": lambda x: torch.kthvalue(x, 1, out=(x.view(-1)[:4], torch.empty(4, dtype=torch.int64, device=x.device))),
+    "kthvalue": lambda x: torch.kthvalue(
+        x, 1, out=(x.view(-1)[:4], torch.empty(4, dtype=torch.int64, device=x.device))
+    ),
     "repeated elements": lambda x: torch.gather(
         x, 0, torch.zeros(4, 3, dtype=torch.int64, device=x.device), out=x[:1].clone().expand(4, 3)
     ),
