@@ -13,6 +13,7 @@ import torch
 Function = TypeVar("Function", bound=Callable[..., Any])
 
 _library = torch.library.Library("aten", "IMPL", "MPS")
+_sparse_library = torch.library.Library("aten", "IMPL", "SparseMPS")
 _autograd_library = torch.library.Library("aten", "IMPL", "AutogradMPS")
 registered: dict[str, Any] = {}
 """What implements each operator, a function or a row, by its ATen name with overload."""
@@ -29,6 +30,11 @@ def register(name: str, function: Callable[..., Any]) -> None:
     """Make `function` the `mps` kernel of ATen operator `name`. Raises for a second registration."""
     reserve(name, function)
     _library.impl(name, function)
+
+
+def register_sparse(name: str, function: Callable[..., Any]) -> None:
+    """Make `function` the kernel of ATen operator `name` for sparse tensors in coordinate form."""
+    _sparse_library.impl(name, function)
 
 
 def register_composite(name: str, function: Callable[..., Any]) -> None:

@@ -46,6 +46,7 @@ FAMILIES = (
     "selection",
     "shape",
     "sort",
+    "sparse",
     "special",
     "transformer",
     "unary",
