@@ -14,6 +14,7 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 
 _library = torch.library.Library("aten", "IMPL", "MPS")
 _sparse_library = torch.library.Library("aten", "IMPL", "SparseMPS")
+_sparse_fallback = torch.library.Library("_", "IMPL", "SparseMPS")
 _autograd_library = torch.library.Library("aten", "IMPL", "AutogradMPS")
 registered: dict[str, Any] = {}
 """What implements each operator, a function or a row, by its ATen name with overload."""
@@ -35,6 +36,11 @@ def register(name: str, function: Callable[..., Any]) -> None:
 def register_sparse(name: str, function: Callable[..., Any]) -> None:
     """Make `function` the kernel of ATen operator `name` for sparse tensors in coordinate form."""
     _sparse_library.impl(name, function)
+
+
+def register_sparse_fallback(function: Callable[..., Any]) -> None:
+    """Make `function` what runs where an operator has no kernel for them; it takes the operator and its arguments."""
+    _sparse_fallback.fallback(function)
 
 
 def register_composite(name: str, function: Callable[..., Any]) -> None:

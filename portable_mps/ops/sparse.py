@@ -6,14 +6,13 @@ rest is here, in terms of sorting, indexing and sums over indices.
 
 from __future__ import annotations
 
-import functools
 import math
 from collections.abc import Sequence
 from typing import Any
 
 import torch
 
-from portable_mps.dispatch.registry import implements, register, register_sparse, schema
+from portable_mps.dispatch.registry import implements, register, register_sparse, register_sparse_fallback
 from portable_mps.dispatch.strided import resized
 
 # torch's own, which touch no memory: registered for the CPU's sparse tensors, they hold for any device's.
@@ -35,37 +34,46 @@ tanh trunc
 _TRUTHS = "isneginf isposinf signbit"
 
 
+_TAKEN = {
+    *_STRUCTURE.split(),
+    *(form for f in _FUNCTIONS.split() for form in (f, f"{f}.out", f"{f}_")),
+    *(form for f in _TRUTHS.split() for form in (f, f"{f}.out")),
+}
+_SPARSE_CPU = torch._C.DispatchKeySet(torch._C.DispatchKey.SparseCPU)
+_CPU = torch._C.DispatchKeySet(torch._C.DispatchKey.CPU)
 _NUMBERS = (bool, int, float, complex)
 
 
-def _taken(name: str, keys: torch._C.DispatchKeySet) -> Any:
+def _run(op: torch._ops.OpOverload, keys: torch._C.DispatchKeySet, *args: Any, **kwargs: Any) -> Any:
     """The kernel that torch has for another backend."""
+    # Numbers that stand for tensors come as such to Python.
+    given = zip(args, op._schema.arguments, strict=False)
+    args = tuple(torch.tensor(a) if isinstance(a, _NUMBERS) and str(s.type) == "Tensor" else a for a, s in given)
+    return op.redispatch(keys, *args, **kwargs)
+
+
+def _without_kernel(op: torch._ops.OpOverload, *args: Any, **kwargs: Any) -> Any:
+    name = op.name()
+    if name.removeprefix("aten::") in _TAKEN:
+        return _run(op, _SPARSE_CPU, *args, **kwargs)
+    raise NotImplementedError(f"The operator '{name}' is not implemented for sparse tensors on the MPS device.")
+
+
+def _taking(name: str, keys: torch._C.DispatchKeySet) -> Any:
     base, _, overload = name.partition(".")
 
-    @functools.cache
-    def operator() -> torch._ops.OpOverload:  # looked up when it is called: torch.ops takes its time
-        return getattr(getattr(torch.ops.aten, base), overload or "default")
-
     def run(*args: Any, **kwargs: Any) -> Any:
-        # Numbers that stand for tensors come as such to Python.
-        given = zip(args, schema(name).arguments, strict=False)
-        args = tuple(torch.tensor(a) if isinstance(a, _NUMBERS) and str(s.type) == "Tensor" else a for a, s in given)
-        return operator().redispatch(keys, *args, **kwargs)
+        return _run(getattr(getattr(torch.ops.aten, base), overload or "default"), keys, *args, **kwargs)
 
     return run
 
 
-_SPARSE_CPU = torch._C.DispatchKeySet(torch._C.DispatchKey.SparseCPU)
-_CPU = torch._C.DispatchKeySet(torch._C.DispatchKey.CPU)
-
-for _name in [
-    *_STRUCTURE.split(),
-    *(form for f in _FUNCTIONS.split() for form in (f, f"{f}.out", f"{f}_")),
-    *(form for f in _TRUTHS.split() for form in (f, f"{f}.out")),
-]:
-    register_sparse(_name, _taken(_name, _SPARSE_CPU))
+register_sparse_fallback(_without_kernel)
+for _name in _TAKEN:  # a fallback comes after torch's compositions of dense operators
+    if torch._C._dispatch_has_kernel_for_dispatch_key(f"aten::{_name}", "CompositeExplicitAutograd"):
+        register_sparse(_name, _taking(_name, _SPARSE_CPU))
 for _name in ("_to_sparse", "_to_sparse.sparse_dim"):  # of dense tensors
-    register(_name, _taken(_name, _CPU))
+    register(_name, _taking(_name, _CPU))
 
 
 # Indices as places in a flattened tensor ------------------------------------------------------------------------------

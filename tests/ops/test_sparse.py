@@ -182,3 +182,8 @@ def test_errors(name):
         ERRORS[name](sample(4, 5))
     with pytest.raises(on_cpu.type):
         ERRORS[name](sample(4, 5).to("mps"))
+
+
+def test_what_is_missing_says_so():
+    with pytest.raises(NotImplementedError, match="aten::_sparse_softmax' is not implemented for sparse tensors"):
+        torch.sparse.softmax(sample(4, 5).to("mps"), 1)
