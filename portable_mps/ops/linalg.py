@@ -16,7 +16,7 @@ import torch
 from portable_mps.dispatch.launch import grid, launch
 from portable_mps.dispatch.promotion import storage
 from portable_mps.dispatch.registry import register
-from portable_mps.dispatch.strided import collapse
+from portable_mps.dispatch.strided import collapse, on_device
 from portable_mps.runtime.kernel import Template
 
 Function = TypeVar("Function", bound=Callable[..., Any])
@@ -89,17 +89,12 @@ def _meta_results(operator: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) 
 
 def _fit(out: torch.Tensor, wanted: torch.Tensor) -> None:
     """Check an output's device and dtype; give it the shape of `wanted`, with its strides if the shape was another."""
-    _check_device(out)
+    on_device(out)
     if out.dtype != wanted.dtype:
         raise RuntimeError(f"Expected out tensor to have dtype {wanted.dtype}, but got {out.dtype} instead")
     if out.shape != wanted.shape:
         torch._prims_common.wrappers._maybe_resize_out(out, wanted.shape)
         out.as_strided_(wanted.shape, wanted.stride())
-
-
-def _check_device(out: torch.Tensor) -> None:
-    if not out.is_mps:
-        raise RuntimeError(f"Expected out tensor to have device mps, but got {out.device} instead")
 
 
 def columns_empty(like: torch.Tensor, *shape: int, dtype: torch.dtype | None = None) -> torch.Tensor:
@@ -114,7 +109,7 @@ def columns_copy(source: torch.Tensor) -> torch.Tensor:
 
 def resize_columns(out: torch.Tensor, shape: Sequence[int]) -> torch.Tensor:
     """`out` with this shape, by torch's rules for out=; column by column where it had to be resized."""
-    _check_device(out)
+    on_device(out)
     if out.shape != torch.Size(shape):
         torch._prims_common.wrappers._maybe_resize_out(out, (*shape[:-2], shape[-1], shape[-2]))
         out.transpose_(-2, -1)
