@@ -56,6 +56,7 @@ def structured(name: str, *outputs: str) -> Callable[[Function], Function]:
     """Decorator: the function is the kernel of structured operator `name` ("linalg_qr.out") with these outputs.
 
     Called with out=, torch leaves checks and the outputs' shapes to the kernel: its meta function is asked for them.
+    What comes back of the decorator is the kernel alone.
     """
     operator = getattr(torch.ops.aten, name.partition(".")[0])
 
@@ -78,6 +79,7 @@ def _meta_results(operator: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) 
     def to_meta(value: Any) -> Any:
         if not isinstance(value, torch.Tensor):
             return value
+        on_device(value)
         return torch.empty_strided(value.shape, value.stride(), dtype=value.dtype, device="meta")
 
     try:

@@ -13,7 +13,7 @@ from portable_mps.ops.linalg import (
     stacked_in_place,
     structured,
 )
-from portable_mps.ops.linalg_solve import interchange, substitute
+from portable_mps.ops.linalg_solve import check_pivots, interchange, substitute
 
 _factor = MatrixKernel("linalg_ldl", "factor", 1, 3, 4)
 _convert = MatrixKernel("linalg_ldl", "convert", 1, 3, 4)
@@ -74,6 +74,7 @@ def linalg_ldl_solve(
     LD: torch.Tensor, pivots: torch.Tensor, B: torch.Tensor, *, hermitian: bool = False, out: torch.Tensor
 ) -> torch.Tensor:
     check_dtype("ldl_solve_kernel_cpu", LD)
+    check_pivots(pivots, LD.shape[-1], "ldl_solve")
     out.copy_(B)
     if out.numel() == 0:
         return out

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from portable_mps.dispatch.registry import implements
-from portable_mps.dispatch.strided import written
+from portable_mps.dispatch.strided import on_device, written
 from portable_mps.ops.linalg import columns_copy, columns_empty, stack
 from portable_mps.ops.linalg_qr import apply_q, factor_qr
 from portable_mps.ops.linalg_solve import substitute
@@ -67,13 +67,15 @@ def linalg_lstsq_out(
     singular_values: torch.Tensor,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
     """The drivers gelsy, gelsd and gelss differ in what they return alone."""
+    on_device(self)
+    on_device(b)
     driver = driver or "gelsy"  # as on the CPU
     right = _checked_right_side(self, b, driver)
     vector = right is not b
-    written(solution, self.dtype)
-    written(residuals, self.dtype.to_real())
-    written(rank, torch.int64)
-    written(singular_values, self.dtype.to_real())
+    real = self.dtype.to_real()
+    for out, dtype in ((solution, self.dtype), (residuals, real), (rank, torch.int64), (singular_values, real)):
+        on_device(out)
+        written(out, dtype)
 
     batch, (m, n), count = self.shape[:-2], self.shape[-2:], right.shape[-1]
     smallest = min(m, n)
@@ -86,7 +88,7 @@ def linalg_lstsq_out(
         a, y = self.new_zeros((batch.numel(), m, n)), right.reshape(batch.numel(), m, count)
         x = right.new_zeros((batch.numel(), n, count))
         ranks = torch.zeros(batch.numel(), dtype=torch.int64, device=self.device)
-        values = torch.zeros((batch.numel(), smallest), dtype=self.dtype.to_real(), device=self.device)
+        values = torch.zeros((batch.numel(), smallest), dtype=real, device=self.device)
 
     full = driver != "gelsy" and m > n and (ranks is None or bool((ranks == n).all()))
     rest = (a @ x - y).abs().square().sum(-2) if full else None

@@ -6,8 +6,9 @@ import sys
 
 import torch
 
+from portable_mps.dispatch.checks import raise_where
 from portable_mps.dispatch.registry import implements
-from portable_mps.dispatch.strided import written
+from portable_mps.dispatch.strided import on_device, written
 from portable_mps.ops.linalg import (
     MOST_TURNS,
     MatrixKernel,
@@ -101,6 +102,8 @@ def linalg_solve_triangular_out(
     unitriangular: bool = False,
     out: torch.Tensor,
 ) -> torch.Tensor:
+    on_device(self)
+    on_device(B)
     _check_solver("linalg.solve_triangular", self, B, left)
     check_dtype("triangular_solve_cpu", self)
     written(out, self.dtype)
@@ -159,18 +162,36 @@ def linalg_lu_solve(
     out: torch.Tensor,
 ) -> torch.Tensor:
     check_dtype("linalg.lu_solve_cpu", LU)
+    check_pivots(pivots, LU.shape[-2], "lu_solve")
+    solve_with_factors(LU, pivots, B, left, adjoint, out)
+    return out
+
+
+def check_pivots(pivots: torch.Tensor, rows: int, name: str) -> None:
+    """Raise at the next synchronisation for pivots that are no number of a row, from 1 on; negative ones count as such
+    for ldl_solve."""
+    numbers = pivots.abs() if name == "ldl_solve" else pivots
+    message = (
+        f"Pivots given to {name} must be between 1 and {rows}. Did you properly pass the result of the factorization?"
+    )
+    raise_where((numbers < 1) | (numbers > rows), message)
+
+
+def solve_with_factors(
+    LU: torch.Tensor, pivots: torch.Tensor, B: torch.Tensor, left: bool, adjoint: bool, out: torch.Tensor
+) -> None:
+    """`linalg_lu_solve` for pivots that are known to be right."""
     batch = out.shape[:-2]
     lu = stack(LU.expand(*batch, *LU.shape[-2:]))
     order = pivots.expand(*batch, pivots.shape[-1]).reshape(lu.shape[0], -1) if lu.numel() else pivots
     out.copy_(B)
     if out.numel() == 0:
-        return out
+        return
     with stacked_in_place(out) as x:
         if left:
             substitute_factors(lu, order, x, transposed=adjoint, conjugated=adjoint)
         else:  # X A = B is A^T X^T = B^T
             substitute_factors(lu, order, x.mT, transposed=not adjoint, conjugated=adjoint)
-    return out
 
 
 def _factored_as_transpose(a: torch.Tensor) -> bool:
@@ -196,7 +217,7 @@ def _linalg_solve_ex(
         torch._linalg_check_errors(info, "torch.linalg.solve_ex", is_matrix=A.dim() == 2)
     vector = B.dim() == 1 or (A.dim() - 1 == B.dim() and B.shape == A.shape[:-1])
     right, x = (B.unsqueeze(-1), result.unsqueeze(-1)) if vector else (B, result)
-    linalg_lu_solve(LU, pivots, right, left=left, out=x)
+    solve_with_factors(LU, pivots, right, left, False, x)
     return result, LU, pivots, info
 
 
@@ -209,7 +230,7 @@ def linalg_inv_ex(
     )
     if check_errors:
         torch._linalg_check_errors(info, "torch.linalg.inv_ex", is_matrix=A.dim() == 2)
-    linalg_lu_solve(lu, pivots, _identity(A), out=inverse)
+    solve_with_factors(lu, pivots, _identity(A), True, False, inverse)
     return inverse, info
 
 
@@ -263,6 +284,7 @@ def lu_unpack(
         L.diagonal(dim1=-2, dim2=-1).fill_(1)
         U.copy_(LU_data[..., :k, :].triu())
     if unpack_pivots and P.numel():
+        check_pivots(LU_pivots, m, "lu_unpack")
         # In float32, for LU_data may be of integers.
         rows = torch.eye(m, device=P.device).expand(P.shape).contiguous()
         interchange(rows.view(-1, m, m), LU_pivots.reshape(-1, k), backward=True)
@@ -286,6 +308,8 @@ def _substitute_cholesky(factor: torch.Tensor, b: torch.Tensor, upper: bool) -> 
 
 @implements("_cholesky_solve_helper")
 def _cholesky_solve_helper(self: torch.Tensor, A: torch.Tensor, upper: bool) -> torch.Tensor:
+    on_device(self)
+    on_device(A)
     check_dtype("cholesky_solve_cpu", self)
     result = columns_copy(self)
     with stacked_in_place(result) as x:

@@ -154,6 +154,10 @@ def _linalg_svd(
     S: torch.Tensor,
     Vh: torch.Tensor,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    if driver is not None:
+        raise RuntimeError(
+            "torch.linalg.svd: keyword argument `driver=` is only supported on CUDA inputs with cuSOLVER"
+        )
     check_dtype("linalg_svd_cpu", A)
     if A.numel() == 0:
         for vectors in (U, Vh) if compute_uv else ():

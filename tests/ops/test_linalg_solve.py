@@ -158,3 +158,30 @@ def test_errors(call):
             call(device)
         raised.append(type(info.value))
     assert raised[0] is raised[1]
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda a, pivots: torch.lu_unpack(a, pivots),
+        lambda a, pivots: torch.linalg.lu_solve(a, pivots, a),
+        lambda a, pivots: torch.linalg.ldl_solve(a, pivots, a),
+    ],
+)
+@pytest.mark.parametrize("wrong", [0, 4, 1000000])
+def test_pivots_that_are_no_rows(call, wrong):
+    pivots = torch.tensor([1, wrong, 3], dtype=torch.int32)
+    with pytest.raises(RuntimeError, match="must be between 1 and 3"):
+        call(eye(3).to("mps"), pivots.to("mps"))
+        torch.mps.synchronize()
+
+
+def test_operands_elsewhere():
+    a = eye(3)
+    for call in (torch.linalg.solve, torch.linalg.lstsq, torch.cholesky_solve):
+        for operands in ((a.to("mps"), a), (a, a.to("mps"))):
+            with pytest.raises(RuntimeError, match="device"):
+                call(*operands)
+    for operands in ((a.to("mps"), a), (a, a.to("mps"))):
+        with pytest.raises(RuntimeError, match="same device"):
+            torch.linalg.solve_triangular(*operands, upper=True)

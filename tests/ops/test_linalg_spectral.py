@@ -134,3 +134,5 @@ def test_errors(function, bad):
     assert raised[0] is raised[1]
     with pytest.raises(torch.linalg.LinAlgError):
         function(torch.full((3, 3), float("inf"), device="mps"))
+    with pytest.raises(RuntimeError, match="driver"):
+        torch.linalg.svd(torch.eye(3, device="mps"), driver="gesvd")
