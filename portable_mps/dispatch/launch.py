@@ -28,13 +28,14 @@ def launch(
 ) -> None:
     """Record one dispatch of a kernel.
 
-    arguments fill the template's layout in order; a tensor stands for its address. reads and writes are the tensors
-    whose memory the kernel touches. defines choose the variant. A dispatch of zero workgroups is not recorded.
+    arguments fill the template's layout in order; a tensor stands for its address, None for no tensor. reads and writes
+    are the tensors whose memory the kernel touches. defines choose the variant. A dispatch of zero workgroups is not
+    recorded.
     """
     if 0 in groups:
         return
     kernel = template.variant(**defines)
-    values = [a.data_ptr() if isinstance(a, torch.Tensor) else a for a in arguments]
+    values = [a.data_ptr() if isinstance(a, torch.Tensor) else a or 0 for a in arguments]
     device.current().stream.launch(kernel, template.layout.pack(*values), groups, reads, writes)
 
 

@@ -18,12 +18,15 @@ from portable_mps.dispatch.strided import resized
 from portable_mps.ops.matmul import product, summed_product
 from portable_mps.runtime.kernel import Template
 
-_LAYOUT = "QQQ" + "i" * 22
+_LAYOUT = "QQQQ" + "i" * 22
 _im2col = Template("convolution", "im2col", _LAYOUT)
 _col2im = Template("convolution", "col2im", _LAYOUT)
 _forward = Template("convolution", "forward", _LAYOUT)
 _backward_image = Template("convolution", "backward_image", _LAYOUT)
 _backward_weight = Template("convolution", "backward_weight", _LAYOUT)
+# Products that are yet to be added up keep the width they are computed in.
+_SUMMED_IN = {dtype: torch.float32 for dtype in (torch.float16, torch.bfloat16)}
+_SUMMED_IN |= {dtype: torch.int32 for dtype in (torch.uint8, torch.int8, torch.int16)}
 _COLUMN_BYTES = 1 << 30  # columns held at a time: larger batches go in parts
 
 
@@ -64,27 +67,33 @@ def _three(values: Sequence[int], fill: int) -> tuple[int, ...]:
     return (fill,) * (3 - len(values)) + tuple(values)
 
 
-def _types(dtype: torch.dtype, elements: int) -> dict[str, str]:
-    """The variant; `elements` of one batch entry decide the width of indices."""
-    row = storage(dtype)
-    flat = "int" if elements < 2**31 - 256 else "int64_t"
+def _types(written: torch.Tensor, bias: torch.Tensor | None = None) -> dict[str, object]:
+    """The variant; the elements of one batch entry of what is written decide the width of indices."""
+    row = storage(written.dtype)
+    flat = "int" if written[0].numel() < 2**31 - 256 else "int64_t"
     load, store = row.load.format("x"), row.store.format("x")
-    return {"Flat": flat, "T": row.type, "LOAD(x)": load, "STORE(x)": store, "ACC": row.compute}
+    types = {"Flat": flat, "T": row.type, "LOAD(x)": load, "STORE(x)": store, "ACC": row.compute}
+    return types | {"BIASED": int(bias is not None)}
 
 
 def _direct(
-    template: Template, geometry: Geometry, image: torch.Tensor, weight: torch.Tensor, result: torch.Tensor
+    template: Template,
+    geometry: Geometry,
+    image: torch.Tensor,
+    weight: torch.Tensor,
+    result: torch.Tensor,
+    bias: torch.Tensor | None = None,
 ) -> None:
     written = {_forward: result, _backward_image: image, _backward_weight: weight}[template]
-    read = [t for t in (image, weight, result) if t is not written]
+    read = [t for t in (image, weight, result, bias) if t is not None and t is not written]
     if template is _backward_weight:
         x, y, _ = grid(written.numel())
         groups = (x, y, 1)
     else:
         x, y, _ = grid(-(-written[0].numel() // 256))
         groups = (x, y, geometry.batch)
-    arguments = (image, weight, result, *geometry.arguments(geometry.batch))
-    launch(template, groups, arguments, reads=read, writes=(written,), **_types(image.dtype, written[0].numel()))
+    arguments = (image, weight, result, bias, *geometry.arguments(geometry.batch))
+    launch(template, groups, arguments, reads=read, writes=(written,), **_types(written, bias))
 
 
 def _parts(geometry: Geometry, item: int) -> list[slice]:
@@ -101,9 +110,8 @@ def _columns(geometry: Geometry, image: torch.Tensor) -> torch.Tensor:
     rows = geometry.channels * geometry.taps
     columns = image.new_empty((image.shape[0], rows, geometry.spots))
     x, y, _ = grid(-(-rows * geometry.spots // 256))
-    arguments = (image, columns, image, *geometry.arguments(image.shape[0]))
-    types = _types(image.dtype, rows * geometry.spots)
-    launch(_im2col, (x, y, image.shape[0]), arguments, reads=(image,), writes=(columns,), **types)
+    arguments = (image, columns, None, None, *geometry.arguments(image.shape[0]))
+    launch(_im2col, (x, y, image.shape[0]), arguments, reads=(image,), writes=(columns,), **_types(columns))
     return columns
 
 
@@ -113,8 +121,8 @@ def _convolve(geometry: Geometry, image: torch.Tensor, weight: torch.Tensor, bia
     if result.numel() == 0:
         return result
     if geometry.groups > 1:
-        _direct(_forward, geometry, image, weight, result)
-        return result if bias is None else result.add_(bias.view(1, -1, 1))
+        _direct(_forward, geometry, image, weight, result, bias)
+        return result
     matrix = weight.reshape(1, geometry.filters, -1)
     added = None if bias is None else bias.view(1, -1, 1)
     for part in _parts(geometry, image.element_size()):
@@ -124,28 +132,32 @@ def _convolve(geometry: Geometry, image: torch.Tensor, weight: torch.Tensor, bia
     return result
 
 
-def _image_gradient(geometry: Geometry, result: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
-    """The adjoint of `_convolve` in its image: (batch, channels, *size)."""
+def _image_gradient(
+    geometry: Geometry, result: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None
+) -> torch.Tensor:
+    """The adjoint of `_convolve` in its image, plus a bias of its channels: (batch, channels, *size)."""
     image = result.new_empty((geometry.batch, geometry.channels, *geometry.size))
     if image.numel() == 0:
         return image
     if geometry.groups > 1:
-        _direct(_backward_image, geometry, image, weight, result)
+        _direct(_backward_image, geometry, image, weight, result, bias)
         return image
     matrix = weight.reshape(1, geometry.filters, -1).transpose(1, 2)
-    for part in _parts(geometry, image.element_size()):
+    wide = _SUMMED_IN.get(image.dtype, image.dtype)
+    for part in _parts(geometry, wide.itemsize):
         gradient = result[part].reshape(-1, geometry.filters, geometry.spots)
         left = matrix.expand(gradient.shape[0], -1, -1)
         if geometry.is_pointwise:
-            product(left, gradient, image[part].view(-1, geometry.channels, geometry.spots))
+            added, beta = (None, 0.0) if bias is None else (bias.view(1, -1, 1), 1.0)
+            product(left, gradient, image[part].view(-1, geometry.channels, geometry.spots), added, beta=beta)
             continue
-        columns = result.new_empty((gradient.shape[0], geometry.channels * geometry.taps, geometry.spots))
+        columns = result.new_empty((gradient.shape[0], geometry.channels * geometry.taps, geometry.spots), dtype=wide)
         product(left, gradient, columns)
         target = image[part]
         x, y, _ = grid(-(-target[0].numel() // 256))
-        arguments = (target, columns, target, *geometry.arguments(target.shape[0]))
-        types = _types(image.dtype, target[0].numel())
-        launch(_col2im, (x, y, target.shape[0]), arguments, reads=(columns,), writes=(target,), **types)
+        arguments = (target, columns, None, bias, *geometry.arguments(target.shape[0]))
+        read = (columns,) if bias is None else (columns, bias)
+        launch(_col2im, (x, y, target.shape[0]), arguments, reads=read, writes=(target,), **_types(target, bias))
     return image
 
 
@@ -254,10 +266,10 @@ def convolution(
         groups,
     ).shape
     input, weight = input.contiguous(), weight.contiguous()
+    bias = None if bias is None else bias.contiguous()
     if transposed:
         geometry = _geometry(shape, input.shape, weight.shape, groups, stride, padding, dilation)
-        result = _image_gradient(geometry, input, weight).view(shape)
-        return result if bias is None else result.add_(bias.view(1, -1, *(1,) * (len(shape) - 2)))
+        return _image_gradient(geometry, input, weight, bias).view(shape)
     geometry = _geometry(input.shape, shape, weight.shape, groups, stride, padding, dilation)
     return _convolve(geometry, input, weight, bias).view(shape)
 

@@ -22,12 +22,7 @@ class Stream:
     """
 
     def __init__(
-        self,
-        device: Any,
-        slabs: Any,
-        timestamp_period_ns: float,
-        handle: int = 0,
-        functions: dict[str, int] | None = None,
+        self, device: Any, slabs: Any, timestamp_period_ns: float, handle: int, functions: dict[str, int]
     ) -> None:
         import slangpy as spy
 
