@@ -18,6 +18,7 @@ from torch.utils import _pytree as pytree
 
 from portable_mps import settings
 from portable_mps.dispatch import registry
+from portable_mps.dispatch.strided import on_device
 
 fallen_back: dict[str, int] = {}
 """How often each operator ran on the CPU in this process."""
@@ -55,6 +56,10 @@ _running = _Running()
 
 
 def _without_kernel(op: torch._ops.OpOverload, *args: Any, **kwargs: Any) -> Any:
+    for argument in op._schema.arguments:
+        output = kwargs.get(argument.name) if argument.is_out else None
+        if isinstance(output, torch.Tensor):
+            on_device(output)
     run = None if op in _running.ops or op.name() in ON_CPU else _decomposed(op)
     if run is None:
         return _on_cpu(op, args, kwargs)

@@ -7,6 +7,7 @@ one out of range touches nothing and raises at the next synchronisation.
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -280,7 +281,10 @@ def _masked(self: torch.Tensor, mask: torch.Tensor, value: torch.Tensor) -> torc
 
 @implements("masked_fill_.Scalar")
 def masked_fill_scalar_(self: torch.Tensor, mask: torch.Tensor, value: float) -> torch.Tensor:
-    return _masked(self, mask, torch.full((), value, dtype=self.dtype, device="cpu"))
+    number = torch.full((), value, dtype=self.dtype, device="cpu")
+    if self.is_floating_point() and number.isinf() and math.isfinite(value):
+        raise RuntimeError(f"value cannot be converted to type {self.dtype} without overflow")
+    return _masked(self, mask, number)
 
 
 @implements("masked_fill_.Tensor")
@@ -291,6 +295,8 @@ def masked_fill_tensor_(self: torch.Tensor, mask: torch.Tensor, value: torch.Ten
         raise RuntimeError(
             f"masked_fill_ only supports a 0-dimensional value tensor, but got tensor with {value.dim()} dimension(s)."
         )
+    if value.is_complex() and not self.is_complex():
+        return masked_fill_scalar_(self, mask, value.item())  # which refuses what does not fit
     return _masked(self, mask, value.to(self.dtype))
 
 

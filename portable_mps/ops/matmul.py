@@ -9,6 +9,7 @@ import torch
 from portable_mps.dispatch.launch import Prepared, launch
 from portable_mps.dispatch.promotion import storage
 from portable_mps.dispatch.registry import implements
+from portable_mps.dispatch.strided import on_device
 from portable_mps.runtime import device
 from portable_mps.runtime.kernel import Template
 
@@ -24,6 +25,7 @@ _MAX_BATCH = 32768  # workgroups in z
 
 def _check_out(out: torch.Tensor, shape: tuple[int, ...], dtype: torch.dtype, name: str) -> torch.Tensor:
     """`out` with the result's shape, by torch's rules for out= arguments."""
+    on_device(out)
     if out.dtype != dtype:
         raise RuntimeError(f"{name}: expected out tensor to have dtype {dtype}, but got {out.dtype} instead")
     if out.shape != shape:

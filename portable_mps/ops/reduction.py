@@ -338,7 +338,7 @@ def linalg_vector_norm_out(
         raise RuntimeError(
             f"linalg.vector_norm: Expected a floating point or complex tensor as input. Got {self.dtype}"
         )
-    _norm_into(self, ord, dim, keepdim, dtype, out)
+    _norm_into(self, ord, dim, keepdim, dtype or self.dtype, out)
     return out
 
 

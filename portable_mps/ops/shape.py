@@ -54,6 +54,8 @@ _cat = ListKernel("cat", "cat", addresses=2)
 def cat_out(tensors: Sequence[torch.Tensor], dim: int = 0, *, out: torch.Tensor) -> torch.Tensor:
     if not tensors:
         raise ValueError("torch.cat(): expected a non-empty list of Tensors")
+    castable(out, functools.reduce(torch.promote_types, [t.dtype for t in tensors]), TypeError)
+    separate(out, *tensors)
     # Empty vectors are let through whatever the others' shape, as torch has always done.
     parts = [t for t in tensors if t.dim() != 1 or t.size(0) != 0]
     if not parts:
@@ -72,9 +74,7 @@ def cat_out(tensors: Sequence[torch.Tensor], dim: int = 0, *, out: torch.Tensor)
                 f"{position} in the list, where {shape} was expected"
             )
     shape[dim] = sum(part.size(dim) for part in parts)
-    castable(out, functools.reduce(torch.promote_types, [t.dtype for t in tensors]), TypeError)
     resized(out, shape)
-    separate(out, *parts)
     places, start = [], 0
     for part in parts:
         places.append(out.narrow(dim, start, part.size(dim)))
@@ -263,6 +263,8 @@ def arange_start_out(start: float, end: float, step: float = 1, *, out: torch.Te
     _check_range(start, end, step)
     if out.dtype == torch.int64:
         start, end, step = int(start), int(end), int(step)
+        if step == 0:
+            raise ValueError("step must be nonzero")
         size = -(-(end - start) // step)
     else:
         size = math.ceil((end - start) / step)

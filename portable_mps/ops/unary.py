@@ -55,11 +55,14 @@ _modulus = Pointwise("modulus", ("maths::abs(a)",), 1, promotion=Promotion.NONE,
 def abs_out(self: torch.Tensor, *, out: torch.Tensor) -> torch.Tensor:
     if not self.is_complex():
         return _abs((out,), (self,))[0]
+    castable(out, self.dtype.to_real())
     return _modulus((resized(out, self.shape),), (self,))[0]
 
 
 register(Pointwise("neg", ("-a",), 1, complex=True), "neg.out")
-register(Pointwise("conj_physical", ("a",), 1, by_type={"Complex": "maths::conj(a)"}), "conj_physical.out")
+register(
+    Pointwise("conj_physical", ("a",), 1, by_type={"Complex": "maths::conj(a)"}), "conj_physical.out", "conj_physical_"
+)
 register(Pointwise("ceil", ("maths::ceil(a)",), 1, by_type=_WHOLE), "ceil.out")
 register(Pointwise("floor", ("maths::floor(a)",), 1, by_type=_WHOLE), "floor.out")
 register(Pointwise("trunc", ("maths::trunc(a)",), 1, by_type=_WHOLE), "trunc.out")

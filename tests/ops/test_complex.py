@@ -44,7 +44,7 @@ BINARY = {
     "conjugate": lambda a, b: a.conj() * b,
     "numbers": lambda a, b: (a + 1) * 2j + b / 2 - 1 + 3 / b + 2**a + a**2 + a**0.5 + b**-1,
     "real operands": lambda a, b: a * b.real + a.imag - b.abs(),
-    "in place": lambda a, b: a.clone().mul_(b).add_(1j).div_(2),
+    "in place": lambda a, b: a.clone().mul_(b).add_(1j).div_(2).conj_physical_(),
     "masked": lambda a, b: a.masked_fill(b.real > 0, 2j),
 }
 
@@ -78,6 +78,14 @@ def test_functions(name, dtype):
     compare(lambda t: function(t.view(-1, 6).t()[::2]), x[:60], **limits(dtype, 10))
     if name not in ("abs", "angle"):
         compare_with_gradients(function, x[:60], **limits(dtype, 100))
+
+
+def test_logarithm_near_the_unit_circle():
+    """Where the real part is the logarithm of nearly 1: against float64."""
+    angle = torch.linspace(-3.1, 3.1, 1000, dtype=torch.float64)
+    x = torch.polar(1 + torch.linspace(-1e-4, 1e-4, 1000, dtype=torch.float64), angle).to(torch.complex64)
+    exact = x.to(torch.complex128).log()
+    assert_same(x.to("mps").log(), exact.to(torch.complex64), rtol=1e-4, atol=1e-12)
 
 
 def test_inverse_functions_far_away():

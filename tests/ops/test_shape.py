@@ -158,6 +158,16 @@ def test_outputs_share_no_memory(name):
 
 
 OUTPUTS = {
+    "functional form, another device": lambda x: torch.ops.aten._slow_conv2d_forward(
+        x[None, None], x[None, None, :2], [2, 3], None, [1, 1], [0, 0], output=torch.empty(1, 1, 3, 1)
+    ),
+    "mm, another device": lambda x: torch.mm(x, x.t(), out=torch.empty(4, 4)),
+    "complex modulus, integers": lambda x: torch.abs(x + 0j, out=torch.empty(4, 3, dtype=torch.int64, device="mps")),
+    "vector norm, integers": lambda x: torch.linalg.vector_norm(
+        x, 3, out=torch.empty((), dtype=torch.int64, device="mps")
+    ),
+    "masked_fill, too large": lambda x: x.half().masked_fill(x > 0, 1e6),
+    "masked_fill, complex": lambda x: x.masked_fill(x > 0, torch.tensor(1j, device="mps")),
     "another device": lambda x: torch.tril(x, out=torch.empty(4, 3)),
     "softmax, another device": lambda x: torch.softmax(x, 0, out=torch.empty(4, 3)),
     "cat, integers": lambda x: torch.cat([x, x], out=torch.empty(8, 3, dtype=torch.int64, device=x.device)),
