@@ -9,7 +9,7 @@ import torch
 from portable_mps.dispatch.launch import Prepared, launch
 from portable_mps.dispatch.promotion import storage
 from portable_mps.dispatch.registry import implements
-from portable_mps.dispatch.strided import on_device
+from portable_mps.dispatch.strided import castable, on_device, resized
 from portable_mps.runtime import device
 from portable_mps.runtime.kernel import Template
 
@@ -331,6 +331,16 @@ def addmv_out(
         beta,
     )
     return out
+
+
+@implements("addr.out")
+def addr_out(
+    self: torch.Tensor, vec1: torch.Tensor, vec2: torch.Tensor, *, beta: float = 1, alpha: float = 1, out: torch.Tensor
+) -> torch.Tensor:
+    """torch composes the rest, but does not look at the output."""
+    result = torch.addr(self, vec1, vec2, beta=beta, alpha=alpha)
+    castable(out, result.dtype)
+    return resized(out, result.shape).copy_(result)
 
 
 @implements("dot")

@@ -179,3 +179,10 @@ def test_integer_products():
 def test_product_and_activation(use_gelu):
     a, b, c = (torch.linspace(-1, 1, 12).view(s) for s in ((3, 4), (4, 3), (12,)))
     compare(lambda z, x, y: torch._addmm_activation(z, x, y, use_gelu=use_gelu), c[:3], a, b)
+
+
+def test_outer_product_into_an_output():
+    compare(lambda x, a, b: torch.addr(x, a, b, beta=2, alpha=3, out=x.new_empty(0)), *map(torch.randn, ((4, 3), 4, 3)))
+    for wrong in (torch.empty(4, 3), torch.empty(4, 3, dtype=torch.int64, device="mps")):
+        with pytest.raises(RuntimeError):
+            torch.addr(*(torch.ones(shape, device="mps") for shape in ((4, 3), 4, 3)), out=wrong)
