@@ -1,12 +1,14 @@
 """Sweep torch's operator database over `mps`: `make operators`, or `PYTHONPATH=tests python -m opinfo`.
 
 Verdicts go to --out as JSON lines, one a check, as they come: run again with the same file, and only what is missing
-is judged (with --again, the failures too). --table writes docs/operators.md from that file.
+is judged (with --again, the failures too; with --fresh, everything). --table writes docs/operators.md from that file,
+--failures the list of expected failures.
 """
 
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import fnmatch
 import json
 import time
@@ -32,6 +34,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--quick", action="store_true", help="few samples a check, not all")
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--timeout", type=float, default=300, help="seconds for one check")
+    parser.add_argument("--fresh", action="store_true", help="forget what --out has")
     parser.add_argument("--again", action="store_true", help="judge what failed before once more")
     parser.add_argument("--list", type=Path, help="write the failing checks here, one a line")
     parser.add_argument("--failures", type=Path, help="write the list of expected failures here")
@@ -52,7 +55,8 @@ def _tasks(options: argparse.Namespace) -> Iterator[sweep.Task]:
             of_op = judge.quick_dtypes(op) if is_quick else judge.dtypes_of(op)
             supported = {judge.name_of(d): d for d in of_op}
             if dtype in supported:
-                for check in judge.checks_of(op, supported[dtype]):
+                checks = judge.quick_checks_of if is_quick else judge.checks_of
+                for check in checks(op, supported[dtype]):
                     yield sweep.Task(op.full_name, dtype, check, options.quick)
         if index == 0:
             for op in ops:
@@ -64,12 +68,19 @@ def _tasks(options: argparse.Namespace) -> Iterator[sweep.Task]:
 def main() -> None:
     options = _arguments()
     options.out.parent.mkdir(parents=True, exist_ok=True)
+    if options.fresh:
+        options.out.unlink(missing_ok=True)
     known = sweep.load(options.out)
     tasks = []
     for task in _tasks(options):
         before = known.get((task.op, task.dtype, task.check))
-        if task.check in options.checks and (before is None or (options.again and before["status"] == "fail")):
+        if task.check not in options.checks:
+            continue
+        if before is None:
             tasks.append(task)
+        elif options.again and before["status"] == "fail":
+            # On all samples if it was before: one that the quick part does not take may have failed.
+            tasks.append(dataclasses.replace(task, quick=before["quick"]))
     begin, failed = time.monotonic(), 0
     with options.out.open("a") as out:
         for count, verdict in enumerate(sweep.sweep(tasks, options.workers, options.timeout), 1):

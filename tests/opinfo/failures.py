@@ -31,10 +31,6 @@ class Failure:
     def is_by_hand(self) -> bool:
         return self.check.startswith("test_")
 
-    @property
-    def ends_the_process(self) -> bool:
-        return self.reason.startswith(("the process", "no answer"))
-
 
 def load(path: Path = PATH) -> dict[tuple[str, str, str], Failure]:
     """Expected failures by (operator, dtype, check)."""
@@ -76,4 +72,4 @@ def write(verdicts: Iterable[dict[str, Any]], path: Path = PATH) -> None:
 
 def _reason(verdict: dict[str, Any]) -> str:
     share = f"{verdict['failed']} of {verdict['judged']} samples: " if verdict["failed"] < verdict["judged"] else ""
-    return share + verdict["error"]
+    return share + verdict["error"].removeprefix("AssertionError: ").removeprefix("Mismatch: ")

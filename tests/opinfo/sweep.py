@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import contextlib
 import json
 import multiprocessing
@@ -14,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-_CHECKS_A_WORKER = 200  # then a fresh one: a process keeps its kernels, megabytes each with a software driver
+_CHECKS_A_WORKER = 400  # then a fresh one: a process keeps its kernels, megabytes each with a software driver
 _START_SECONDS = 300
 
 
@@ -41,7 +42,7 @@ def judging(pipe: multiprocessing.connection.Connection) -> None:
         try:
             verdict = judge.judge(judge.OPERATORS[task.op], dtype, task.check, task.quick)
         except Exception as error:  # no samples for this dtype, say: the sweep goes on
-            verdict = judge.Verdict(task.op, task.dtype, task.check)
+            verdict = judge.Verdict(task.op, task.dtype, task.check, task.quick)
             verdict.count(error)
         pipe.send(verdict.as_dict())
 
@@ -117,6 +118,18 @@ def sweep(
             worker.end(kill=True)
 
 
+def one_by_one(timeout: float) -> Callable[[Task], dict[str, Any]]:
+    """A function that judges a task in a process behind it, as the sweep does."""
+    tasks: collections.deque[Task] = collections.deque()
+    verdicts = sweep(iter(tasks.popleft, None), 1, timeout)
+
+    def judge(task: Task) -> dict[str, Any]:
+        tasks.append(task)
+        return next(verdicts)
+
+    return judge
+
+
 def _receive(worker: _Worker) -> tuple[dict[str, Any] | None, bool]:
     """A verdict, if one came, and whether the worker lives."""
     try:
@@ -156,7 +169,7 @@ def _lost(worker: _Worker, reason: str) -> dict[str, Any]:
     task = worker.task
     if task is None:
         raise RuntimeError(f"a worker could not start: {reason}")
-    lost = Verdict(task.op, task.dtype, task.check, judged=1, failed=1, error=reason)
+    lost = Verdict(task.op, task.dtype, task.check, task.quick, judged=1, failed=1, error=reason)
     return {**lost.as_dict(), "seconds": round(worker.seconds(), 2)}
 
 

@@ -7,6 +7,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable
 from typing import Any
 
+from opinfo import judge
 from opinfo.dtypes import CLASSES, SHORT, TITLES
 
 Verdicts = dict[tuple[str, str, str], dict[str, Any]]
@@ -27,8 +28,16 @@ Upstream's `mps` device expects 1,449 of 6,121 pairs to fail.
 
 
 def render(verdicts: Verdicts) -> str:
-    pages = [_HEAD, _totals(verdicts), _operators(verdicts)]
-    return "\n".join(pages)
+    return "\n".join([_HEAD, _extent(verdicts), _totals(verdicts), _operators(verdicts)])
+
+
+def _extent(verdicts: Verdicts) -> str:
+    """How much of the database the verdicts are about."""
+    pairs = [v for v in verdicts.values() if v["check"] == "forward"]
+    everything = sum(len(judge.dtypes_of(op)) for op in judge.OPERATORS.values())
+    few = sum(v["quick"] for v in pairs)
+    text = f"This run judged {len(pairs):,} of {everything:,} pairs"
+    return f"{text}, {few:,} of them on few of their samples.\n" if few else f"{text}, on all their samples.\n"
 
 
 def _totals(verdicts: Verdicts) -> str:
