@@ -15,11 +15,14 @@ from portable_mps.ops.linalg import (
     stacked_in_place,
     structured,
 )
+from portable_mps.ops.linalg_solve import substitute
+from portable_mps.ops.matmul import product
 
 _factor = MatrixKernel("linalg_qr", "factor", 2, 1, 5)
 _apply = MatrixKernel("linalg_qr", "apply", 2, 1, 5)
 _WHOLE = 128  # rows and columns of a matrix that one kernel factors; larger ones go panel by panel
 _PANEL = 16
+_BLOCK = 64  # reflections of a larger matrix that are applied together
 _BACKWARD, _CONJUGATE_TAU, _CONJUGATE_VECTORS = 1, 2, 4
 
 
@@ -42,19 +45,52 @@ def apply_q(
     vectors: torch.Tensor, tau: torch.Tensor, c: torch.Tensor, left: bool = True, adjoint: bool = False
 ) -> None:
     """c := op(Q) c, or c op(Q), for Q = H_1 ... H_k of vectors (batch, m, >= k) and tau (batch, k)."""
-    flags = _CONJUGATE_TAU * adjoint
-    # c Q is (Q^T c^T)^T: the reflections in their order, of conjugate vectors.
-    flags |= _BACKWARD * (not adjoint) if left else _BACKWARD * adjoint | _CONJUGATE_VECTORS
-    c = c if left else c.mT
+    c = c if left else c.mT  # c Q is (Q^T c^T)^T
+    m, n = c.shape[-2:]
+    count = tau.shape[-1]
+    transposed, conjugated = adjoint == left, adjoint
+    if m > _WHOLE:
+        blocks = range(0, count, _BLOCK)
+        for first in blocks if transposed else reversed(blocks):
+            last = min(first + _BLOCK, count)
+            part = (vectors[:, first:, first:last], tau[:, first:last], c[:, first:])
+            _apply_block(*part, transposed, conjugated, conjugate_vectors=not left)
+        return
+    flags = _BACKWARD * (not transposed) | _CONJUGATE_TAU * conjugated | _CONJUGATE_VECTORS * (not left)
     if tau.stride(-1) != 1:
         tau = tau.contiguous()
-    m, n = c.shape[-2:]
-    width = max(1, MOST_TURNS // (m // 16 + 8))
-    parts = range(0, tau.shape[-1], width)
-    for first in reversed(parts) if flags & _BACKWARD else parts:
-        scales = tau[:, first : first + width]
-        part = (vectors[:, first:, first:], c[:, first:])
-        _apply(part, (scales,), tau.stride(0), (m - first, n, scales.shape[-1], flags), m, (c,), columns=n)
+    _apply((vectors, c), (tau,), tau.stride(0), (m, n, count, flags), m, (c,), columns=n)
+
+
+def _apply_block(
+    vectors: torch.Tensor,
+    tau: torch.Tensor,
+    c: torch.Tensor,
+    transposed: bool,
+    conjugated: bool,
+    conjugate_vectors: bool,
+) -> None:
+    """c := (I - V op(T) V^H) c by matrix products, T transposed and conjugated as told.
+
+    Schreiber and Van Loan, "A storage-efficient WY representation for products of Householder transformations", 1989,
+    with T = D (1 + U D)^-1 for D of tau and U of V^H V above its diagonal (Puglisi's form, which takes a tau of zero).
+    """
+    count = tau.shape[-1]
+    v = vectors.tril(-1)
+    v.diagonal(dim1=-2, dim2=-1).fill_(1)
+    gram = v.new_empty((v.shape[0], count, count))
+    product(v.mH, v, gram)
+    gram = gram.triu(1) * tau.unsqueeze(-2)
+    scale = (tau.conj() if conjugated else tau).unsqueeze(-1)
+    v = v.conj() if conjugate_vectors else v
+    w = columns_empty(c, c.shape[0], count, c.shape[-1])
+    product(v.mH, c, w)
+    if transposed:
+        w *= scale
+    substitute(gram, w, upper=True, unit=True, transposed=transposed, conjugated=conjugated)
+    if not transposed:
+        w *= scale
+    product(v, w, c, c, -1, 1)
 
 
 def q_of(vectors: torch.Tensor, tau: torch.Tensor, columns: int) -> torch.Tensor:

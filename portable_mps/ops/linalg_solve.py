@@ -26,7 +26,7 @@ from portable_mps.ops.matmul import product
 _triangular = MatrixKernel("linalg_solve", "triangular", 2, 1, 6)
 _interchange = MatrixKernel("linalg_solve", "interchange", 2, 1, 6)
 _UPPER, _UNIT, _CONJUGATE, _BACKWARD = 1, 2, 4, 8
-_WHOLE = 128  # equations that one kernel solves; more are split, so that most of the work is matrix products
+_WHOLE = 64  # equations that one kernel solves; more are split, so that most of the work is matrix products
 
 
 def substitute(

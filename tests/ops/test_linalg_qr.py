@@ -58,6 +58,17 @@ def test_reflections(dtype):
                 compare(lambda v, t, c: torch.ormqr(v, t, c, left, transpose), vectors, tau, other, **LIMITS)  # noqa: B023
 
 
+@pytest.mark.parametrize("left", [True, False])
+@pytest.mark.parametrize("transpose", [True, False])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.complex128], ids=str)
+def test_large_products(dtype, transpose, left):
+    vectors, tau = torch.geqrf(sample(2, 150, 90, dtype=dtype))
+    tau[:, 3] = 0  # a reflection that is none
+    other = sample(2, 150, 5, dtype=dtype, seed=1)
+    other = other if left else other.mT
+    compare(lambda v, t, c: torch.ormqr(v, t, c, left, transpose), vectors, tau, other, rtol=1e-9, atol=1e-9)
+
+
 def test_gradients_of_products_of_reflections():
     vectors, tau = sample(2, 5, 3), sample(2, 3) / 3
     compare(torch.linalg.householder_product, vectors, tau, grad=True, **LIMITS)
