@@ -7,7 +7,9 @@ INTERNALS = {
     "torch._C.StorageBase": "torch_mps.py: storages with our allocator",
     "torch._C._has_mps": "torch_mps.py: is_built()",
     "torch._decomp.decomposition_table": "dispatch/fallback.py",
-    "torch._prims_common.wrappers._maybe_resize_out": "dispatch/fallback.py, ops/matmul.py",
+    "torch._linalg_check_errors": "ops/linalg_*.py: error codes to LAPACK's errors, in torch's words",
+    "torch._meta_registrations.linalg_householder_product": "ops/linalg_qr.py: its checks, and those of ormqr",
+    "torch._prims_common.wrappers._maybe_resize_out": "dispatch/fallback.py, ops/linalg.py, ops/matmul.py",
     "torch.ops.aten._scaled_dot_product_fused_attention_overrideable": "ops/attention.py",
     "torch.ops.aten._scaled_dot_product_attention_math": "ops/attention.py",
     "torch.mps._is_in_bad_fork": "torch_mps.py",
@@ -18,6 +20,7 @@ INTERNALS = {
 @pytest.mark.parametrize("name", INTERNALS)
 def test_is_there(name):
     import torch._decomp
+    import torch._meta_registrations
     import torch._prims_common.wrappers
 
     found = torch

@@ -119,8 +119,6 @@ def _into_outputs(functional: torch._ops.OpOverload, names: list[str], *args: An
     for output, result in zip(outputs, results if isinstance(results, tuple) else (results,), strict=True):
         if not torch.can_cast(result.dtype, output.dtype):
             raise RuntimeError(f"result type {result.dtype} can't be cast to the desired output type {output.dtype}")
-        if output.device != result.device:
-            raise RuntimeError(f"Expected out tensor to have device {result.device}, but got {output.device} instead")
         torch._prims_common.wrappers._maybe_resize_out(output, result.shape)
         output.copy_(result)
     return outputs[0] if len(outputs) == 1 else tuple(outputs)
@@ -144,10 +142,6 @@ def _on_cpu(op: torch._ops.OpOverload, args: tuple[Any, ...], kwargs: dict[str, 
     schema = op._schema
     if any(r.alias_info is not None and not r.alias_info.is_write for r in schema.returns):
         raise NotImplementedError(f"'{name}' returns a view, which the CPU cannot make of an MPS tensor")
-    for argument in schema.arguments:
-        if argument.is_out and not kwargs[argument.name].is_mps:
-            device = kwargs[argument.name].device
-            raise RuntimeError(f"Expected out tensor to have device mps, but got {device} instead")
     moved: dict[int, torch.Tensor] = {}
 
     def to_cpu(value: Any) -> Any:
