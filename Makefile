@@ -10,7 +10,7 @@ export PORTABLE_MPS ?= 1
 export PYTHON VENV
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test operators lint format bench clean
+.PHONY: help setup demo test operators numerics lint format bench clean
 
 help:
 	@echo "make setup   install the system packages that are missing, make $(VENV), build"
@@ -18,6 +18,7 @@ help:
 	@echo "make test    run the tests (ARGS='-k softmax' selects)"
 	@echo "make operators   run torch's operator database, write docs/operators.md (ARGS='--operators fft.*' selects)"
 	@echo "make lint    ruff, mypy, clang-format; make format repairs what they can"
+	@echo "make numerics    sweep the functions of kernels/lib against mpmath, write docs/numerics.md"
 	@echo "make bench   time operators and training steps"
 	@echo "make clean   remove $(VENV) and what was built"
 
@@ -36,6 +37,9 @@ test: $(READY)
 
 operators: $(READY)
 	PYTHONPATH=tests $(RUN) -m opinfo --table docs/operators.md $(ARGS)
+
+numerics: $(READY)
+	$(RUN) scripts/numerics.py --write docs/numerics.md $(ARGS)
 
 lint: $(READY)
 	$(RUN) -m ruff check .
