@@ -16,7 +16,7 @@ import torch
 from portable_mps.dispatch.launch import grid, launch
 from portable_mps.dispatch.promotion import storage
 from portable_mps.dispatch.registry import register
-from portable_mps.dispatch.strided import collapse, on_device
+from portable_mps.dispatch.strided import castable, collapse, on_device
 from portable_mps.runtime.kernel import Template
 
 Function = TypeVar("Function", bound=Callable[..., Any])
@@ -97,6 +97,26 @@ def _fit(out: torch.Tensor, wanted: torch.Tensor) -> None:
     if out.shape != wanted.shape:
         torch._prims_common.wrappers._maybe_resize_out(out, wanted.shape)
         out.as_strided_(wanted.shape, wanted.stride())
+
+
+def register_outputs(name: str, function: Callable[..., Any], *outputs: str) -> None:
+    """Make `function`, which returns new tensors, the kernel of operator `name` with these outputs, too."""
+
+    def written(*args: Any, **kwargs: Any) -> Any:
+        given = [kwargs.pop(output) for output in outputs]
+        for out in given:
+            on_device(out)
+        results = function(*args, **kwargs)
+        for out, result in zip(given, results if len(given) > 1 else (results,), strict=True):
+            castable(out, result.dtype)
+            if out.shape != result.shape:
+                torch._prims_common.wrappers._maybe_resize_out(out, result.shape)
+            if out.numel() == 0:  # takes the result's strides, as on the CPU
+                out.as_strided_(result.shape, result.stride())
+            out.copy_(result)
+        return tuple(given) if len(given) > 1 else given[0]
+
+    register(name, written)
 
 
 def columns_empty(like: torch.Tensor, *shape: int, dtype: torch.dtype | None = None) -> torch.Tensor:

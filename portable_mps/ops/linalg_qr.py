@@ -11,6 +11,7 @@ from portable_mps.ops.linalg import (
     check_dtype,
     columns_copy,
     columns_empty,
+    register_outputs,
     stack,
     stacked_in_place,
     structured,
@@ -154,3 +155,8 @@ def ormqr(
     with stacked_in_place(result) as c:
         apply_q(vectors, input2.reshape(vectors.shape[0], input2.shape[-1]), c, left, adjoint=transpose)
     return result
+
+
+register_outputs("geqrf.a", geqrf, "a", "tau")
+register_outputs("linalg_householder_product.out", linalg_householder_product, "out")
+register_outputs("ormqr.out", ormqr, "out")

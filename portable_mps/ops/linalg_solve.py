@@ -16,6 +16,7 @@ from portable_mps.ops.linalg import (
     check_square,
     columns_copy,
     columns_empty,
+    register_outputs,
     resize_columns,
     stack,
     stacked_in_place,
@@ -325,3 +326,6 @@ def cholesky_inverse(self: torch.Tensor, upper: bool = False) -> torch.Tensor:
     with stacked_in_place(result) as x:
         _substitute_cholesky(stack(self), x, upper)
     return result
+
+
+register_outputs("cholesky_inverse.out", cholesky_inverse, "out")
