@@ -58,13 +58,13 @@ def structured(name: str, *outputs: str) -> Callable[[Function], Function]:
     Called with out=, torch leaves checks and the outputs' shapes to the kernel: its meta function is asked for them.
     What comes back of the decorator is the kernel alone.
     """
-    operator = getattr(torch.ops.aten, name.partition(".")[0])
 
     def decorate(function: Function) -> Function:
         @functools.wraps(function)
         def checked(*args: Any, **kwargs: Any) -> Any:
             given = [kwargs.pop(output) for output in outputs]
-            expected = _meta_results(operator.default, args, kwargs)
+            operator = getattr(torch.ops.aten, name.partition(".")[0]).default  # here, for it is slow the first time
+            expected = _meta_results(operator, args, kwargs)
             for out, wanted in zip(given, expected, strict=True):
                 _fit(out, wanted)
             return function(*args, **kwargs, **dict(zip(outputs, given, strict=True)))

@@ -129,7 +129,7 @@ def linalg_qr(
 
 @implements("linalg_householder_product")
 def linalg_householder_product(input: torch.Tensor, tau: torch.Tensor) -> torch.Tensor:
-    from torch import _meta_registrations as checks  # 0.5 s: only when needed
+    from torch import _meta_registrations as checks  # here, for not every version of torch has loaded it
 
     result = checks.linalg_householder_product(input, tau)
     check_dtype("orgqr_cpu", input)
