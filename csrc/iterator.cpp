@@ -46,6 +46,30 @@ class Packer {
   Parameters bytes_;
 };
 
+// An operand on the CPU is cast to the integer type like any tensor: it wraps around.
+int64_t wrapped_to(at::ScalarType type, const at::Scalar& scalar) {
+  const int64_t value =
+      scalar.isFloatingPoint() ? static_cast<int64_t>(scalar.toDouble()) : scalar.toLong();
+  switch (type) {
+    case at::kBool:
+      return scalar.isFloatingPoint() ? scalar.toDouble() != 0 : value != 0;
+    case at::kByte:
+      return static_cast<uint8_t>(value);
+    case at::kChar:
+      return static_cast<int8_t>(value);
+    case at::kShort:
+      return static_cast<int16_t>(value);
+    case at::kInt:
+      return static_cast<int32_t>(value);
+    case at::kUInt16:
+      return static_cast<uint16_t>(value);
+    case at::kUInt32:
+      return static_cast<uint32_t>(value);
+    default:
+      return value;
+  }
+}
+
 // A value where an operand's address would be, in the dtype's compute type: 8 bytes, 16 for a
 // complex number of two doubles.
 void put_operand(Packer& packer, const at::TensorBase& value, at::ScalarType compute) {
@@ -65,8 +89,7 @@ void put_operand(Packer& packer, const at::TensorBase& value, at::ScalarType com
     const auto number = static_cast<float>(scalar.toDouble());
     std::memcpy(&slot, &number, sizeof(number));
   } else {
-    slot = static_cast<uint64_t>(scalar.isFloatingPoint() ? static_cast<int64_t>(scalar.toDouble())
-                                                          : scalar.toLong());
+    slot = static_cast<uint64_t>(wrapped_to(compute, scalar));
   }
   packer.put(slot);
 }

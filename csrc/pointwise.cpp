@@ -2,6 +2,7 @@
 
 #include "python.h"
 
+#include <ATen/Dispatch.h>
 #include <ATen/ScalarOps.h>
 #include <ATen/native/BinaryOps.h>
 #include <ATen/native/TypeProperties.h>
@@ -94,7 +95,11 @@ void PointwiseKernels::check(const std::vector<at::Tensor>& inputs,
   if (check_ == Check::kSubtraction) {
     at::native::sub_check(inputs[0], inputs[1]);
   }
-  at::native::alpha_check(at::result_type(inputs[0], inputs[1]), scalars[0]);
+  const at::ScalarType dtype = at::result_type(inputs[0], inputs[1]);
+  at::native::alpha_check(dtype, scalars[0]);
+  if (at::isIntegralType(dtype, /*includeBool=*/false)) {
+    AT_DISPATCH_INTEGRAL_TYPES(dtype, "alpha", [&] { (void)scalars[0].to<scalar_t>(); });
+  }
 }
 
 const Kernel& PointwiseKernels::kernel_for(const Plan& plan) {

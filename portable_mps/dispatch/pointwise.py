@@ -28,6 +28,7 @@ class Check(enum.IntEnum):
 
 _VECTOR = 4  # elements a thread in the vectorised variant, as in csrc/iterator.cpp
 _LETTERS = "abcdefgh"
+_NARROW = (torch.uint8, torch.int8, torch.int16, torch.float16, torch.bfloat16)  # than what they are computed in
 
 
 @dataclass
@@ -83,7 +84,7 @@ class Pointwise:
         expressions = self._specialised(compute)
         arithmetic = "int" if compute == "bool" else compute
         outputs, inputs = operands[: len(expressions)], operands[len(expressions) :]
-        body = _Body(self, inputs, outputs, expressions, arithmetic, scalar_mask >> len(expressions))
+        body = _Body(self, inputs, outputs, expressions, storage_of_code(common), scalar_mask >> len(expressions))
 
         index, offset = ("uint64_t", "int64_t") if wide else ("uint", "int")
         fields = []
@@ -140,12 +141,18 @@ class _Body:
         inputs: list[Storage],
         outputs: list[Storage],
         expressions: tuple[str, ...],
-        compute: str,
+        common: Storage,
         scalar_mask: int,
     ) -> None:
         self.inputs, self.outputs, self.expressions = inputs, outputs, expressions
-        self.promoted = row.promotion != Promotion.NONE
-        self.compute, self.scalar_mask = compute, scalar_mask
+        self.promotion, self.common, self.scalar_mask = row.promotion, common, scalar_mask
+        self.compute = "int" if common.compute == "bool" else common.compute
+
+    def _as_common(self, value: str, operand: Storage) -> str:
+        """`value`, in the compute type, wrapped or rounded to a common dtype that is narrower than that."""
+        if operand.dtype == self.common.dtype or self.common.dtype not in _NARROW:
+            return value
+        return self.common.load.format(self.common.store.format(value))
 
     def loaded(self, i: int, pointer: str, where: str) -> str:
         """Declaration of input `i`, loaded from `pointer`[`where`] or taken from its parameter slot."""
@@ -158,17 +165,27 @@ class _Body:
             value = slot.get(own, f"{own}({{}})" if own != "bool" else "({} != 0)").format(pointer)
         else:
             value = operand.load.format(f"{pointer}[{where}]")
-        target = self.compute if self.promoted else own
+        promoted = self.promotion != Promotion.NONE
+        target = self.compute if promoted else own
         if target != own:
             value = f"cast_{target}({value})" if target != "bool" else f"cast_bool({value})"
+        if promoted and not self.scalar_mask >> i & 1:
+            value = self._as_common(value, operand)
         return f"{target} {_LETTERS[i]} = {value};"
+
+    def stored(self, i: int) -> str:
+        """Result `i` as it goes to memory."""
+        value, output = f"r{i}", self.outputs[i]
+        if self.promotion in (Promotion.DEFAULT, Promotion.FLOAT):
+            value = self._as_common(value, output)
+        return output.store.format(value)
 
     def element(self, offsets: list[str]) -> list[str]:
         """Statements for one element at these offsets, outputs' first."""
         count = len(self.outputs)
         lines = [self.loaded(i, f"p.p{i + count}", offsets[i + count]) for i in range(len(self.inputs))]
         lines += [f"let r{i} = {expression};" for i, expression in enumerate(self.expressions)]
-        lines += [f"p.p{i}[{offsets[i]}] = {o.store.format(f'r{i}')};" for i, o in enumerate(self.outputs)]
+        lines += [f"p.p{i}[{offsets[i]}] = {self.stored(i)};" for i in range(count)]
         return [f"    {line}" for line in lines]
 
 
@@ -202,7 +219,7 @@ def _vector_body(body: _Body, index: str) -> list[str]:
         is_scalar = body.scalar_mask >> i & 1
         lines.append("    " + body.loaded(i, f"p.p{i + count}" if is_scalar else f"v{i + count}", "k"))
     lines += [f"    let r{i} = {expression};" for i, expression in enumerate(body.expressions)]
-    lines += [f"    v{i}[k] = {o.store.format(f'r{i}')};" for i, o in enumerate(body.outputs)]
+    lines += [f"    v{i}[k] = {body.stored(i)};" for i in range(count)]
     lines.append("    }")
     lines += [f"    ((vector<{o.type}, {_VECTOR}>*)p.p{i})[i] = v{i};" for i, o in enumerate(body.outputs)]
     return lines

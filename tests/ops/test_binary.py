@@ -266,3 +266,22 @@ def test_add_and_rectify():
     )
     compare(lambda x, y: (torch._add_relu_(x.clone(), y), torch._add_relu_(x.clone(), 0.5)), a, b)
     compare(torch._add_relu, torch.arange(-3, 3), torch.arange(6))
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int8, torch.int16, torch.int32])
+def test_ends_of_integers(dtype):
+    """Numbers and results wrap around to the common dtype, also where out= is wider."""
+    limits = torch.iinfo(dtype)
+    x = torch.tensor([limits.min, limits.max, 0, 1, 5], dtype=dtype)
+    for number in (-3, 300, 70_000, limits.min, limits.max):
+        for function in (torch.add, torch.sub, torch.mul, torch.gt, torch.eq, torch.bitwise_and):
+            compare(function, x, number)
+            compare(function, x, torch.tensor(number))
+    wide = torch.empty(5, dtype=torch.int64)
+    for function in (torch.add, torch.mul):
+        compare(lambda a, out, f=function: f(a, a, out=out.clone()), x, wide)
+    for number in (300, 2.5, 2**40):
+        if number != 300 or dtype in (torch.uint8, torch.int8):
+            for device in ("cpu", "mps"):
+                with pytest.raises(RuntimeError):
+                    torch.add(x.to(device), x.to(device), alpha=number)
