@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import torch
 
 from portable_mps.dispatch.registry import implements, register
-from portable_mps.dispatch.strided import Linear, dtype_defines, resized
+from portable_mps.dispatch.strided import Linear, dtype_defines, resized, written
 from portable_mps.ops.shape import contiguous_out, finish
 
 _LAYOUT = "QQQQx" + "i" * 21
@@ -260,6 +260,7 @@ def _register_average(dims: int) -> None:
         if divisor_override == 0:
             raise RuntimeError("divisor must be not zero")
         windows = (kernel_size, stride, padding)
+        written(out, self.dtype)
         resized(out, _shape(f"avg_pool{dims}d", self, *windows, ceil_mode, count_include_pad, divisor_override))
         pooling = _fixed(dims, self, out, *windows, divisor=divisor_override, padding_counts=count_include_pad)
         return _pool(pooling, self, out)

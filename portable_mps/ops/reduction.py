@@ -10,6 +10,7 @@ import torch
 
 from portable_mps.dispatch.reduction import Accumulate, Reduction, canonical_dims, check_out, reduced_shape
 from portable_mps.dispatch.registry import implements, register, register_composite
+from portable_mps.dispatch.strided import castable
 
 Dims = int | Sequence[int] | None
 
@@ -400,8 +401,10 @@ def _register_moments(name: str, row: Reduction, with_mean: Reduction) -> None:
     ) -> torch.Tensor:
         if self.is_complex():
             result = of_complex(self, dim=dim, correction=correction, keepdim=keepdim)
-            check_out(out, result.shape, result.dtype)
+            castable(out, result.dtype)
+            check_out(out, result.shape)
             return out.copy_(result)
+        castable(out, self.dtype)
         _into(row, (out,), self, dim, keepdim, None, prepare(self, correction))
         return out
 

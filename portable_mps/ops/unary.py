@@ -152,7 +152,7 @@ _frexp = Pointwise(
 def frexp_out(
     self: torch.Tensor, *, mantissa: torch.Tensor, exponent: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    mantissa.resize_(self.shape), exponent.resize_(self.shape)
+    resized(mantissa, self.shape), resized(exponent, self.shape)
     _frexp((mantissa, exponent), (self,))
     return mantissa, exponent
 

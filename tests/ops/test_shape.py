@@ -158,6 +158,10 @@ def test_outputs_share_no_memory(name):
 
 
 OUTPUTS = {
+    "std, integers": lambda x: torch.std(x, 0, out=torch.empty(3, dtype=torch.int64, device="mps")),
+    "avg_pool2d, integers": lambda x: torch.ops.aten.avg_pool2d(
+        x[None], [2, 2], out=torch.empty(1, 2, 1, dtype=torch.int64, device="mps")
+    ),
     "functional form, another device": lambda x: torch.ops.aten._slow_conv2d_forward(
         x[None, None], x[None, None, :2], [2, 3], None, [1, 1], [0, 0], output=torch.empty(1, 1, 3, 1)
     ),
