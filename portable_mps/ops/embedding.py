@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import torch
 
+from portable_mps.dispatch import deterministic
 from portable_mps.dispatch.registry import implements
 from portable_mps.dispatch.strided import Linear, dtype_defines
 from portable_mps.ops.indexing import along, combining
@@ -134,6 +135,7 @@ def _embedding_bag_dense_backward(
     total = combining(torch.zeros((num_weights, width), dtype=grad.dtype, device=grad.device))
     count = grad.numel() if mode == _MAXIMUM else indices.numel() * width
     if count and bags:
+        deterministic.alert("_embedding_bag_dense_backward")
         _backward(
             count,
             (0, indices, 0, 0 if factors is None else factors, grad, *tables, total, 0,

@@ -13,6 +13,8 @@ from typing import Any
 
 import torch
 
+from portable_mps.dispatch import deterministic
+from portable_mps.dispatch.checks import raise_where
 from portable_mps.dispatch.pointwise import Pointwise
 from portable_mps.dispatch.promotion import Promotion
 from portable_mps.dispatch.registry import implements
@@ -54,18 +56,35 @@ def indexed(
         base_strides = [*(2 * stride for stride in base_strides), 1]
         indices = [index.unsqueeze(-1) for index in indices]
         extents = [(size, 2 * stride) for size, stride in extents]
-    shape = values.shape
     if values.numel() == 0:
         return
-    expanded = [index.expand(shape) for index in indices]
-    if any(index.stride() != expanded[0].stride() or index.dtype != indices[0].dtype for index in expanded):
+    indices = [index.expand(values.shape) for index in indices]
+    run = _in_order if deterministic.is_wanted(action, base.dtype) else _launch
+    run(action, base, base_strides, values, indices, extents, message, kind, wrap, dims)
+
+
+def _launch(
+    action: str,
+    base: torch.Tensor,
+    base_strides: Sequence[int],
+    values: torch.Tensor,
+    expanded: Sequence[torch.Tensor],
+    extents: Sequence[tuple[int, int]],
+    message: str,
+    kind: type[Exception],
+    wrap: bool,
+    dims: Sequence[int],
+) -> None:
+    """`indexed` in one dispatch, where threads may race for an element."""
+    shape, count = values.shape, len(expanded)
+    if any(index.stride() != expanded[0].stride() or index.dtype != expanded[0].dtype for index in expanded):
         expanded = [index.to(torch.int64).contiguous() for index in expanded]
     errors = device.current().errors
     extras: list[int] = []
     for k, (size, stride) in enumerate(extents):
         dim = dims[k] if dims else k
         extras += [size, stride, errors.arm(message.format(index="{index}", dim=dim, size=size), kind), 0]
-    defines: dict[str, Any] = {"K": len(indices), "I": _INDEX_TYPES[expanded[0].dtype], "WRAP": int(wrap)}
+    defines: dict[str, Any] = {"K": count, "I": _INDEX_TYPES[expanded[0].dtype], "WRAP": int(wrap)}
     if action in ("get", "put"):
         defines |= {"ACTION": action.upper(), "T": word(base.dtype)}
     else:
@@ -77,7 +96,7 @@ def indexed(
     if action != "get":
         reads, writes = [*expanded, values], [base]
     # The kernel reaches all of base through the indices, in 64-bit arithmetic.
-    _kernel(len(indices))(
+    _kernel(count)(
         shape,
         (values.stride(), base_strides, expanded[0].stride()),
         (values, base, errors.address, *expanded),
@@ -86,6 +105,39 @@ def indexed(
         writes,
         **defines,
     )
+
+
+def _in_order(
+    action: str,
+    base: torch.Tensor,
+    base_strides: Sequence[int],
+    values: torch.Tensor,
+    indices: Sequence[torch.Tensor],
+    extents: Sequence[tuple[int, int]],
+    message: str,
+    kind: type[Exception],
+    wrap: bool,
+    dims: Sequence[int],
+) -> None:
+    """`indexed` without races, for torch.use_deterministic_algorithms; the host waits for the number of places."""
+    inside = []
+    for k, (index, (size, _)) in enumerate(zip(indices, extents, strict=True)):
+        index = index.to(torch.int64)
+        if wrap:
+            index = torch.where(index < 0, index + size, index)
+        raise_where(
+            (index < 0) | (index >= size),
+            message.format(index="of element {index}", dim=dims[k] if dims else k, size=size),
+            kind,
+        )
+        inside.append(index.clamp(0, max(size - 1, 0)))
+    at = deterministic.places(values.shape, base_strides, inside, [stride for _, stride in extents])
+    unique, results = deterministic.grouped(action, at, values)
+    flat = base.as_strided((base.untyped_storage().nbytes() // base.element_size() - base.storage_offset(),), (1,))
+    if action != "put":
+        before = flat.index_select(0, unique)
+        results = before + results if action == "sum" else before * results
+    _launch("put", flat, (0,), results, (unique,), ((flat.numel(), 1),), message, kind, wrap=False, dims=dims)
 
 
 def combining(base: torch.Tensor) -> torch.Tensor:

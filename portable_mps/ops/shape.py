@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from portable_mps.dispatch import deterministic
 from portable_mps.dispatch.lists import ListKernel
 from portable_mps.dispatch.registry import implements
 from portable_mps.dispatch.strided import (
@@ -387,6 +388,7 @@ def pad_backward(
     total = torch.zeros(self.shape, dtype=dtype, device=self.device)
     source = grad.to(dtype).contiguous()
     if source.numel():
+        deterministic.alert(f"{name}_backward")
         arguments = (source, total, source.numel(), *padded, *own, *before)
         defines = {"PAD": int(not reflect), "FORWARD": 0, **dtype_defines("T", dtype)}
         _pad(source.numel(), arguments, [source], [total], **defines)
