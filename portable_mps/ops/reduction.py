@@ -343,6 +343,16 @@ def linalg_vector_norm_out(
     return out
 
 
+@implements("linalg__powsum")
+def linalg_powsum(
+    self: torch.Tensor, ord: float = 2, dim: Dims = None, keepdim: bool = False, *, dtype: torch.dtype | None = None
+) -> torch.Tensor:
+    """What a vector norm takes the root of."""
+    sizes = self.abs() if dtype is None else self.to(dtype).abs()
+    powers = (sizes != 0).to(sizes.dtype) if ord == 0 else sizes.pow(ord)
+    return powers.sum(canonical_dims(dim, self.dim()), keepdim)
+
+
 @implements("norm.out")
 def norm_out(
     self: torch.Tensor, p: float | None, dim: Dims, keepdim: bool = False, *, out: torch.Tensor

@@ -427,7 +427,7 @@ for _kind in ("reflection", "replication"):
         _register_padding(_kind, _dims)
 
 
-@implements("channel_shuffle")
+@implements("channel_shuffle", "native_channel_shuffle")
 def channel_shuffle(self: torch.Tensor, groups: int) -> torch.Tensor:
     if self.dim() < 3:
         raise RuntimeError(f"channel_shuffle expects input with > 2 dims, but got input with sizes {list(self.shape)}")

@@ -287,3 +287,11 @@ def test_renorm(p):
         for device in ("cpu", "mps"):
             with pytest.raises(RuntimeError):
                 torch.renorm(torch.ones(2, 2, device=device), *arguments)
+
+
+def test_sums_of_powers():
+    call = torch.ops.aten.linalg__powsum
+    for dtype in (torch.float32, torch.float64, torch.complex64):
+        x = torch.randn(3, 4, dtype=dtype)
+        for order in (0, 1, 2, 3, 0.5):
+            compare(lambda t, p=order: (call(t, p), call(t, p, [1], True)), x, rtol=1e-5, atol=1e-5)

@@ -121,6 +121,7 @@ def test_padding_edges():
 def test_rearrangements():
     x = sample(2, 8, 3, 4)
     compare(lambda t: functional.channel_shuffle(t, 4), x, grad=True)
+    compare(lambda t: torch.native_channel_shuffle(t, 4), x)
     compare(lambda t: functional.pixel_shuffle(t, 2), x, grad=True)
     compare(lambda t: functional.pixel_unshuffle(t[..., :2, :], 2), x, grad=True)
     compare(lambda t: t[0, 0, :, :3].trace(), x, grad=True)
