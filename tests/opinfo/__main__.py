@@ -1,7 +1,7 @@
 """Sweep torch's operator database over `mps`: `make operators`, or `PYTHONPATH=tests python -m opinfo`.
 
 Verdicts go to --out as JSON lines, one a check, as they come: run again with the same file, and only what is missing
-is judged (with --again, the failures too; with --fresh, everything). --table writes docs/operators.md from that file,
+is judged (with --again, only what failed; with --fresh, everything). --table writes docs/operators.md from that file,
 --failures the list of expected failures.
 """
 
@@ -35,7 +35,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--timeout", type=float, default=300, help="seconds for one check")
     parser.add_argument("--fresh", action="store_true", help="forget what --out has")
-    parser.add_argument("--again", action="store_true", help="judge what failed before once more")
+    parser.add_argument("--again", action="store_true", help="judge once more what failed before, and only that")
     parser.add_argument("--list", type=Path, help="write the failing checks here, one a line")
     parser.add_argument("--failures", type=Path, help="write the list of expected failures here")
     parser.add_argument("--table", type=Path, help="write the table of operators here")
@@ -76,9 +76,9 @@ def main() -> None:
         before = known.get((task.op, task.dtype, task.check))
         if task.check not in options.checks:
             continue
-        if before is None:
+        if not options.again and before is None:
             tasks.append(task)
-        elif options.again and before["status"] == "fail":
+        elif options.again and before is not None and before["status"] == "fail":
             # On all samples if it was before: one that the quick part does not take may have failed.
             tasks.append(dataclasses.replace(task, quick=before["quick"]))
     begin, failed = time.monotonic(), 0
