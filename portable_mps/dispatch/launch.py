@@ -18,6 +18,16 @@ def grid(groups: int) -> tuple[int, int, int]:
     return (min(groups, GROUP_ROW), -(-groups // GROUP_ROW), 1)
 
 
+def check_turns(name: str, turns: int) -> None:
+    """RuntimeError where a thread would take more turns through its loops than the adapter's driver lets it."""
+    limit = device.current().adapter.loop_limit
+    if turns > limit:
+        raise RuntimeError(
+            f"{name}: a thread would take {turns:,} turns through its loops, and this software driver ends them after "
+            f"{limit:,}: the result would be wrong. Take smaller sizes, or a GPU"
+        )
+
+
 def launch(
     template: Template,
     groups: tuple[int, int, int],

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from portable_mps.dispatch.launch import Prepared, grid
+from portable_mps.dispatch.launch import Prepared, check_turns, grid
 from portable_mps.dispatch.promotion import storage
 from portable_mps.runtime.kernel import Template
 
@@ -71,6 +71,8 @@ class RowKernel:
             height = min(height, 8)
         each = -(-size // height)
         items = next((n for n in _KEPT if each <= n), 0) if keep else 0
+        if not items:
+            check_turns(next(iter(self._templates.values())).stem, 3 * each)
         wide = rows * size >= _WIDE_FROM
         compute = storage(next(iter(types.values()))).compute
         words: dict[str, Any] = {"A": "int" if compute == "bool" else compute, "ITEMS": items}

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import torch
 
-from portable_mps.dispatch.launch import grid, launch
+from portable_mps.dispatch.launch import check_turns, grid, launch
 from portable_mps.dispatch.promotion import storage
 from portable_mps.dispatch.registry import implements, register_composite
 from portable_mps.dispatch.rows import THREADS, threads_along
@@ -95,6 +95,7 @@ def _geometry(scores: torch.Tensor) -> tuple[tuple[int, int, int], tuple[int, ..
     """Workgroups, and the kernel's sizes, for (heads, rows, columns) scores."""
     heads, rows, columns = scores.shape
     height_log2 = threads_along(columns).bit_length() - 1
+    check_turns("scaled_dot_product_attention", 3 * (columns >> height_log2))
     return grid(-(-heads * rows // (THREADS >> height_log2))), (heads, rows, columns, height_log2 | 16)
 
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import torch
 
-from portable_mps.dispatch.launch import grid, launch
+from portable_mps.dispatch.launch import check_turns, grid, launch
 from portable_mps.dispatch.promotion import storage
 from portable_mps.dispatch.registry import implements, register
 from portable_mps.dispatch.strided import resized
@@ -86,6 +86,8 @@ def _direct(
 ) -> None:
     written = {_forward: result, _backward_image: image, _backward_weight: weight}[template]
     read = [t for t in (image, weight, result, bias) if t is not None and t is not written]
+    each = {_forward: geometry.channels, _backward_image: geometry.filters}.get(template, 0) // geometry.groups
+    check_turns("convolution", max(2 * each * geometry.taps, geometry.batch * geometry.spots // 256))
     if template is _backward_weight:
         x, y, _ = grid(written.numel())
         groups = (x, y, 1)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import torch
 
-from portable_mps.dispatch.launch import grid, launch
+from portable_mps.dispatch.launch import check_turns, grid, launch
 from portable_mps.dispatch.registry import implements
 from portable_mps.dispatch.strided import dtype_defines
 from portable_mps.runtime import device
@@ -80,6 +80,7 @@ class _Problem:
         **defines: str,
     ) -> None:
         """tensors: variables, other, likelihoods, grad_output and gradient of the kernel's parameters."""
+        check_turns("ctc_loss", self.shape[0] * (2 + self.states // 64) + self.states)
         errors = device.current().errors
         code = errors.arm("ctc_loss: target {index} is out of bounds.")
         inputs = (self.log_probs, self.targets, *self.facts.unbind(0))

@@ -6,7 +6,7 @@ import math
 
 import torch
 
-from portable_mps.dispatch.launch import grid, launch
+from portable_mps.dispatch.launch import check_turns, grid, launch
 from portable_mps.dispatch.registry import implements
 from portable_mps.dispatch.strided import dtype_defines
 from portable_mps.runtime.kernel import Template
@@ -25,6 +25,7 @@ def _launch(
 ) -> None:
     """tensors: x1, x2, distance, its gradient, x1's gradient; the last one that is given is written."""
     given = [t for t in tensors if t is not None]
+    check_turns("cdist", sizes[3] + sizes[3] // _TILE)
     dtype = given[0].dtype
     launch(
         templates["d" if dtype == torch.float64 else "f"],

@@ -8,6 +8,7 @@ from __future__ import annotations
 import torch
 
 from portable_mps.dispatch import deterministic
+from portable_mps.dispatch.launch import check_turns
 from portable_mps.dispatch.registry import implements
 from portable_mps.dispatch.strided import Linear, dtype_defines
 from portable_mps.ops.indexing import along, combining
@@ -87,6 +88,9 @@ def _embedding_bag(
     bag_of = torch.full((samples,), -1, dtype=dtype, device=weight.device)
     sizes = torch.zeros(bags, dtype=dtype, device=weight.device)
     maxima = torch.empty((bags, width) if mode == _MAXIMUM else 0, dtype=dtype, device=weight.device)
+    if samples > device.current().adapter.loop_limit:
+        ends = torch.nn.functional.pad(offsets, (0, 1 - int(include_last_offset)), value=samples)
+        check_turns("embedding_bag", int(ends.diff().max()))
     if out.numel():
         errors = device.current().errors
         index = "embedding_bag: Expected idx >= 0 && idx < num_embeddings but found idx to be {index}"

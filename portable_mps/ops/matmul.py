@@ -20,6 +20,7 @@ _scaled = {
     for accumulator, code in {"float": "f", "double": "d", "int": "i", "int64_t": "q"}.items()
 }
 _outer = Template("matmul", "matmul", "QQQqqqqqiiiiiiiiiii")
+_SUMMED_IN = {torch.float16: torch.float32, torch.bfloat16: torch.float32}  # where a sum is in several parts
 _MAX_BATCH = 32768  # workgroups in z
 
 
@@ -73,6 +74,8 @@ def product(
         key += (d.stride(), alpha, beta)
     plan = _plans.get(key)
     if plan is None:
+        if a.shape[2] > _longest():
+            return _product_in_parts(a, b, out, added, alpha, beta)
         if len(_plans) >= _REMEMBERED:
             _plans.clear()
         plan = _plans[key] = _plan(a, b, out, d, alpha, beta)
@@ -80,6 +83,26 @@ def product(
         plan.record((a, b, out), (a, b), (out,))
     else:
         plan.record((a, b, out, d), (a, b, d), (out,))
+
+
+def _longest() -> int:
+    """The longest inner dimension that one dispatch takes: 10 turns for 16 elements, where loops are limited."""
+    return device.current().adapter.loop_limit // 10 * 16
+
+
+def _product_in_parts(
+    a: torch.Tensor, b: torch.Tensor, out: torch.Tensor, added: torch.Tensor | None, alpha: float, beta: float
+) -> None:
+    """`product` over parts of the inner dimension."""
+    total = torch.zeros(out.shape, dtype=_SUMMED_IN.get(out.dtype, out.dtype), device=out.device)
+    for start in range(0, a.shape[2], _longest()):
+        part = slice(start, start + _longest())
+        product(a[:, :, part], b[:, part], total, total, beta=1.0)
+    if alpha != 1:
+        total *= alpha
+    if added is not None and beta != 0:
+        total += beta * added
+    out.copy_(total)
 
 
 _plans: dict[tuple[Any, ...], Prepared] = {}
@@ -116,11 +139,19 @@ def summed_product(a: torch.Tensor, b: torch.Tensor, out: torch.Tensor) -> None:
     if outer == 0 or k == 0:
         out.zero_()
         return
+    if k > _longest():
+        total = torch.zeros((m, n), dtype=_SUMMED_IN.get(out.dtype, out.dtype), device=out.device)
+        for start in range(0, k, _longest()):
+            part = torch.empty_like(total)
+            summed_product(a[:, :, start : start + _longest()], b[:, start : start + _longest()], part)
+            total += part
+        out.copy_(total)
+        return
     a, b = _contiguous_way(a), _contiguous_way(b)
     tile, per_thread = _tile(m, n, 1)
     tiles = -(-n // tile) * -(-m // tile)
     splits = max(1, min(outer, 512 // tiles, 256))
-    step = -(-outer // splits)
+    step = min(-(-outer // splits), _longest() // k)
     splits = -(-outer // step)
     partial = out
     if splits > 1:

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 import torch
 
+from portable_mps.dispatch.launch import check_turns
 from portable_mps.dispatch.registry import implements, register
 from portable_mps.dispatch.strided import Linear, dtype_defines, resized, written
 from portable_mps.ops.shape import contiguous_out, finish
@@ -50,6 +51,7 @@ class Pooling:
         written = [input] if backward else [output] + ([] if indices is None else [indices])
         if written[0].numel() == 0:
             return
+        check_turns("pooling", self._turns())
         tensors = [t for t in (input, output, indices, samples) if t is not None]
         geometry = (*self.input, *self.output, *self.size, *self.stride, *self.padding, *self.dilation)
         samples_each = 0 if samples is None else samples.size(-1)
@@ -70,6 +72,15 @@ class Pooling:
             BACKWARD=int(backward),
             **dtype_defines("T", input.dtype),
         )
+
+    def _turns(self) -> int:
+        """What a thread loops through, at most: a window, or the windows around an element."""
+        if self.window == _ADAPTIVE:
+            pairs = [sorted(pair) for pair in zip(self.input, self.output, strict=True)]
+            spans = [many // max(few, 1) + (2 if few and many % few else 0) for few, many in pairs]
+        else:
+            spans = list(self.size)
+        return spans[0] + spans[0] * spans[1] + math.prod(spans)
 
 
 def _three(values: Sequence[int], dims: int, fill: int) -> tuple[int, ...]:

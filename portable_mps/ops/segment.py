@@ -6,9 +6,11 @@ import math
 
 import torch
 
+from portable_mps.dispatch.launch import check_turns
 from portable_mps.dispatch.registry import implements
 from portable_mps.dispatch.strided import Linear, dtype_defines
 from portable_mps.ops.indexing import wrapped_dim
+from portable_mps.runtime import device
 
 _INITIAL = {"sum": 0.0, "mean": 0.0, "max": -math.inf, "min": math.inf, "prod": 1.0}
 _kernels = {code: Linear("segment", "segment", f"QQQQQxxxx{code}I") for code in "fd"}
@@ -27,6 +29,8 @@ def _run(
 ) -> None:
     """Fill `target`: the output, or with `grad` the gradient of data. All tensors are contiguous."""
     bounds = _offsets(lengths, offsets)
+    if data.size(axis) > device.current().adapter.loop_limit:
+        check_turns("segment_reduce", int(bounds.diff().max()))
     inner = math.prod(data.shape[axis + 1 :])
     start = _INITIAL[reduce] if initial is None else initial
     arguments = (

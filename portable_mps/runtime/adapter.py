@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import os
+import sys
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -68,6 +69,12 @@ class Adapter:
     def is_software(self) -> bool:
         """Whether the driver runs on the CPU."""
         return self.kind == _SOFTWARE
+
+    @property
+    def loop_limit(self) -> int:
+        """Turns that a thread may take through all its loops in a dispatch: Mesa's software driver ends them silently
+        after 65,535."""
+        return 65_535 if self.is_software else sys.maxsize
 
     @property
     def missing(self) -> list[str]:
