@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
@@ -59,32 +59,42 @@ def indexed(
     if values.numel() == 0:
         return
     indices = [index.expand(values.shape) for index in indices]
-    run = _in_order if deterministic.is_wanted(action, base.dtype) else _launch
-    run(action, base, base_strides, values, indices, extents, message, kind, wrap, dims)
+    access = _Access(
+        action, base, base_strides, values, indices, extents, message, kind, wrap, dims or range(len(indices))
+    )
+    if deterministic.is_wanted(action, base.dtype):
+        _launch_in_order(access)
+    else:
+        _launch(access)
 
 
-def _launch(
-    action: str,
-    base: torch.Tensor,
-    base_strides: Sequence[int],
-    values: torch.Tensor,
-    expanded: Sequence[torch.Tensor],
-    extents: Sequence[tuple[int, int]],
-    message: str,
-    kind: type[Exception],
-    wrap: bool,
-    dims: Sequence[int],
-) -> None:
-    """`indexed` in one dispatch, where threads may race for an element."""
-    shape, count = values.shape, len(expanded)
-    if any(index.stride() != expanded[0].stride() or index.dtype != expanded[0].dtype for index in expanded):
-        expanded = [index.to(torch.int64).contiguous() for index in expanded]
+class _Access(NamedTuple):
+    """`indexed`'s arguments, the indices expanded."""
+
+    action: str
+    base: torch.Tensor
+    base_strides: Sequence[int]
+    values: torch.Tensor
+    indices: Sequence[torch.Tensor]
+    extents: Sequence[tuple[int, int]]
+    message: str
+    kind: type[Exception]
+    wrap: bool
+    dims: Sequence[int]
+
+
+def _launch(access: _Access) -> None:
+    """In one dispatch, where threads may race for an element."""
+    action, base, values, indices = access.action, access.base, access.values, access.indices
+    if any(index.stride() != indices[0].stride() or index.dtype != indices[0].dtype for index in indices):
+        indices = [index.to(torch.int64).contiguous() for index in indices]
     errors = device.current().errors
     extras: list[int] = []
-    for k, (size, stride) in enumerate(extents):
-        dim = dims[k] if dims else k
-        extras += [size, stride, errors.arm(message.format(index="{index}", dim=dim, size=size), kind), 0]
-    defines: dict[str, Any] = {"K": count, "I": _INDEX_TYPES[expanded[0].dtype], "WRAP": int(wrap)}
+    for dim, (size, stride) in zip(access.dims, access.extents, strict=True):
+        extras += [
+            size, stride, errors.arm(access.message.format(index="{index}", dim=dim, size=size), access.kind), 0
+        ]  # fmt: skip
+    defines: dict[str, Any] = {"K": len(indices), "I": _INDEX_TYPES[indices[0].dtype], "WRAP": int(access.wrap)}
     if action in ("get", "put"):
         defines |= {"ACTION": action.upper(), "T": word(base.dtype)}
     else:
@@ -92,52 +102,40 @@ def _launch(
         if base.dtype == torch.bool:  # a sum of bools is a logical or, a product a logical and
             operation = {"AtomicAdd": "AtomicMax", "AtomicMul": "AtomicMin"}.get(operation, operation)
         defines |= {"ACTION": "COMBINE", "OPERATION": operation, **dtype_defines("T", base.dtype)}
-    reads, writes = [*expanded, base], [values]
-    if action != "get":
-        reads, writes = [*expanded, values], [base]
     # The kernel reaches all of base through the indices, in 64-bit arithmetic.
-    _kernel(count)(
-        shape,
-        (values.stride(), base_strides, expanded[0].stride()),
-        (values, base, errors.address, *expanded),
+    _kernel(len(indices))(
+        values.shape,
+        (values.stride(), access.base_strides, indices[0].stride()),
+        (values, base, errors.address, *indices),
         extras,
-        reads,
-        writes,
+        [*indices, base if action == "get" else values],
+        [values if action == "get" else base],
         **defines,
     )
 
 
-def _in_order(
-    action: str,
-    base: torch.Tensor,
-    base_strides: Sequence[int],
-    values: torch.Tensor,
-    indices: Sequence[torch.Tensor],
-    extents: Sequence[tuple[int, int]],
-    message: str,
-    kind: type[Exception],
-    wrap: bool,
-    dims: Sequence[int],
-) -> None:
-    """`indexed` without races, for torch.use_deterministic_algorithms; the host waits for the number of places."""
+def _launch_in_order(access: _Access) -> None:
+    """Without races, for torch.use_deterministic_algorithms; the host waits for the number of places."""
+    action, base = access.action, access.base
     inside = []
-    for k, (index, (size, _)) in enumerate(zip(indices, extents, strict=True)):
+    for dim, index, (size, _) in zip(access.dims, access.indices, access.extents, strict=True):
         index = index.to(torch.int64)
-        if wrap:
+        if access.wrap:
             index = torch.where(index < 0, index + size, index)
-        raise_where(
-            (index < 0) | (index >= size),
-            message.format(index="of element {index}", dim=dims[k] if dims else k, size=size),
-            kind,
-        )
+        message = access.message.format(index="of element {index}", dim=dim, size=size)
+        raise_where((index < 0) | (index >= size), message, access.kind)
         inside.append(index.clamp(0, max(size - 1, 0)))
-    at = deterministic.places(values.shape, base_strides, inside, [stride for _, stride in extents])
-    unique, results = deterministic.grouped(action, at, values)
+    strides = [stride for _, stride in access.extents]
+    at = deterministic.places(access.values.shape, access.base_strides, inside, strides)
+    unique, results = deterministic.grouped(action, at, access.values)
     flat = base.as_strided((base.untyped_storage().nbytes() // base.element_size() - base.storage_offset(),), (1,))
     if action != "put":
         before = flat.index_select(0, unique)
         results = before + results if action == "sum" else before * results
-    _launch("put", flat, (0,), results, (unique,), ((flat.numel(), 1),), message, kind, wrap=False, dims=dims)
+    _launch(access._replace(
+        action="put", base=flat, base_strides=(0,), values=results, indices=(unique,), extents=((flat.numel(), 1),),
+        wrap=False, dims=(0,),
+    ))  # fmt: skip
 
 
 def combining(base: torch.Tensor) -> torch.Tensor:
