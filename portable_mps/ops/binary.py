@@ -90,7 +90,7 @@ def nextafter_out(self: torch.Tensor, other: torch.Tensor, *, out: torch.Tensor)
     away_from_zero = (bits >= 0) == (start < end)
     stepped = torch.where(start == 0, torch.where(end < 0, -(2**15) + 1, 1), bits + torch.where(away_from_zero, 1, -1))
     result = torch.where(start == end, end, stepped.to(torch.int16).view(dtype))
-    return out.copy_(result.masked_fill_(start.isnan() | end.isnan(), math.nan))
+    return resized(out, result.shape).copy_(result.masked_fill_(start.isnan() | end.isnan(), math.nan))
 
 
 register(Pointwise("xlogy", ("maths::xlogy(a, b)",), 2, promotion=Promotion.FLOAT), "xlogy.OutTensor")

@@ -271,6 +271,16 @@ def nanmedian_dim_values(
     return _median_dim("nanmedian", self, dim, keepdim, values, indices)
 
 
+@implements("mode.values")  # torch's own asks for the devices it knows
+def mode_values(
+    self: torch.Tensor, dim: int = -1, keepdim: bool = False, *, values: torch.Tensor, indices: torch.Tensor
+) -> Pairs:
+    found, places = mode(self, dim, keepdim)
+    written(values, found.dtype)
+    written(indices, places.dtype)
+    return resized(values, found.shape).copy_(found), resized(indices, places.shape).copy_(places)
+
+
 @implements("mode")
 def mode(self: torch.Tensor, dim: int = -1, keepdim: bool = False) -> Pairs:
     """The most frequent value of each row, the smallest of several, and the last place where it stands."""

@@ -152,7 +152,10 @@ _frexp = Pointwise(
 def frexp_out(
     self: torch.Tensor, *, mantissa: torch.Tensor, exponent: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    resized(mantissa, self.shape), resized(exponent, self.shape)
+    for out, dtype, name in ((mantissa, self.dtype, "mantissa"), (exponent, torch.int32, "exponent")):
+        if out.dtype != dtype:
+            raise RuntimeError(f"torch.frexp() expects {name} to have dtype {dtype} but got {out.dtype}")
+        resized(out, self.shape)
     _frexp((mantissa, exponent), (self,))
     return mantissa, exponent
 
