@@ -9,6 +9,7 @@ from typing import Any
 
 from portable_mps import _C, settings
 from portable_mps.runtime import adapter as adapters
+from portable_mps.runtime import cache as cache_folder
 from portable_mps.runtime import profiler
 from portable_mps.runtime.errors import ErrorRecord
 from portable_mps.runtime.kernel import KERNELS, Compiler
@@ -34,7 +35,7 @@ class Device:
         if self.adapter.missing:
             raise adapters.NoAdapterError(f"{self.adapter.name} lacks {', '.join(self.adapter.missing)}")
         cache = settings.cache_folder() / _folder_name(f"{self.adapter.name} {self.adapter.driver} {spy.SGL_VERSION}")
-        cache.mkdir(parents=True, exist_ok=True)
+        self._cache_users = cache_folder.join(cache)
         options = spy.SlangCompilerOptions()
         options.include_paths = [str(KERNELS)]
         mode = spy.SlangFloatingPointMode
