@@ -6,10 +6,12 @@
 #include <pybind11/numpy.h>
 #include <pybind11/stl.h>
 
+#include <atomic>
+
 namespace portable_mps {
 namespace {
 
-std::shared_ptr<Recorder> current_recorder;
+std::atomic<Recorder*> current_recorder{nullptr};
 
 std::vector<Range> ranges_of(const std::vector<at::Tensor>& tensors) {
   std::vector<Range> ranges;
@@ -157,14 +159,21 @@ void Recorder::replay(const Batch& batch, uintptr_t command_buffer) const {
 }
 
 Recorder& recorder() {
-  if (!current_recorder) {
+  Recorder* recorder = current_recorder.load(std::memory_order_acquire);
+  if (recorder == nullptr) {
     runtime::open();
-    TORCH_CHECK(current_recorder, "the device was opened without a recorder");
+    recorder = current_recorder.load(std::memory_order_acquire);
+    TORCH_CHECK(recorder != nullptr, "the device was opened without a recorder");
   }
-  return *current_recorder;
+  return *recorder;
 }
 
-void set_recorder(std::shared_ptr<Recorder> recorder) { current_recorder = std::move(recorder); }
+void set_recorder(std::shared_ptr<Recorder> recorder) {
+  // Never destroyed: it holds Python objects, and Python is gone before C++'s statics are.
+  static auto* const kept = new std::vector<std::shared_ptr<Recorder>>();
+  current_recorder.store(recorder.get(), std::memory_order_release);
+  kept->push_back(std::move(recorder));
+}
 
 void bind_recorder(py::module_& module) {
   py::class_<StreamLock>(module, "StreamLock")

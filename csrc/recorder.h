@@ -31,7 +31,7 @@ class StreamLock {
   std::recursive_mutex mutex_;
 };
 
-// A compiled kernel: portable_mps.runtime.kernel.Kernel, and its pipeline where it is recorded
+// A compiled kernel: portable_mps.runtime.kernel.Pipeline, and its handle where it is recorded
 // here.
 struct Kernel {
   py::object python;
