@@ -75,7 +75,7 @@ def cat_out(tensors: Sequence[torch.Tensor], dim: int = 0, *, out: torch.Tensor)
                 f"{position} in the list, where {shape} was expected"
             )
     shape[dim] = sum(part.size(dim) for part in parts)
-    resized(out, shape)
+    separate(resized(out, shape), *tensors)  # a larger out may reach into an input, or be one
     places, start = [], 0
     for part in parts:
         places.append(out.narrow(dim, start, part.size(dim)))
