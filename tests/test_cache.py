@@ -1,5 +1,6 @@
 """The folder of compiled kernels: what killed processes leave behind must not fill it."""
 
+import os
 import sys
 
 import pytest
@@ -18,7 +19,7 @@ def test_the_first_process_forgets_the_table_of_readers(tmp_path):
     table.touch()
     second = cache.join(tmp_path / "cache")
     assert table.exists(), "another process has it in use"
-    users.close()
-    second.close()
-    cache.join(tmp_path / "cache").close()
+    os.close(users)
+    os.close(second)
+    os.close(cache.join(tmp_path / "cache"))
     assert not table.exists()

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
-from typing import IO
 
 if sys.platform != "win32":
     import fcntl
 
 
-def join(folder: Path) -> IO[bytes] | None:
-    """Make `folder` ready for this process; the cache is in use as long as the file that it returns is open.
+def join(folder: Path) -> int | None:
+    """Make `folder` ready for this process; the cache is in use as long as the returned file descriptor is open.
 
     A process that is killed leaves its entry in LMDB's table of readers. With 126 of them the table is full and nothing
     is cached any more, so a process that finds itself alone forgets the tables: LMDB makes them anew.
@@ -19,7 +19,7 @@ def join(folder: Path) -> IO[bytes] | None:
     folder.mkdir(parents=True, exist_ok=True)
     if sys.platform == "win32":
         return None
-    users = (folder / "users").open("ab")
+    users = os.open(folder / "users", os.O_RDWR | os.O_CREAT, 0o644)
     try:
         fcntl.flock(users, fcntl.LOCK_EX | fcntl.LOCK_NB)
         for table in folder.rglob("lock.mdb"):
@@ -29,6 +29,6 @@ def join(folder: Path) -> IO[bytes] | None:
     try:
         fcntl.flock(users, fcntl.LOCK_SH)
     except OSError:
-        users.close()
+        os.close(users)
         return None
     return users
