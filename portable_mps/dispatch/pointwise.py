@@ -150,7 +150,11 @@ class _Body:
 
     def _as_common(self, value: str, operand: Storage) -> str:
         """`value`, in the compute type, wrapped or rounded to a common dtype that is narrower than that."""
-        if operand.dtype == self.common.dtype or self.common.dtype not in _NARROW:
+        if operand.dtype == self.common.dtype:
+            return value
+        if self.common.dtype == torch.bool:
+            return f"int(cast_bool({value}) ? 1 : 0)"
+        if self.common.dtype not in _NARROW:
             return value
         return self.common.load.format(self.common.store.format(value))
 

@@ -9,7 +9,7 @@ import torch
 from portable_mps.dispatch.pointwise import Check, Pointwise, register
 from portable_mps.dispatch.promotion import Promotion
 from portable_mps.dispatch.registry import implements
-from portable_mps.dispatch.strided import resized, written
+from portable_mps.dispatch.strided import castable, resized, written
 
 # Arithmetic. `alpha` is 1 in nearly every call, and IEEE makes a + 1 * b exactly a + b. The commonest operators are
 # registered in all forms: their structured form would plan each call twice.
@@ -84,6 +84,7 @@ def nextafter_out(self: torch.Tensor, other: torch.Tensor, *, out: torch.Tensor)
     dtype = torch.result_type(self, other)
     if dtype not in (torch.float16, torch.bfloat16):
         return _nextafter((out,), (self, other))[0]
+    castable(out, dtype)
     # Half types are computed with in float32, whose neighbours lie closer: step in their own bits.
     start, end = (t.to(device="mps", dtype=dtype) for t in (self, other))
     bits = start.view(torch.int16)

@@ -16,7 +16,7 @@ from portable_mps.dispatch.pointwise import Pointwise
 from portable_mps.dispatch.reduction import Accumulate, Reduction
 from portable_mps.dispatch.registry import implements, register, schema
 from portable_mps.dispatch.rows import RowKernel
-from portable_mps.dispatch.strided import resized, written
+from portable_mps.dispatch.strided import resized
 
 _VARIANCE = "maths::div(s.deviations, A(n))"
 _statistics = Reduction(
@@ -194,7 +194,8 @@ def _register_batch_norm_out(name: str, function: Callable[..., tuple[torch.Tens
     def into(*arguments: Any, **outputs: torch.Tensor) -> tuple[torch.Tensor, ...]:
         results = function(*arguments)
         for n, result in zip(names, results, strict=True):
-            written(outputs[n], result.dtype)
+            if result.is_floating_point() and not outputs[n].is_floating_point():
+                raise RuntimeError(f"expected a floating-point dtype for {n} but found {outputs[n].dtype}")
         return tuple(resized(outputs[n], r.shape).copy_(r) for n, r in zip(names, results, strict=True))
 
     register(name, into)

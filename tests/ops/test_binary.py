@@ -277,6 +277,7 @@ def test_ends_of_integers(dtype):
         for function in (torch.add, torch.sub, torch.mul, torch.gt, torch.eq, torch.bitwise_and):
             compare(function, x, number)
             compare(function, x, torch.tensor(number))
+    compare(lambda a, out: torch.add(a, a, out=out.clone()), torch.tensor([True, False]), torch.zeros(2))
     wide = torch.empty(5, dtype=torch.int64)
     for function in (torch.add, torch.mul):
         compare(lambda a, out, f=function: f(a, a, out=out.clone()), x, wide)
