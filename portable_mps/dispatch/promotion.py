@@ -82,6 +82,9 @@ _FLOAT8_ROWS = (
     _float8(torch.float8_e4m3fnuz, 26, "float8_value({}, 3, 8, 0x80)", "float8_of({}, 3, 8, 0x7f, 0x80, 0x80)"),
     _float8(torch.float8_e8m0fnu, 44, "float8_power({})", "float8_power_of({})"),
 )
+# Where a sum in parts would be rounded, or wrap, at each of them.
+_SUMMED_IN = {dtype: torch.float32 for dtype in (torch.float16, torch.bfloat16)}
+_SUMMED_IN |= {dtype: torch.int32 for dtype in (torch.uint8, torch.int8, torch.int16)}
 BY_DTYPE = {row.dtype: row for row in _ROWS}
 _BY_DTYPE_WITH_COMPLEX = {row.dtype: row for row in (*_ROWS, *_COMPLEX_ROWS)}
 BY_CODE = {row.code: row for row in (*_ROWS, *_COMPLEX_ROWS, *_FLOAT8_ROWS)}
@@ -100,6 +103,11 @@ def storage(dtype: torch.dtype, complex: bool = False) -> Storage:
         raise NotImplementedError(
             f"Trying to use {dtype} on the MPS device, which this operator does not support"
         ) from None
+
+
+def summed_in(dtype: torch.dtype) -> torch.dtype:
+    """What a sum of several parts is kept in: float32 for half types, int32 for narrow integers, else dtype."""
+    return _SUMMED_IN.get(dtype, dtype)
 
 
 def storage_of_code(code: int) -> Storage:

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import torch
 
 from portable_mps.dispatch.launch import check_turns, grid, launch
-from portable_mps.dispatch.promotion import storage
+from portable_mps.dispatch.promotion import storage, summed_in
 from portable_mps.dispatch.registry import implements, register_composite
 from portable_mps.dispatch.rows import THREADS, threads_along
 from portable_mps.ops.matmul import product
@@ -76,10 +76,6 @@ def scaled_dot_product_attention(
 register_composite("scaled_dot_product_attention", scaled_dot_product_attention)
 
 
-def _accumulator(dtype: torch.dtype) -> torch.dtype:
-    return torch.float64 if dtype == torch.float64 else torch.float32
-
-
 def _flat(tensor: torch.Tensor) -> torch.Tensor:
     """(batch, heads, rows, width) as (batch * heads, rows, width)."""
     return tensor.reshape(-1, *tensor.shape[2:])
@@ -142,7 +138,7 @@ def attention(
     columns, depth = key.shape[2], value.shape[3]
     scale = 1 / math.sqrt(width) if scale is None else scale
     output = query.new_empty((batch, heads, rows, depth))
-    sums = query.new_empty((batch * heads, rows), dtype=_accumulator(query.dtype))
+    sums = query.new_empty((batch * heads, rows), dtype=summed_in(query.dtype))
     bias = _expand_bias(attn_bias, query, key)
     q, k, v, flat_output = _flat(query), _flat(key), _flat(value), _flat(output)
     for block in _blocks(batch * heads, rows, columns):
@@ -164,7 +160,7 @@ def attention(
 
 
 def _scores(q: torch.Tensor, k: torch.Tensor, scale: float) -> torch.Tensor:
-    scores = q.new_empty((q.shape[0], q.shape[1], k.shape[1]), dtype=_accumulator(q.dtype))
+    scores = q.new_empty((q.shape[0], q.shape[1], k.shape[1]), dtype=summed_in(q.dtype))
     product(q, k.transpose(1, 2), scores, alpha=scale)
     return scores
 
@@ -193,7 +189,7 @@ def attention_backward(
     batch, heads, rows, width = query.shape
     columns = key.shape[2]
     scale = 1 / math.sqrt(width) if scale is None else scale
-    accumulator = _accumulator(query.dtype)
+    accumulator = summed_in(query.dtype)
     grads = [torch.empty(t.shape, dtype=t.dtype, device="mps") for t in (query, key, value)]
     dq, dk, dv = (_flat(g) for g in grads)
     q, k, v, do = _flat(query), _flat(key), _flat(value), _flat(grad_out)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 
 from portable_mps.dispatch.launch import check_turns, grid, launch
-from portable_mps.dispatch.promotion import storage
+from portable_mps.dispatch.promotion import storage, summed_in
 from portable_mps.dispatch.registry import implements, register
 from portable_mps.dispatch.strided import resized
 from portable_mps.ops.matmul import product, summed_product
@@ -24,9 +24,6 @@ _col2im = Template("convolution", "col2im", _LAYOUT)
 _forward = Template("convolution", "forward", _LAYOUT)
 _backward_image = Template("convolution", "backward_image", _LAYOUT)
 _backward_weight = Template("convolution", "backward_weight", _LAYOUT)
-# Products that are yet to be added up keep the width they are computed in.
-_SUMMED_IN = {dtype: torch.float32 for dtype in (torch.float16, torch.bfloat16)}
-_SUMMED_IN |= {dtype: torch.int32 for dtype in (torch.uint8, torch.int8, torch.int16)}
 _COLUMN_BYTES = 1 << 30  # columns held at a time: larger batches go in parts
 
 
@@ -145,7 +142,7 @@ def _image_gradient(
         _direct(_backward_image, geometry, image, weight, result, bias)
         return image
     matrix = weight.reshape(1, geometry.filters, -1).transpose(1, 2)
-    wide = _SUMMED_IN.get(image.dtype, image.dtype)
+    wide = summed_in(image.dtype)  # products that are yet to be added up
     for part in _parts(geometry, wide.itemsize):
         gradient = result[part].reshape(-1, geometry.filters, geometry.spots)
         left = matrix.expand(gradient.shape[0], -1, -1)

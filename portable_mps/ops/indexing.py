@@ -435,7 +435,7 @@ def _into(
 def index_add_out(
     self: torch.Tensor, dim: int, index: torch.Tensor, source: torch.Tensor, *, alpha: float = 1, out: torch.Tensor
 ) -> torch.Tensor:
-    scaled = source if alpha == 1 else (source.to(torch.float32) if source.dtype in _HALF else source) * alpha
+    scaled = source if alpha == 1 else combining(source) * alpha
     if scaled.dtype != source.dtype:
         check_source("index_add", self, wrapped_dim(dim, self.dim()), index, source)
         scaled = scaled.to(source.dtype)
@@ -532,8 +532,7 @@ def embedding_dense_backward(
 ) -> torch.Tensor:
     """The gradients of each row added up, in float32 for half types. Order, and so the last bits, may vary."""
     width = grad_output.size(-1)
-    rows = grad_output.reshape(-1, width)
-    rows = rows.float() if rows.dtype in _HALF else rows
+    rows = combining(grad_output.reshape(-1, width))
     flat = indices.reshape(-1)
     total = torch.zeros((num_weights, width), dtype=rows.dtype, device=rows.device)
     along("sum", total, 0, flat.view(-1, 1), rows)

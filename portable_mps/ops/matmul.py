@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from portable_mps.dispatch.launch import Prepared, launch
-from portable_mps.dispatch.promotion import storage
+from portable_mps.dispatch.promotion import storage, summed_in
 from portable_mps.dispatch.registry import implements
 from portable_mps.dispatch.strided import castable, on_device, resized
 from portable_mps.runtime import device
@@ -20,7 +20,6 @@ _scaled = {
     for accumulator, code in {"float": "f", "double": "d", "int": "i", "int64_t": "q"}.items()
 }
 _outer = Template("matmul", "matmul", "QQQqqqqqiiiiiiiiiii")
-_SUMMED_IN = {torch.float16: torch.float32, torch.bfloat16: torch.float32}  # where a sum is in several parts
 _MAX_BATCH = 32768  # workgroups in z
 
 
@@ -94,7 +93,7 @@ def _product_in_parts(
     a: torch.Tensor, b: torch.Tensor, out: torch.Tensor, added: torch.Tensor | None, alpha: float, beta: float
 ) -> None:
     """`product` over parts of the inner dimension."""
-    total = torch.zeros(out.shape, dtype=_SUMMED_IN.get(out.dtype, out.dtype), device=out.device)
+    total = torch.zeros(out.shape, dtype=summed_in(out.dtype), device=out.device)
     for start in range(0, a.shape[2], _longest()):
         part = slice(start, start + _longest())
         product(a[:, :, part], b[:, part], total, total, beta=1.0)
@@ -140,7 +139,7 @@ def summed_product(a: torch.Tensor, b: torch.Tensor, out: torch.Tensor) -> None:
         out.zero_()
         return
     if k > _longest():
-        total = torch.zeros((m, n), dtype=_SUMMED_IN.get(out.dtype, out.dtype), device=out.device)
+        total = torch.zeros((m, n), dtype=summed_in(out.dtype), device=out.device)
         for start in range(0, k, _longest()):
             part = torch.empty_like(total)
             summed_product(a[:, :, start : start + _longest()], b[:, start : start + _longest()], part)
