@@ -13,8 +13,10 @@ import torch
 Function = TypeVar("Function", bound=Callable[..., Any])
 
 _library = torch.library.Library("aten", "IMPL", "MPS")
-_sparse_library = torch.library.Library("aten", "IMPL", "SparseMPS")
-_sparse_fallback = torch.library.Library("_", "IMPL", "SparseMPS")
+# By torch's names for what a tensor is made of: in coordinate form, in compressed form.
+_SPARSE = ("Sparse", "SparseCsr")
+_sparse_libraries = {s: torch.library.Library("aten", "IMPL", f"{s}MPS") for s in _SPARSE}
+_sparse_fallbacks = {s: torch.library.Library("_", "IMPL", f"{s}MPS") for s in _SPARSE}
 _autograd_library = torch.library.Library("aten", "IMPL", "AutogradMPS")
 registered: dict[str, Any] = {}
 """What implements each operator, a function or a row, by its ATen name with overload."""
@@ -33,14 +35,17 @@ def register(name: str, function: Callable[..., Any]) -> None:
     _library.impl(name, function)
 
 
-def register_sparse(name: str, function: Callable[..., Any]) -> None:
-    """Make `function` the kernel of ATen operator `name` for sparse tensors in coordinate form."""
-    _sparse_library.impl(name, function)
+def register_sparse(functionality: str, name: str, function: Callable[..., Any]) -> None:
+    """Make `function` the kernel of ATen operator `name` for tensors of a sparse functionality of torch's.
+
+    "Sparse": in coordinate form; "SparseCsr": in any of the compressed forms.
+    """
+    _sparse_libraries[functionality].impl(name, function)
 
 
-def register_sparse_fallback(function: Callable[..., Any]) -> None:
+def register_sparse_fallback(functionality: str, function: Callable[..., Any]) -> None:
     """Make `function` what runs where an operator has no kernel for them; it takes the operator and its arguments."""
-    _sparse_fallback.fallback(function)
+    _sparse_fallbacks[functionality].fallback(function)
 
 
 def register_composite(name: str, function: Callable[..., Any]) -> None:

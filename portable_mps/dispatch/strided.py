@@ -32,9 +32,12 @@ def by_parts(function: Callable[[torch.Tensor], torch.Tensor], tensor: torch.Ten
     return torch.complex(function(tensor.real.contiguous()), function(tensor.imag.contiguous()))
 
 
-def dtype_defines(name: str, dtype: torch.dtype) -> dict[str, str]:
-    """Definitions of a dtype: NAME its storage, NAME_C its compute type, NAME_LOAD(x) and NAME_STORE(x)."""
-    row = storage(dtype)
+def dtype_defines(name: str, dtype: torch.dtype, complex: bool = False) -> dict[str, str]:
+    """Definitions of a dtype: NAME its storage, NAME_C its compute type, NAME_LOAD(x) and NAME_STORE(x).
+
+    complex: the kernel takes complex dtypes, too.
+    """
+    row = storage(dtype, complex)
     compute = "int" if row.compute == "bool" else row.compute
     load = row.load if row.compute != "bool" else "({} != 0 ? 1 : 0)"
     return {

@@ -12,6 +12,7 @@ from portable_mps.dispatch.strided import Linear, dtype_defines
 from portable_mps.ops.indexing import wrapped_dim
 from portable_mps.runtime import device
 
+_OTHER_NAMES = {"amax": "max", "amin": "min"}
 _INITIAL = {"sum": 0.0, "mean": 0.0, "max": -math.inf, "min": math.inf, "prod": 1.0}
 _kernels = {code: Linear("segment", "segment", f"QQQQQxxxx{code}I") for code in "fd"}
 
@@ -87,6 +88,7 @@ def segment_reduce(
     """The host waits for the lengths' check, unless `unsafe`."""
     if indices is not None:
         raise RuntimeError("segment_reduce(): indices based reduction is not supported yet.")
+    reduce = _OTHER_NAMES.get(reduce, reduce)
     axis = _checked_axis(data, reduce, lengths, offsets, axis)
     if offsets is None and lengths is not None and not unsafe:
         if lengths.numel() and lengths.min().item() < 0:
@@ -117,6 +119,7 @@ def segment_reduce_backward(
     axis: int = 0,
     initial: float | None = None,
 ) -> torch.Tensor:
+    reduce = _OTHER_NAMES.get(reduce, reduce)
     axis = _checked_axis(data, reduce, lengths, offsets, axis)
     result = torch.zeros(data.shape, dtype=grad.dtype, device=data.device)
     gradient, made, values = grad.contiguous(), output.contiguous(), data.contiguous()

@@ -1,26 +1,27 @@
 """Sparse tensors in coordinate form: building, coalescing, sums, products with dense tensors and with each other.
 
-Most of torch's kernels for them only rearrange indices and values by other operators: those are taken as they are. The
-rest is here, in terms of sorting, indexing and sums over indices.
+Most of torch's kernels for them are taken as they are (dispatch/sparse.py). The rest is here, in terms of sorting,
+indexing and sums over indices.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 
-from portable_mps.dispatch.registry import implements, register, register_sparse, register_sparse_fallback
+from portable_mps.dispatch.registry import implements, register
+from portable_mps.dispatch.sparse import sparse, take, take_for_dense
 from portable_mps.dispatch.strided import resized
+from portable_mps.ops.indexing import wrapped_dim
 
-# torch's own, which touch no memory: registered for the CPU's sparse tensors, they hold for any device's.
 _STRUCTURE = """
 _coalesced_ _dimI _dimV _indices _nnz _values dense_dim indices is_coalesced sparse_dim values
 _sparse_coo_tensor_with_dims _sparse_coo_tensor_with_dims_and_tensors empty.memory_format empty_like
 sparse_resize_ sparse_resize_and_clear_ resize_as_sparse_ copy_ copy_sparse_to_sparse_ clone zero_ zeros.out
-_to_dense _to_sparse _to_sparse.sparse_dim _sparse_broadcast_to permute unsqueeze narrow_copy cat
+_to_dense _to_sparse _to_sparse.sparse_dim _to_sparse_csr _to_sparse_csc _to_sparse_bsr _to_sparse_bsc
+_sparse_broadcast_to permute unsqueeze narrow_copy cat
 sum sum.dim_IntList any norm.ScalarOpt_dim norm.ScalarOpt_dim_dtype native_norm native_norm.ScalarOpt_dim_dtype
 add.Tensor add_.Tensor sub.Tensor sub_.Tensor sub.out mul.Tensor mul_.Tensor div.Tensor div_.Tensor div.out
 div.Tensor_mode div_.Tensor_mode div.out_mode floor_divide floor_divide.out floor_divide_.Tensor
@@ -32,48 +33,13 @@ abs asin asinh atan atanh ceil deg2rad erf erfinv expm1 floor frac log1p neg rad
 tanh trunc
 """
 _TRUTHS = "isneginf isposinf signbit"
-
-
 _TAKEN = {
     *_STRUCTURE.split(),
     *(form for f in _FUNCTIONS.split() for form in (f, f"{f}.out", f"{f}_")),
     *(form for f in _TRUTHS.split() for form in (f, f"{f}.out")),
 }
-_SPARSE_CPU = torch._C.DispatchKeySet(torch._C.DispatchKey.SparseCPU)
-_CPU = torch._C.DispatchKeySet(torch._C.DispatchKey.CPU)
-_NUMBERS = (bool, int, float, complex)
-
-
-def _run(op: torch._ops.OpOverload, keys: torch._C.DispatchKeySet, *args: Any, **kwargs: Any) -> Any:
-    """The kernel that torch has for another backend."""
-    # Numbers that stand for tensors come as such to Python.
-    given = zip(args, op._schema.arguments, strict=False)
-    args = tuple(torch.tensor(a) if isinstance(a, _NUMBERS) and str(s.type) == "Tensor" else a for a, s in given)
-    return op.redispatch(keys, *args, **kwargs)
-
-
-def _without_kernel(op: torch._ops.OpOverload, *args: Any, **kwargs: Any) -> Any:
-    name = op.name()
-    if name.removeprefix("aten::") in _TAKEN:
-        return _run(op, _SPARSE_CPU, *args, **kwargs)
-    raise NotImplementedError(f"The operator '{name}' is not implemented for sparse tensors on the MPS device.")
-
-
-def _taking(name: str, keys: torch._C.DispatchKeySet) -> Any:
-    base, _, overload = name.partition(".")
-
-    def run(*args: Any, **kwargs: Any) -> Any:
-        return _run(getattr(getattr(torch.ops.aten, base), overload or "default"), keys, *args, **kwargs)
-
-    return run
-
-
-register_sparse_fallback(_without_kernel)
-for _name in _TAKEN:  # a fallback comes after torch's compositions of dense operators
-    if torch._C._dispatch_has_kernel_for_dispatch_key(f"aten::{_name}", "CompositeExplicitAutograd"):
-        register_sparse(_name, _taking(_name, _SPARSE_CPU))
-for _name in ("_to_sparse", "_to_sparse.sparse_dim"):  # of dense tensors
-    register(_name, _taking(_name, _CPU))
+take("Sparse", _TAKEN)
+take_for_dense(("_to_sparse", "_to_sparse.sparse_dim"))
 
 
 # Indices as places in a flattened tensor ------------------------------------------------------------------------------
@@ -150,17 +116,7 @@ def _same_shape(name: str, self: torch.Tensor, other: torch.Tensor) -> None:
         )
 
 
-def sparse(name: str) -> Any:
-    """Decorator: the kernel of an operator for sparse tensors."""
-
-    def decorate(function: Any) -> Any:
-        register_sparse(name, function)
-        return function
-
-    return decorate
-
-
-@sparse("_coalesce")
+@sparse("Sparse", "_coalesce")
 def coalesce(self: torch.Tensor) -> torch.Tensor:
     """Sorted indices, each once, with the sum of their values."""
     if self._nnz() < 2:
@@ -176,7 +132,7 @@ def coalesce(self: torch.Tensor) -> torch.Tensor:
 # Elementwise ----------------------------------------------------------------------------------------------------------
 
 
-@sparse("add.out")
+@sparse("Sparse", "add.out")
 def add_out(self: torch.Tensor, other: torch.Tensor, *, alpha: complex = 1, out: torch.Tensor) -> torch.Tensor:
     if self.is_sparse and not other.is_sparse:
         raise RuntimeError("add(sparse, dense) is not supported. Use add(dense, sparse) instead.")
@@ -198,7 +154,7 @@ def add_out(self: torch.Tensor, other: torch.Tensor, *, alpha: complex = 1, out:
     return _into(out, result.coalesce() if self.is_coalesced() and other.is_coalesced() else result)
 
 
-@sparse("mul.out")
+@sparse("Sparse", "mul.out")
 def mul_out(self: torch.Tensor, other: torch.Tensor | complex, *, out: torch.Tensor) -> torch.Tensor:
     if not self.is_sparse:
         assert isinstance(other, torch.Tensor)
@@ -223,7 +179,7 @@ def mul_out(self: torch.Tensor, other: torch.Tensor | complex, *, out: torch.Ten
     return _into(out, _sparse(self._indices()[:, kept], products, self.shape, marked))
 
 
-@sparse("sparse_mask")
+@sparse("Sparse", "sparse_mask")
 def sparse_mask(self: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
     """The elements of self at the indices of mask."""
     if not mask.is_sparse:
@@ -269,7 +225,7 @@ def _add_product(
         total.index_add_(0, rows[part], values[part].unsqueeze(1) * dense.index_select(0, columns[part]))
 
 
-@sparse("addmm")
+@sparse("Sparse", "addmm")
 def addmm(
     self: torch.Tensor, mat1: torch.Tensor, mat2: torch.Tensor, *, beta: complex = 1, alpha: complex = 1
 ) -> torch.Tensor:
@@ -289,7 +245,7 @@ def addmm(
     return total if beta == 0 else total.add_(self.expand(shape), alpha=beta)
 
 
-@sparse("addmm.out")
+@sparse("Sparse", "addmm.out")
 def addmm_out(
     self: torch.Tensor,
     mat1: torch.Tensor,
@@ -303,14 +259,14 @@ def addmm_out(
     return resized(out, result.shape).copy_(result)
 
 
-@sparse("addmm_")
+@sparse("Sparse", "addmm_")
 def addmm_(
     self: torch.Tensor, mat1: torch.Tensor, mat2: torch.Tensor, *, beta: complex = 1, alpha: complex = 1
 ) -> torch.Tensor:
     return self.copy_(addmm(self, mat1, mat2, beta=beta, alpha=alpha))
 
 
-@sparse("bmm")
+@sparse("Sparse", "bmm")
 def bmm(self: torch.Tensor, mat2: torch.Tensor) -> torch.Tensor:
     """(b, n, m) sparse by (b, m, p) dense: one product over the rows of all matrices."""
     _check_matrix("bmm", self, 3)
@@ -326,7 +282,7 @@ def bmm(self: torch.Tensor, mat2: torch.Tensor) -> torch.Tensor:
     return total.view(batch, rows, -1)
 
 
-@sparse("bmm.out")
+@sparse("Sparse", "bmm.out")
 def bmm_out(self: torch.Tensor, mat2: torch.Tensor, *, out: torch.Tensor) -> torch.Tensor:
     result = bmm(self, mat2)
     return resized(out, result.shape).copy_(result)
@@ -341,7 +297,7 @@ def _pairs(keys: torch.Tensor, starts: torch.Tensor, counts: torch.Tensor) -> tu
     return first, starts[keys[first]] + within
 
 
-@sparse("_sparse_sparse_matmul")
+@sparse("Sparse", "_sparse_sparse_matmul")
 def sparse_sparse_matmul(self: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
     """Each element of self meets the row of other that its column names (Gustavson, 1978)."""
     _check_matrix("sparse_sparse_matmul", self, 2)
@@ -365,7 +321,7 @@ def sparse_sparse_matmul(self: torch.Tensor, other: torch.Tensor) -> torch.Tenso
 # Along dimensions -----------------------------------------------------------------------------------------------------
 
 
-@sparse("index_select")
+@sparse("Sparse", "index_select")
 def index_select(self: torch.Tensor, dim: int, index: torch.Tensor) -> torch.Tensor:
     if not -self.dim() <= dim < self.dim():
         raise IndexError(
@@ -391,7 +347,7 @@ def index_select(self: torch.Tensor, dim: int, index: torch.Tensor) -> torch.Ten
     return _sparse(indices, self._values()[found], shape)
 
 
-@sparse("_sparse_sum_backward")
+@sparse("Sparse", "_sparse_sum_backward")
 def sparse_sum_backward(grad: torch.Tensor, self: torch.Tensor, dim: Sequence[int]) -> torch.Tensor:
     """The gradient of a sum over dimensions, at the elements that self has."""
     summed = sorted({d % self.dim() for d in dim})
@@ -438,3 +394,71 @@ def spdiags(
     inside = (rows >= 0) & (rows < shape[0])
     result = _sparse(torch.stack((rows[inside], columns[inside])), diagonals[:, : columns.size(1)][inside], shape)
     return result if layout in (None, torch.sparse_coo) else result.to_sparse(layout=layout)
+
+
+# Softmax of the elements that are there -------------------------------------------------------------------------------
+
+
+def _groups(self: torch.Tensor, dim: int) -> tuple[torch.Tensor, int]:
+    """Which elements differ in `dim` alone: the number of each element's group, and how many groups there are."""
+    others = [d for d in range(self.sparse_dim()) if d != dim]
+    kept, group = torch.unique(_places(self, others), return_inverse=True)
+    return group, kept.numel()
+
+
+def _softmax(self: torch.Tensor, dim: int, log: bool) -> torch.Tensor:
+    self, dim = self.coalesce(), wrapped_dim(dim, self.dim())
+    values = self._values()
+    if dim >= self.sparse_dim():
+        values = (torch.log_softmax if log else torch.softmax)(values, dim - self.sparse_dim() + 1)
+        return _sparse(self._indices().clone(), values, self.shape, True)
+    group, count = _groups(self, dim)
+    highest = values.new_full((count, *values.shape[1:]), -math.inf).index_reduce_(0, group, values, "amax")
+    shifted = values - highest[group]
+    powers = shifted.exp()
+    total = torch.zeros_like(highest).index_add_(0, group, powers)
+    values = shifted - total.log()[group] if log else powers / total[group]
+    return _sparse(self._indices().clone(), values, self.shape, True)
+
+
+@sparse("Sparse", "_sparse_softmax")
+def softmax(self: torch.Tensor, dim: int, half_to_float: bool) -> torch.Tensor:
+    """Along one dimension; what is not there counts as minus infinity."""
+    _refuse_half_to_float("softmax", half_to_float)
+    return _softmax(self, dim, log=False)
+
+
+@sparse("Sparse", "_sparse_log_softmax")
+def log_softmax(self: torch.Tensor, dim: int, half_to_float: bool) -> torch.Tensor:
+    _refuse_half_to_float("log_softmax", half_to_float)
+    return _softmax(self, dim, log=True)
+
+
+def _refuse_half_to_float(name: str, half_to_float: bool) -> None:
+    if half_to_float:
+        raise RuntimeError(f"{name} with half to float conversion is not supported on MPS")
+
+
+def _softmax_backward(grad: torch.Tensor, output: torch.Tensor, dim: int, log: bool) -> torch.Tensor:
+    dim = wrapped_dim(dim, output.dim())
+    output, results = output.coalesce(), output.coalesce()._values()
+    gradients = sparse_mask(grad, output)._values()
+    if dim >= output.sparse_dim():
+        backward = torch.ops.aten._log_softmax_backward_data if log else torch.ops.aten._softmax_backward_data
+        gradients = backward(gradients, results, dim - output.sparse_dim() + 1, results.dtype)
+    else:
+        group, count = _groups(output, dim)
+        weighted = gradients if log else gradients * results
+        total = results.new_zeros((count, *results.shape[1:])).index_add_(0, group, weighted)[group]
+        gradients = gradients - results.exp() * total if log else weighted - results * total
+    return _sparse(output._indices().clone(), gradients, output.shape, True)
+
+
+@sparse("Sparse", "_sparse_softmax_backward_data")
+def softmax_backward(grad_output: torch.Tensor, output: torch.Tensor, dim: int, self: torch.Tensor) -> torch.Tensor:
+    return _softmax_backward(grad_output, output, dim, log=False)
+
+
+@sparse("Sparse", "_sparse_log_softmax_backward_data")
+def log_softmax_backward(grad_output: torch.Tensor, output: torch.Tensor, dim: int, self: torch.Tensor) -> torch.Tensor:
+    return _softmax_backward(grad_output, output, dim, log=True)

@@ -4,7 +4,7 @@ import pytest
 import torch
 from support import compare
 
-KINDS = ("sum", "mean", "max", "min", "prod")
+KINDS = ("sum", "mean", "max", "min", "prod", "amax", "amin")
 
 
 def data(*shape, dtype=torch.float32):

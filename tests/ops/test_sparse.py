@@ -185,5 +185,23 @@ def test_errors(name):
 
 
 def test_what_is_missing_says_so():
-    with pytest.raises(NotImplementedError, match="aten::_sparse_softmax' is not implemented for sparse tensors"):
-        torch.sparse.softmax(sample(4, 5).to("mps"), 1)
+    with pytest.raises(NotImplementedError, match="aten::cos' is not implemented for sparse tensors"):
+        sample(4, 5).to("mps").cos()
+
+
+@pytest.mark.parametrize("log", [False, True])
+def test_softmax(log):
+    function = torch.sparse.log_softmax if log else torch.sparse.softmax
+
+    def gradient(x, dim):
+        x = x.detach().clone().requires_grad_()
+        return torch.autograd.grad(function(x, dim).to_dense().cos().sum(), x)[0]
+
+    for x in (sample(4, 5), sample(3, 4, 2, dense=(3,)), sample(4, 5, nnz=0), sample(4, 5, dtype=torch.float32)):
+        check(lambda t: function(t, -1), x)
+        for dim in range(x.dim()):
+            check(lambda t, d=dim: function(t, d), x)
+            check(lambda t, d=dim: gradient(t, d), x.coalesce())
+    # The CPU's gradient takes -1 for the first dimension.
+    x = sample(4, 5, coalesced=True).to("mps")
+    assert_same(gradient(x, -1).to_dense(), gradient(x.cpu(), 1).to_dense())
