@@ -69,7 +69,7 @@ _COMPLEX_ROWS = (
         torch.complex128, 10, "ComplexDouble", "ComplexDouble", store="cast_ComplexDouble({})", module="lib.complex"
     ),
 )
-# Elementwise kernels alone take these.
+# Elementwise kernels take these, and products.
 _FLOAT8_ROWS = (
     _float8(torch.float8_e5m2, 23, "float8_value({}, 2, 15, 0x7c)", "float8_of({}, 2, 15, 0x7b, 0x7c, 0x7f)"),
     _float8(
@@ -87,18 +87,19 @@ _SUMMED_IN = {dtype: torch.float32 for dtype in (torch.float16, torch.bfloat16)}
 _SUMMED_IN |= {dtype: torch.int32 for dtype in (torch.uint8, torch.int8, torch.int16)}
 BY_DTYPE = {row.dtype: row for row in _ROWS}
 _BY_DTYPE_WITH_COMPLEX = {row.dtype: row for row in (*_ROWS, *_COMPLEX_ROWS)}
+_BY_DTYPE_WITH_FLOAT8 = {row.dtype: row for row in (*_ROWS, *_FLOAT8_ROWS)}
 BY_CODE = {row.code: row for row in (*_ROWS, *_COMPLEX_ROWS, *_FLOAT8_ROWS)}
 COMPLEX_TYPES = ("Complex", "ComplexDouble")
 """What complex dtypes are computed in (kernels/lib/complex.slang)."""
 
 
-def storage(dtype: torch.dtype, complex: bool = False) -> Storage:
+def storage(dtype: torch.dtype, complex: bool = False, float8: bool = False) -> Storage:
     """The row of `dtype`; raises NotImplementedError for one that kernels do not take.
 
-    complex: the kernel takes complex dtypes, too; it imports the row's module.
+    complex, float8: the kernel takes complex dtypes, or 8-bit floats, too; it imports the row's module.
     """
     try:
-        return (_BY_DTYPE_WITH_COMPLEX if complex else BY_DTYPE)[dtype]
+        return (_BY_DTYPE_WITH_COMPLEX if complex else _BY_DTYPE_WITH_FLOAT8 if float8 else BY_DTYPE)[dtype]
     except KeyError:
         raise NotImplementedError(
             f"Trying to use {dtype} on the MPS device, which this operator does not support"

@@ -49,7 +49,8 @@ def product(
     """out = alpha * a @ b + beta * added.
 
     a (batch, m, k), b (batch, k, n), out (batch, m, n), one dtype; added broadcasts to out. Any strides. Accumulates in
-    float32 for half types, in the dtype's own width otherwise.
+    float32 for half types, in the dtype's own width otherwise. a and b may be of two 8-bit float dtypes; out is then
+    float32.
     """
     batch, n = a.shape[0], b.shape[2]
     if out.numel() == 0:
@@ -67,7 +68,7 @@ def product(
             added = added.clone()
     a, b = _contiguous_way(a), _contiguous_way(b)
     d = out if added is None and alpha != 1 else added
-    key: tuple[Any, ...] = (a.shape, n, a.stride(), b.stride(), out.stride(), a.dtype, out.dtype)
+    key: tuple[Any, ...] = (a.shape, n, a.stride(), b.stride(), out.stride(), a.dtype, b.dtype, out.dtype)
     key += (a.data_ptr() & 31, b.data_ptr() & 31)  # whether loads of four elements are aligned
     if d is not None:
         key += (d.stride(), alpha, beta)
@@ -168,17 +169,17 @@ def summed_product(a: torch.Tensor, b: torch.Tensor, out: torch.Tensor) -> None:
 
 def _variant(a: torch.Tensor, b: torch.Tensor, result: torch.dtype, tile: int, per_thread: int) -> dict[str, Any]:
     """The compile key: types, tile, and which way the operands are contiguous."""
-    row, result_row = storage(a.dtype), storage(result)
-    accumulator = "int" if row.compute == "bool" else row.compute
+    a_row, b_row, result_row = storage(a.dtype, float8=True), storage(b.dtype, float8=True), storage(result)
+    accumulator = "int" if a_row.compute == "bool" else a_row.compute
     along_k, along_n = a.stride(2) == 1, b.stride(2) == 1
     vector = _aligned(a, 2 if along_k else 1) and _aligned(b, 2 if along_n else 1)
     fused = "fma(x, y, z)" if accumulator in ("float", "double") else "(x) * (y) + (z)"
     return {
-        "A_T": row.type,
-        "B_T": row.type,
+        "A_T": a_row.type,
+        "B_T": b_row.type,
         "C_T": result_row.type,
-        "LOAD_A(x)": row.load.format("x"),
-        "LOAD_B(x)": row.load.format("x"),
+        "LOAD_A(x)": a_row.load.format("x"),
+        "LOAD_B(x)": b_row.load.format("x"),
         "LOAD_C(x)": result_row.load.format("x"),
         "STORE_C(x)": result_row.store.format("x"),
         "ACC": accumulator,
@@ -191,6 +192,7 @@ def _variant(a: torch.Tensor, b: torch.Tensor, result: torch.dtype, tile: int, p
         "A_ALONG_K": int(along_k),
         "B_ALONG_N": int(along_n),
         "VECTOR": int(vector),
+        **({"FLOAT8": 1} if a_row.module else {}),
     }
 
 
