@@ -106,6 +106,11 @@ def storage(dtype: torch.dtype, complex: bool = False, float8: bool = False) -> 
         ) from None
 
 
+def scalar_type(dtype: torch.dtype) -> str:
+    """ATen's name of a dtype, as its errors have it: Float, Long, BFloat16."""
+    return torch.empty(0, dtype=dtype).type().removeprefix("torch.").removesuffix("Tensor")
+
+
 def summed_in(dtype: torch.dtype) -> torch.dtype:
     """What a sum of several parts is kept in: float32 for half types, int32 for narrow integers, else dtype."""
     return _SUMMED_IN.get(dtype, dtype)

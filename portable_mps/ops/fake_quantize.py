@@ -1,6 +1,7 @@
 """Fake quantisation: rounding to the codes of an integer type and back, with the mask that its gradient needs.
 
-Gradients of scale and zero point are those of Jain et al., "Trained quantization thresholds" (2019).
+Gradients of scale and zero point are those of Jain et al., "Trained quantization thresholds" (2019). Observers follow
+the range of values as in Jacob et al., "Quantization and training of neural networks" (2018).
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ import torch
 
 from portable_mps.dispatch.checks import raise_where
 from portable_mps.dispatch.pointwise import Pointwise
-from portable_mps.dispatch.promotion import Promotion
+from portable_mps.dispatch.promotion import Promotion, scalar_type
 from portable_mps.dispatch.registry import implements
 
 # The code of a value under a scale and a zero point; s0 and s1 are the least and the greatest code.
@@ -45,6 +46,25 @@ _gradients = Pointwise(
     ),
     4,
     "llf",
+    promotion=Promotion.NONE,
+    modules=_MODULES,
+)
+
+# Of an end of the range so far `a`, that of these values `b`, and the observer's switch `c`. Infinity: none so far.
+_follow_range = Pointwise(
+    "fake_quantize_follow_range",
+    ("c == 0 ? a : isinf(a) ? b : a + s0 * (b - a)",),
+    3,
+    "f",
+    promotion=Promotion.NONE,
+)
+# Of a range `a` to `b`, the switch `c`, and the scale `d` and zero point `e` so far.
+_CHOSEN = "quantization_of(a, b, s0, s1, s2 != 0)"
+_choose = Pointwise(
+    "fake_quantize_choose",
+    (f"c == 0 ? d : {_CHOSEN}.scale", f"c == 0 ? cast_float(e) : {_CHOSEN}.zero_point"),
+    5,
+    "lll",
     promotion=Promotion.NONE,
     modules=_MODULES,
 )
@@ -92,9 +112,14 @@ def fake_quantize_per_tensor_of_tensors(
 ) -> Pair:
     """The switch is read on the device: the host does not wait."""
     _check_range(quant_min, quant_max)
-    output, mask = _by_tensors(self, scale.reshape(-1)[0], zero_point.reshape(-1)[0], quant_min, quant_max)
-    on = fake_quant_enabled.reshape(-1)[0] != 0
-    return torch.where(on, output, self), mask | ~on
+    outputs = _by_tensors(self, scale.reshape(-1)[0], zero_point.reshape(-1)[0], quant_min, quant_max)
+    return _where_on(fake_quant_enabled, outputs, self)
+
+
+def _where_on(switch: torch.Tensor, outputs: Pair, self: torch.Tensor) -> Pair:
+    """These outputs, or those of no quantisation."""
+    on = switch.reshape(-1)[0] != 0
+    return torch.where(on, outputs[0], self), outputs[1] | ~on
 
 
 def _along(vector: torch.Tensor, self: torch.Tensor, axis: int) -> torch.Tensor:
@@ -219,3 +244,61 @@ def learnable_per_channel_backward(
     if not others:
         return gradients
     return gradients[0], gradients[1].sum(others), gradients[2].sum(others)
+
+
+# Observers ------------------------------------------------------------------------------------------------------------
+
+
+def _check_observed(observer_on: torch.Tensor, ch_axis: int, *tensors: torch.Tensor) -> None:
+    """What the CPU refuses while it observes. Only then does the host wait for the switch."""
+    wrong = next((t.dtype for t in tensors if t.dtype != torch.float32), None)
+    if ch_axis and observer_on.item():
+        raise RuntimeError("Per-channel FakeQuant in fused_moving_avg_obs_fake_quant is only supported on axis == 0")
+    if wrong and observer_on.item():
+        raise RuntimeError(f"expected scalar type Float but found {scalar_type(wrong)}")
+
+
+@implements("_fused_moving_avg_obs_fq_helper")
+def fused_moving_average_observer(
+    self: torch.Tensor,
+    observer_on: torch.Tensor,
+    fake_quant_on: torch.Tensor,
+    running_min: torch.Tensor,
+    running_max: torch.Tensor,
+    scale: torch.Tensor,
+    zero_point: torch.Tensor,
+    averaging_const: float,
+    quant_min: int,
+    quant_max: int,
+    ch_axis: int,
+    per_row_fake_quant: bool = False,
+    symmetric_quant: bool = False,
+) -> Pair:
+    """Follow the range of self's values, choose scale and zero point by it, quantise and go back; and the mask.
+
+    The state (one element, or one for each row; empty at first, it gets as many) is updated in place. Both switches are
+    read on the device: the host does not wait.
+    """
+    _check_range(quant_min, quant_max)
+    _check_observed(observer_on, ch_axis if per_row_fake_quant else 0, self, running_min, running_max)
+    if per_row_fake_quant:
+        rows = self.size(ch_axis)
+        if running_min.numel() == 0:
+            running_min.resize_(rows).fill_(torch.inf)
+            running_max.resize_(rows).fill_(-torch.inf)
+            scale.resize_(rows)
+            zero_point.resize_(rows)
+        _check_channels(self, scale, zero_point, ch_axis)
+        ends = torch.aminmax(self.movedim(ch_axis, 0).flatten(1), dim=1)
+    else:
+        ends = torch.aminmax(self)
+    low, high, scales, points = (t.view(-1) for t in (running_min, running_max, scale, zero_point))
+    observing, quantising = observer_on.view(-1), fake_quant_on.view(-1)
+    for running, end in zip((low, high), ends, strict=True):
+        _follow_range((running,), (running, end.view(-1), observing), (averaging_const,))
+    _choose((scales, points), (low, high, quantising, scales, points), (quant_min, quant_max, symmetric_quant))
+    if per_row_fake_quant:
+        channels = _along(scales, self, ch_axis), _along(points, self, ch_axis)
+    else:
+        channels = scales[0], points[0]
+    return _where_on(quantising, _by_tensors(self, *channels, quant_min, quant_max), self)

@@ -16,7 +16,7 @@ import torch
 from portable_mps.dispatch import deterministic
 from portable_mps.dispatch.checks import raise_where
 from portable_mps.dispatch.pointwise import Pointwise
-from portable_mps.dispatch.promotion import Promotion
+from portable_mps.dispatch.promotion import Promotion, scalar_type
 from portable_mps.dispatch.registry import implements
 from portable_mps.dispatch.strided import Strided, dtype_defines, resized, separate, word, written
 from portable_mps.runtime import device
@@ -265,8 +265,8 @@ def _index_put_impl_(
 ) -> torch.Tensor:
     if self.dtype != values.dtype:
         raise RuntimeError(
-            f"Index put requires the source and destination dtypes match, got {_name(self.dtype)} for the destination "
-            f"and {_name(values.dtype)} for the source."
+            f"Index put requires the source and destination dtypes match, got {scalar_type(self.dtype)} for the "
+            f"destination and {scalar_type(values.dtype)} for the source."
         )
     values = values.to(self.device)
     if not accumulate and values.numel() == 1 and _is_one_mask(self, indices):
@@ -297,24 +297,6 @@ def _is_one_mask(self: torch.Tensor, indices: Sequence[torch.Tensor | None]) -> 
         return False
     at, mask = present[0]
     return mask.dim() > 0 and mask.shape == self.shape[at : at + mask.dim()]
-
-
-def _name(dtype: torch.dtype) -> str:
-    """The dtype as ATen writes it in errors."""
-    return _ATEN_NAMES.get(dtype, str(dtype).removeprefix("torch.").capitalize())
-
-
-_ATEN_NAMES = {
-    torch.float32: "Float",
-    torch.float64: "Double",
-    torch.float16: "Half",
-    torch.bfloat16: "BFloat16",
-    torch.int64: "Long",
-    torch.int32: "Int",
-    torch.int16: "Short",
-    torch.int8: "Char",
-    torch.uint8: "Byte",
-}
 
 
 # Masks ------------------------------------------------------------------------------------------------------------
@@ -397,7 +379,7 @@ def check_source(name: str, self: torch.Tensor, dim: int, index: torch.Tensor, s
     if self.dtype != source.dtype:
         raise RuntimeError(
             f"{name}(): self and source expected to have the same dtype, but got (self) "
-            f"{_name(self.dtype)} and (source) {_name(source.dtype)}"
+            f"{scalar_type(self.dtype)} and (source) {scalar_type(source.dtype)}"
         )
     slices = [list(t.shape[:dim]) + list(t.shape[dim + 1 :]) for t in (self, source)]
     if slices[0] != slices[1]:
@@ -447,7 +429,7 @@ def index_copy_out(
     self: torch.Tensor, dim: int, index: torch.Tensor, source: torch.Tensor, *, out: torch.Tensor
 ) -> torch.Tensor:
     if index.dtype != torch.int64:
-        raise RuntimeError(f"index_copy_(): Expected a long tensor for index, but got {_name(index.dtype)}")
+        raise RuntimeError(f"index_copy_(): Expected a long tensor for index, but got {scalar_type(index.dtype)}")
     message = "index_copy_(): index {index} is out of bounds for dimension {dim} with size {size}"
     return _into("put", "index_copy_", out, self, dim, index, source, message)
 
@@ -484,7 +466,7 @@ _TAKE_RANGE = "out of range: tried to access index {index} on a tensor of {size}
 @implements("take")
 def take(self: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
     if index.dtype != torch.int64:
-        raise RuntimeError(f"take(): Expected a long tensor for index, but got {_name(index.dtype)}")
+        raise RuntimeError(f"take(): Expected a long tensor for index, but got {scalar_type(index.dtype)}")
     out = torch.empty(index.shape, dtype=self.dtype, device=self.device)
     if self.numel() == 0 and index.numel() != 0:
         raise IndexError("take(): tried to take from an empty tensor")
@@ -505,7 +487,7 @@ def take_out(self: torch.Tensor, index: torch.Tensor, *, out: torch.Tensor) -> t
 @implements("put_")
 def put_(self: torch.Tensor, index: torch.Tensor, source: torch.Tensor, accumulate: bool = False) -> torch.Tensor:
     if index.dtype != torch.int64:
-        raise RuntimeError(f"put_(): Expected a long tensor for index, but got {_name(index.dtype)}")
+        raise RuntimeError(f"put_(): Expected a long tensor for index, but got {scalar_type(index.dtype)}")
     if self.dtype != source.dtype:
         raise RuntimeError("put_(): self and source expected to have the same dtype")
     if index.numel() != source.numel():
