@@ -1,8 +1,10 @@
 // Python's view of the C++ side: `portable_mps._C`.
 #include "allocator.h"
+#include "functionality.h"
 #include "generator.h"
 #include "hooks.h"
 #include "pointwise.h"
+#include "quantized.h"
 #include "recorder.h"
 
 #include <c10/core/Allocator.h>
@@ -18,6 +20,8 @@ PYBIND11_MODULE(TORCH_EXTENSION_NAME, module) {
 
   bind_recorder(module);
   bind_pointwise(module);
+  bind_functionality(module);
+  bind_quantized(module);
 
   module.def("memory_stats", [] {
     const MemoryStats stats = memory_stats();

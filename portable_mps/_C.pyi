@@ -58,6 +58,24 @@ class PointwiseKernels:
         scalars: tuple[float, ...],
     ) -> list[torch.Tensor]: ...
 
+def take_kernel(functionality: str, name: str) -> None:
+    """The CPU's kernel for ours; see dispatch/functionality.py."""
+
+def implement_kernel(functionality: str, name: str, function: Callable[..., Any]) -> None: ...
+def refuse_others(functionality: str, kind: str) -> None: ...
+def quantized_per_tensor(integers: torch.Tensor, scale: float, zero_point: int) -> torch.Tensor:
+    """These integers as a quantised tensor, which shares their memory."""
+
+def quantized_per_channel(
+    integers: torch.Tensor, scales: torch.Tensor, zero_points: torch.Tensor, axis: int
+) -> torch.Tensor: ...
+def quantized_like(integers: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
+    """With the scale and zero point of a quantised tensor."""
+
+def quantized_integers(quantized: torch.Tensor) -> torch.Tensor:
+    """A quantised tensor's memory, on the CPU or here."""
+
+def take_quantizer(quantized: torch.Tensor, other: torch.Tensor) -> None: ...
 def register_pointwise(
     name: str, kernels: PointwiseKernels, outputs: list[int], inputs: list[int], scalars: list[int]
 ) -> None: ...

@@ -13,10 +13,6 @@ import torch
 Function = TypeVar("Function", bound=Callable[..., Any])
 
 _library = torch.library.Library("aten", "IMPL", "MPS")
-# By torch's names for what a tensor is made of: in coordinate form, in compressed form.
-_SPARSE = ("Sparse", "SparseCsr")
-_sparse_libraries = {s: torch.library.Library("aten", "IMPL", f"{s}MPS") for s in _SPARSE}
-_sparse_fallbacks = {s: torch.library.Library("_", "IMPL", f"{s}MPS") for s in _SPARSE}
 _autograd_library = torch.library.Library("aten", "IMPL", "AutogradMPS")
 registered: dict[str, Any] = {}
 """What implements each operator, a function or a row, by its ATen name with overload."""
@@ -33,19 +29,6 @@ def register(name: str, function: Callable[..., Any]) -> None:
     """Make `function` the `mps` kernel of ATen operator `name`. Raises for a second registration."""
     reserve(name, function)
     _library.impl(name, function)
-
-
-def register_sparse(functionality: str, name: str, function: Callable[..., Any]) -> None:
-    """Make `function` the kernel of ATen operator `name` for tensors of a sparse functionality of torch's.
-
-    "Sparse": in coordinate form; "SparseCsr": in any of the compressed forms.
-    """
-    _sparse_libraries[functionality].impl(name, function)
-
-
-def register_sparse_fallback(functionality: str, function: Callable[..., Any]) -> None:
-    """Make `function` what runs where an operator has no kernel for them; it takes the operator and its arguments."""
-    _sparse_fallbacks[functionality].fallback(function)
 
 
 def register_composite(name: str, function: Callable[..., Any]) -> None:

@@ -31,6 +31,7 @@ FAMILIES = (
     "loss",
     "margin",
     "matmul",
+    "quantized",
     "random",
     "normalization",
     "optimizer",

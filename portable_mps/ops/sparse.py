@@ -1,7 +1,7 @@
 """Sparse tensors in coordinate form: building, coalescing, sums, products with dense tensors and with each other.
 
-Most of torch's kernels for them are taken as they are (dispatch/sparse.py). The rest is here, in terms of sorting,
-indexing and sums over indices.
+Most of torch's kernels for them are taken as they are (dispatch/functionality.py). The rest is here, in terms of
+sorting, indexing and sums over indices.
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ from collections.abc import Sequence
 
 import torch
 
+from portable_mps.dispatch.functionality import implements_for, take, take_for_dense
 from portable_mps.dispatch.registry import implements, register
-from portable_mps.dispatch.sparse import sparse, take, take_for_dense
 from portable_mps.dispatch.strided import resized
 from portable_mps.ops.indexing import wrapped_dim
 
@@ -20,7 +20,7 @@ _STRUCTURE = """
 _coalesced_ _dimI _dimV _indices _nnz _values dense_dim indices is_coalesced sparse_dim values
 _sparse_coo_tensor_with_dims _sparse_coo_tensor_with_dims_and_tensors empty.memory_format empty_like
 sparse_resize_ sparse_resize_and_clear_ resize_as_sparse_ copy_ copy_sparse_to_sparse_ clone zero_ zeros.out
-_to_dense _to_sparse _to_sparse.sparse_dim _to_sparse_csr _to_sparse_csc _to_sparse_bsr _to_sparse_bsc
+_to_dense _to_sparse _to_sparse.sparse_dim _to_sparse_bsr _to_sparse_bsc
 _sparse_broadcast_to permute unsqueeze narrow_copy cat
 sum sum.dim_IntList any norm.ScalarOpt_dim norm.ScalarOpt_dim_dtype native_norm native_norm.ScalarOpt_dim_dtype
 add.Tensor add_.Tensor sub.Tensor sub_.Tensor sub.out mul.Tensor mul_.Tensor div.Tensor div_.Tensor div.out
@@ -116,7 +116,7 @@ def _same_shape(name: str, self: torch.Tensor, other: torch.Tensor) -> None:
         )
 
 
-@sparse("Sparse", "_coalesce")
+@implements_for("Sparse", "_coalesce")
 def coalesce(self: torch.Tensor) -> torch.Tensor:
     """Sorted indices, each once, with the sum of their values."""
     if self._nnz() < 2:
@@ -132,7 +132,7 @@ def coalesce(self: torch.Tensor) -> torch.Tensor:
 # Elementwise ----------------------------------------------------------------------------------------------------------
 
 
-@sparse("Sparse", "add.out")
+@implements_for("Sparse", "add.out")
 def add_out(self: torch.Tensor, other: torch.Tensor, *, alpha: complex = 1, out: torch.Tensor) -> torch.Tensor:
     if self.is_sparse and not other.is_sparse:
         raise RuntimeError("add(sparse, dense) is not supported. Use add(dense, sparse) instead.")
@@ -154,7 +154,7 @@ def add_out(self: torch.Tensor, other: torch.Tensor, *, alpha: complex = 1, out:
     return _into(out, result.coalesce() if self.is_coalesced() and other.is_coalesced() else result)
 
 
-@sparse("Sparse", "mul.out")
+@implements_for("Sparse", "mul.out")
 def mul_out(self: torch.Tensor, other: torch.Tensor | complex, *, out: torch.Tensor) -> torch.Tensor:
     if not self.is_sparse:
         assert isinstance(other, torch.Tensor)
@@ -179,7 +179,7 @@ def mul_out(self: torch.Tensor, other: torch.Tensor | complex, *, out: torch.Ten
     return _into(out, _sparse(self._indices()[:, kept], products, self.shape, marked))
 
 
-@sparse("Sparse", "sparse_mask")
+@implements_for("Sparse", "sparse_mask")
 def sparse_mask(self: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
     """The elements of self at the indices of mask."""
     if not mask.is_sparse:
@@ -225,7 +225,7 @@ def _add_product(
         total.index_add_(0, rows[part], values[part].unsqueeze(1) * dense.index_select(0, columns[part]))
 
 
-@sparse("Sparse", "addmm")
+@implements_for("Sparse", "addmm")
 def addmm(
     self: torch.Tensor, mat1: torch.Tensor, mat2: torch.Tensor, *, beta: complex = 1, alpha: complex = 1
 ) -> torch.Tensor:
@@ -245,7 +245,7 @@ def addmm(
     return total if beta == 0 else total.add_(self.expand(shape), alpha=beta)
 
 
-@sparse("Sparse", "addmm.out")
+@implements_for("Sparse", "addmm.out")
 def addmm_out(
     self: torch.Tensor,
     mat1: torch.Tensor,
@@ -259,14 +259,14 @@ def addmm_out(
     return resized(out, result.shape).copy_(result)
 
 
-@sparse("Sparse", "addmm_")
+@implements_for("Sparse", "addmm_")
 def addmm_(
     self: torch.Tensor, mat1: torch.Tensor, mat2: torch.Tensor, *, beta: complex = 1, alpha: complex = 1
 ) -> torch.Tensor:
     return self.copy_(addmm(self, mat1, mat2, beta=beta, alpha=alpha))
 
 
-@sparse("Sparse", "bmm")
+@implements_for("Sparse", "bmm")
 def bmm(self: torch.Tensor, mat2: torch.Tensor) -> torch.Tensor:
     """(b, n, m) sparse by (b, m, p) dense: one product over the rows of all matrices."""
     _check_matrix("bmm", self, 3)
@@ -282,7 +282,7 @@ def bmm(self: torch.Tensor, mat2: torch.Tensor) -> torch.Tensor:
     return total.view(batch, rows, -1)
 
 
-@sparse("Sparse", "bmm.out")
+@implements_for("Sparse", "bmm.out")
 def bmm_out(self: torch.Tensor, mat2: torch.Tensor, *, out: torch.Tensor) -> torch.Tensor:
     result = bmm(self, mat2)
     return resized(out, result.shape).copy_(result)
@@ -297,7 +297,7 @@ def _pairs(keys: torch.Tensor, starts: torch.Tensor, counts: torch.Tensor) -> tu
     return first, starts[keys[first]] + within
 
 
-@sparse("Sparse", "_sparse_sparse_matmul")
+@implements_for("Sparse", "_sparse_sparse_matmul")
 def sparse_sparse_matmul(self: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
     """Each element of self meets the row of other that its column names (Gustavson, 1978)."""
     _check_matrix("sparse_sparse_matmul", self, 2)
@@ -321,7 +321,7 @@ def sparse_sparse_matmul(self: torch.Tensor, other: torch.Tensor) -> torch.Tenso
 # Along dimensions -----------------------------------------------------------------------------------------------------
 
 
-@sparse("Sparse", "index_select")
+@implements_for("Sparse", "index_select")
 def index_select(self: torch.Tensor, dim: int, index: torch.Tensor) -> torch.Tensor:
     if not -self.dim() <= dim < self.dim():
         raise IndexError(
@@ -347,7 +347,7 @@ def index_select(self: torch.Tensor, dim: int, index: torch.Tensor) -> torch.Ten
     return _sparse(indices, self._values()[found], shape)
 
 
-@sparse("Sparse", "_sparse_sum_backward")
+@implements_for("Sparse", "_sparse_sum_backward")
 def sparse_sum_backward(grad: torch.Tensor, self: torch.Tensor, dim: Sequence[int]) -> torch.Tensor:
     """The gradient of a sum over dimensions, at the elements that self has."""
     summed = sorted({d % self.dim() for d in dim})
@@ -421,14 +421,14 @@ def _softmax(self: torch.Tensor, dim: int, log: bool) -> torch.Tensor:
     return _sparse(self._indices().clone(), values, self.shape, True)
 
 
-@sparse("Sparse", "_sparse_softmax")
+@implements_for("Sparse", "_sparse_softmax")
 def softmax(self: torch.Tensor, dim: int, half_to_float: bool) -> torch.Tensor:
     """Along one dimension; what is not there counts as minus infinity."""
     _refuse_half_to_float("softmax", half_to_float)
     return _softmax(self, dim, log=False)
 
 
-@sparse("Sparse", "_sparse_log_softmax")
+@implements_for("Sparse", "_sparse_log_softmax")
 def log_softmax(self: torch.Tensor, dim: int, half_to_float: bool) -> torch.Tensor:
     _refuse_half_to_float("log_softmax", half_to_float)
     return _softmax(self, dim, log=True)
@@ -454,11 +454,11 @@ def _softmax_backward(grad: torch.Tensor, output: torch.Tensor, dim: int, log: b
     return _sparse(output._indices().clone(), gradients, output.shape, True)
 
 
-@sparse("Sparse", "_sparse_softmax_backward_data")
+@implements_for("Sparse", "_sparse_softmax_backward_data")
 def softmax_backward(grad_output: torch.Tensor, output: torch.Tensor, dim: int, self: torch.Tensor) -> torch.Tensor:
     return _softmax_backward(grad_output, output, dim, log=False)
 
 
-@sparse("Sparse", "_sparse_log_softmax_backward_data")
+@implements_for("Sparse", "_sparse_log_softmax_backward_data")
 def log_softmax_backward(grad_output: torch.Tensor, output: torch.Tensor, dim: int, self: torch.Tensor) -> torch.Tensor:
     return _softmax_backward(grad_output, output, dim, log=True)

@@ -1,6 +1,6 @@
 """Sparse tensors in compressed form (CSR, CSC, BSR, BSC): building, checking, conversions and sums.
 
-Most of torch's kernels for them are taken as they are (dispatch/sparse.py), and C++ makes the tensors
+Most of torch's kernels for them are taken as they are (dispatch/functionality.py), and C++ makes the tensors
 (csrc/compressed.cpp). The rest is here, in terms of sorting, searching and sums over indices; products are in
 ops/sparse_products.py.
 """
@@ -13,8 +13,8 @@ from typing import Any
 
 import torch
 
+from portable_mps.dispatch.functionality import implements_for, take, take_for_dense, taken
 from portable_mps.dispatch.registry import implements
-from portable_mps.dispatch.sparse import sparse, take, take_for_dense, taken
 from portable_mps.dispatch.strided import castable, resized
 from portable_mps.ops.indexing import wrapped_dim
 
@@ -71,7 +71,7 @@ def compressed(
     )
 
 
-@sparse("SparseCsr", "_sparse_compressed_tensor_with_dims")
+@implements_for("SparseCsr", "_sparse_compressed_tensor_with_dims")
 def without_elements(
     nnz: int,
     dense_dim: int,
@@ -245,12 +245,12 @@ def _without_blocks(self: torch.Tensor, layout: torch.layout, dense_dim: int | N
     return self if self.layout == layout else _flipped(self, layout)
 
 
-@sparse("SparseCsr", "_to_sparse_csr")
+@implements_for("SparseCsr", "_to_sparse_csr")
 def to_sparse_csr(self: torch.Tensor, dense_dim: int | None = None) -> torch.Tensor:
     return _without_blocks(self, torch.sparse_csr, dense_dim)
 
 
-@sparse("SparseCsr", "_to_sparse_csc")
+@implements_for("SparseCsr", "_to_sparse_csc")
 def to_sparse_csc(self: torch.Tensor, dense_dim: int | None = None) -> torch.Tensor:
     return _without_blocks(self, torch.sparse_csc, dense_dim)
 
@@ -270,12 +270,12 @@ def _from_coordinates(self: torch.Tensor, layout: torch.layout, dense_dim: int |
     return _sorted_into(layout, self.shape, (wide, high), columns, rows, self.values())
 
 
-@sparse("Sparse", "_to_sparse_csr")
+@implements_for("Sparse", "_to_sparse_csr")
 def coordinates_to_sparse_csr(self: torch.Tensor, dense_dim: int | None = None) -> torch.Tensor:
     return _from_coordinates(self, torch.sparse_csr, dense_dim)
 
 
-@sparse("Sparse", "_to_sparse_csc")
+@implements_for("Sparse", "_to_sparse_csc")
 def coordinates_to_sparse_csc(self: torch.Tensor, dense_dim: int | None = None) -> torch.Tensor:
     return _from_coordinates(self, torch.sparse_csc, dense_dim)
 
@@ -335,17 +335,17 @@ def _in_blocks(
     return _sorted_into(layout, self.shape, (across, down), column, row, values, index=index)
 
 
-@sparse("SparseCsr", "_to_sparse_bsr")
+@implements_for("SparseCsr", "_to_sparse_bsr")
 def to_sparse_bsr(self: torch.Tensor, blocksize: Sequence[int], dense_dim: int | None = None) -> torch.Tensor:
     return _in_blocks(self, blocksize, dense_dim, torch.sparse_bsr)
 
 
-@sparse("SparseCsr", "_to_sparse_bsc")
+@implements_for("SparseCsr", "_to_sparse_bsc")
 def to_sparse_bsc(self: torch.Tensor, blocksize: Sequence[int], dense_dim: int | None = None) -> torch.Tensor:
     return _in_blocks(self, blocksize, dense_dim, torch.sparse_bsc)
 
 
-@sparse("SparseCsr", "empty_like")
+@implements_for("SparseCsr", "empty_like")
 def empty_like(
     self: torch.Tensor,
     *,
@@ -365,7 +365,7 @@ def empty_like(
     return compressed(starts, indices, torch.empty_like(self.values(), **options), self.shape, self.layout)
 
 
-@sparse("SparseCsr", "zeros_like")
+@implements_for("SparseCsr", "zeros_like")
 def zeros_like(
     self: torch.Tensor,
     *,
@@ -386,13 +386,13 @@ def zeros_like(
     )
 
 
-@sparse("SparseCsr", "select.int")
+@implements_for("SparseCsr", "select.int")
 def select(self: torch.Tensor, dim: int, index: int) -> torch.Tensor:
     starts, indices = _parts(self)
     batches = indices.dim() - 1
     at = wrapped_dim(dim, self.dim())
     if at >= batches:
-        return taken("SparseCsr", "select.int")(self, dim, index)
+        return taken("SparseCsr", torch.ops.aten.select.int)(self, dim, index)
     values = self.values().select(at, index)
     shape = [*self.shape[:at], *self.shape[at + 1 :]]
     return compressed(starts.select(at, index), indices.select(at, index), values, shape, self.layout)
@@ -404,7 +404,7 @@ def copied_into(out: torch.Tensor, result: torch.Tensor) -> torch.Tensor:
     return out.copy_(result)
 
 
-@sparse("SparseCsr", "mul.Scalar")
+@implements_for("SparseCsr", "mul.Scalar")
 def mul_scalar(self: torch.Tensor, other: complex) -> torch.Tensor:
     starts, indices = (part.clone() for part in _parts(self))
     return compressed(starts, indices, self.values() * other, self.shape, self.layout)
@@ -413,7 +413,7 @@ def mul_scalar(self: torch.Tensor, other: complex) -> torch.Tensor:
 # Sums -----------------------------------------------------------------------------------------------------------------
 
 
-@sparse("SparseCsr", "add.out")
+@implements_for("SparseCsr", "add.out")
 def add_out(self: torch.Tensor, other: torch.Tensor, *, alpha: complex = 1, out: torch.Tensor) -> torch.Tensor:
     dtype = torch.result_type(self, other)
     castable(out, dtype)
@@ -461,14 +461,14 @@ def _reduced(
     return compressed(ends, columns.new_zeros(kept.numel()), total, (self.size(0), 1), self.layout)
 
 
-@sparse("SparseCsr", "_sparse_csr_sum.dim_dtype")
+@implements_for("SparseCsr", "_sparse_csr_sum.dim_dtype")
 def csr_sum(
     self: torch.Tensor, dim: Sequence[int], keepdim: bool = False, *, dtype: torch.dtype | None = None
 ) -> torch.Tensor:
     return _reduced(self, dim, keepdim, dtype, "sum")
 
 
-@sparse("SparseCsr", "_sparse_csr_prod.dim_dtype")
+@implements_for("SparseCsr", "_sparse_csr_prod.dim_dtype")
 def csr_prod(
     self: torch.Tensor, dim: Sequence[int], keepdim: bool = False, *, dtype: torch.dtype | None = None
 ) -> torch.Tensor:

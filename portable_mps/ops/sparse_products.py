@@ -11,9 +11,9 @@ from typing import Any
 
 import torch
 
+from portable_mps.dispatch.functionality import implements_for
 from portable_mps.dispatch.launch import check_turns
 from portable_mps.dispatch.promotion import summed_in
-from portable_mps.dispatch.sparse import sparse
 from portable_mps.dispatch.strided import Linear, dtype_defines, resized
 from portable_mps.ops.sparse import sparse_sparse_matmul
 from portable_mps.ops.sparse_compressed import LAYOUT_NAMES, compressed, copied_into, elements, in_rows
@@ -62,7 +62,7 @@ def _check_shapes(mat1: torch.Tensor, mat2: torch.Tensor) -> None:
         )
 
 
-@sparse("SparseCsr", "addmm.out")
+@implements_for("SparseCsr", "addmm.out")
 def addmm_out(
     self: torch.Tensor,
     mat1: torch.Tensor,
@@ -98,7 +98,7 @@ def addmm_out(
     return resized(out, shape).copy_(product)
 
 
-@sparse("SparseCsr", "addmv.out")
+@implements_for("SparseCsr", "addmv.out")
 def addmv_out(
     self: torch.Tensor,
     mat: torch.Tensor,
@@ -158,7 +158,7 @@ def _samples(rows: torch.Tensor, columns: torch.Tensor, left: torch.Tensor, righ
     return output
 
 
-@sparse("SparseCsr", "sparse_sampled_addmm.out")
+@implements_for("SparseCsr", "sparse_sampled_addmm.out")
 def sampled_addmm_out(
     self: torch.Tensor,
     mat1: torch.Tensor,
@@ -183,14 +183,14 @@ def sampled_addmm_out(
     return out
 
 
-@sparse("SparseCsr", "sparse_sampled_addmm")
+@implements_for("SparseCsr", "sparse_sampled_addmm")
 def sampled_addmm(
     self: torch.Tensor, mat1: torch.Tensor, mat2: torch.Tensor, *, beta: complex = 1, alpha: complex = 1
 ) -> torch.Tensor:
     return sampled_addmm_out(self, mat1, mat2, beta=beta, alpha=alpha, out=self.clone())
 
 
-@sparse("SparseCsr", "_sparse_mm_reduce_impl")
+@implements_for("SparseCsr", "_sparse_mm_reduce_impl")
 def mm_reduce(self: torch.Tensor, other: torch.Tensor, reduce: str) -> tuple[torch.Tensor, torch.Tensor]:
     """The product with another reduction than the sum and, where autograd asks, which element each extremum is."""
     if self.layout != torch.sparse_csr:
@@ -218,7 +218,7 @@ def mm_reduce(self: torch.Tensor, other: torch.Tensor, reduce: str) -> tuple[tor
     return _product(self, other, reduce), argument
 
 
-@sparse("SparseCsr", "_sparse_mm_reduce_impl_backward")
+@implements_for("SparseCsr", "_sparse_mm_reduce_impl_backward")
 def mm_reduce_backward(
     self: torch.Tensor,
     grad_out: torch.Tensor,
@@ -256,7 +256,7 @@ def mm_reduce_backward(
     return compressed(*like_self, self.shape, self.layout), grad_weight
 
 
-@sparse("SparseCsr", "triangular_solve.X")
+@implements_for("SparseCsr", "triangular_solve.X")
 def triangular_solve(
     self: torch.Tensor,
     A: torch.Tensor,

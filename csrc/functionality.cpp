@@ -1,0 +1,140 @@
+#include "functionality.h"
+
+#include <torch/csrc/jit/python/pybind_utils.h>
+#include <torch/library.h>
+
+namespace portable_mps {
+namespace {
+
+struct Keys {
+  c10::DispatchKey mps;
+  c10::DispatchKey cpu;
+};
+
+Keys keys_of(const std::string& functionality) {
+  static const std::unordered_map<std::string, Keys> all{
+      {"", {c10::DispatchKey::MPS, c10::DispatchKey::CPU}},
+      {"Sparse", {c10::DispatchKey::SparseMPS, c10::DispatchKey::SparseCPU}},
+      {"SparseCsr", {c10::DispatchKey::SparseCsrMPS, c10::DispatchKey::SparseCsrCPU}},
+      {"Quantized", {c10::DispatchKey::QuantizedMPS, c10::DispatchKey::QuantizedCPU}},
+  };
+  const auto found = all.find(functionality);
+  TORCH_CHECK_VALUE(found != all.end(), "unknown functionality '", functionality, "'");
+  return found->second;
+}
+
+// Libraries take back what they registered when they end: these never do.
+torch::Library& library(const std::string& functionality, const char* space) {
+  static std::map<std::pair<std::string, std::string>, torch::Library*> all;
+  torch::Library*& made = all[{functionality, space}];
+  if (made == nullptr) {
+    made = new torch::Library(torch::Library::IMPL, space, keys_of(functionality).mps, __FILE__,
+                              __LINE__);
+  }
+  return *made;
+}
+
+// The kernel that torch has for the CPU.
+class Taken : public c10::OperatorKernel {
+ public:
+  explicit Taken(c10::DispatchKey key) : keys_(key) {}
+  void operator()(const c10::OperatorHandle& op, c10::DispatchKeySet, torch::jit::Stack* stack) {
+    op.redispatchBoxed(keys_, stack);
+  }
+
+ private:
+  c10::DispatchKeySet keys_;
+};
+
+// An argument as a Python function expects it; enumerations are numbers on the stack.
+py::object to_python(const c10::IValue& value, const c10::Argument& argument) {
+  if (value.isInt()) {
+    c10::TypePtr type = argument.real_type();
+    if (const auto optional = type->cast<c10::OptionalType>()) {
+      type = optional->getElementType();
+    }
+    switch (type->kind()) {
+      case c10::TypeKind::ScalarTypeType:
+        return py::cast(value.toScalarType());
+      case c10::TypeKind::LayoutType:
+        return py::cast(value.toLayout());
+      case c10::TypeKind::MemoryFormatType:
+        return py::cast(value.toMemoryFormat());
+      default:
+        break;
+    }
+  }
+  return torch::jit::toPyObject(value);
+}
+
+// A Python function that takes the schema's arguments.
+class Function : public c10::OperatorKernel {
+ public:
+  explicit Function(py::object function) : function_(function.release().ptr()) {}
+
+  void operator()(const c10::OperatorHandle& op, c10::DispatchKeySet, torch::jit::Stack* stack) {
+    const c10::FunctionSchema& schema = op.schema();
+    const auto& arguments = schema.arguments();
+    std::vector<c10::IValue> values = torch::jit::pop(*stack, arguments.size());
+    in_python([&] {
+      py::list positional;
+      py::dict named;
+      for (size_t i = 0; i < arguments.size(); ++i) {
+        if (!arguments[i].kwarg_only()) {
+          positional.append(to_python(values[i], arguments[i]));
+        } else if (!values[i].isNone()) {
+          named[arguments[i].name().c_str()] = to_python(values[i], arguments[i]);
+        }
+      }
+      const py::object result =
+          py::reinterpret_borrow<py::object>(function_)(*py::tuple(positional), **named);
+      const auto& returns = schema.returns();
+      if (returns.size() == 1) {
+        torch::jit::push(*stack, torch::jit::toIValue(result, returns[0].type()));
+        return;
+      }
+      for (size_t i = 0; i < returns.size(); ++i) {
+        const auto item = py::reinterpret_borrow<py::sequence>(result)[i];
+        torch::jit::push(*stack, torch::jit::toIValue(item, returns[i].type()));
+      }
+    });
+  }
+
+ private:
+  PyObject* function_;  // never let go of: the dispatcher outlives the interpreter
+};
+
+class Refusal : public c10::OperatorKernel {
+ public:
+  explicit Refusal(std::string kind) : kind_(std::move(kind)) {}
+  void operator()(const c10::OperatorHandle& op, c10::DispatchKeySet, torch::jit::Stack*) {
+    TORCH_CHECK_NOT_IMPLEMENTED(false, "The operator '", c10::toString(op.operator_name()),
+                                "' is not implemented for ", kind_, " tensors on the MPS device.");
+  }
+
+ private:
+  std::string kind_;
+};
+
+}  // namespace
+
+void bind_functionality(py::module_& module) {
+  module.def("take_kernel", [](const std::string& functionality, const std::string& name) {
+    auto kernel = std::make_unique<Taken>(keys_of(functionality).cpu);
+    library(functionality, "aten")
+        .impl(name.c_str(), torch::CppFunction::makeFromBoxedFunctor(std::move(kernel)));
+  });
+  module.def("implement_kernel",
+             [](const std::string& functionality, const std::string& name, py::object function) {
+               auto kernel = std::make_unique<Function>(std::move(function));
+               library(functionality, "aten")
+                   .impl(name.c_str(), torch::CppFunction::makeFromBoxedFunctor(std::move(kernel)));
+             });
+  module.def("refuse_others", [](const std::string& functionality, const std::string& kind) {
+    auto kernel = std::make_unique<Refusal>(kind);
+    library(functionality, "_")
+        .fallback(torch::CppFunction::makeFromBoxedFunctor(std::move(kernel)));
+  });
+}
+
+}  // namespace portable_mps
