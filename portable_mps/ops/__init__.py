@@ -55,6 +55,7 @@ FAMILIES = (
     "transformer",
     "unary",
     "unique",
+    "weight_only",
     "windows",
 )
 

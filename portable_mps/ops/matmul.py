@@ -49,8 +49,8 @@ def product(
     """out = alpha * a @ b + beta * added.
 
     a (batch, m, k), b (batch, k, n), out (batch, m, n), one dtype; added broadcasts to out. Any strides. Accumulates in
-    float32 for half types, in the dtype's own width otherwise. a and b may be of two 8-bit float dtypes; out is then
-    float32.
+    float32 for half types, in the dtype's own width otherwise. a and b may be of two 8-bit float dtypes, and b of any
+    that a's accumulator holds; out is then float32.
     """
     batch, n = a.shape[0], b.shape[2]
     if out.numel() == 0:
@@ -429,14 +429,3 @@ def int_mm_out(self: torch.Tensor, mat2: torch.Tensor, *, out: torch.Tensor) -> 
 @implements("_int_mm")
 def int_mm(self: torch.Tensor, mat2: torch.Tensor) -> torch.Tensor:
     return int_mm_out(self, mat2, out=self.new_empty((self.shape[0], mat2.shape[-1]), dtype=torch.int32))
-
-
-@implements("_weight_int8pack_mm")
-def weight_int8pack_mm(self: torch.Tensor, mat2: torch.Tensor, scales: torch.Tensor) -> torch.Tensor:
-    """self (m, k) @ mat2 (n, k) of int8, transposed, times scales (n)."""
-    if self.dim() != 2 or mat2.dim() != 2 or self.shape[1] != mat2.shape[1] or mat2.dtype != torch.int8:
-        raise RuntimeError(
-            f"_weight_int8pack_mm: expected matrices (m, k) and, of int8, (n, k), got {list(self.shape)} and "
-            f"{list(mat2.shape)} of {mat2.dtype}"
-        )
-    return torch.mm(self, mat2.to(self.dtype).t()).mul_(scales)
