@@ -43,7 +43,7 @@ def weight_int8pack_mm(self: torch.Tensor, mat2: torch.Tensor, scales: torch.Ten
 
 @implements("_convert_weight_to_int4pack")
 def convert_weight_to_int4pack(self: torch.Tensor, innerKTiles: int) -> torch.Tensor:
-    """self (n, k / 2), bytes of two codes, the first in the upper bits, to int32 (n / 8, k / 16 / tiles, 32, tiles / 2).
+    """self (n, k / 2), bytes of two codes, the first above, to int32 (n / 8, k / 16 / tiles, 32, tiles / 2).
 
     The first of two codes is in the lower bits there, as the Mac's packed weights have it.
     """
