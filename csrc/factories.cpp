@@ -6,6 +6,7 @@
 #include <ATen/EmptyTensor.h>
 #include <ATen/InferSize.h>
 #include <ATen/native/Resize.h>
+#include <ATen/native/ResizeCommon.h>
 #include <ATen/native/TensorFactories.h>
 #include <ATen/ops/as_strided_native.h>
 #include <ATen/ops/set_native.h>
@@ -47,16 +48,27 @@ c10::ScalarType supported(OptionalDtype requested) {
   return dtype;
 }
 
+bool fills_memory() {
+  const at::Context& context = at::globalContext();
+  return context.deterministicAlgorithms() && context.deterministicFillUninitializedMemory();
+}
+
+// torch.utils.deterministic.fill_uninitialized_memory
+Tensor filled(Tensor tensor) {
+  return fills_memory() ? at::native::fill_empty_deterministic_(tensor) : tensor;
+}
+
 Tensor empty(c10::IntArrayRef size, OptionalDtype dtype, OptionalLayout, OptionalDevice,
              std::optional<bool> pin_memory, std::optional<at::MemoryFormat> format) {
   check_pinned(pin_memory);
-  return at::detail::empty_generic(size, allocator(), kKeys, supported(dtype), format);
+  return filled(at::detail::empty_generic(size, allocator(), kKeys, supported(dtype), format));
 }
 
 Tensor empty_strided(c10::IntArrayRef size, c10::IntArrayRef stride, OptionalDtype dtype,
                      OptionalLayout, OptionalDevice, std::optional<bool> pin_memory) {
   check_pinned(pin_memory);
-  return at::detail::empty_strided_generic(size, stride, allocator(), kKeys, supported(dtype));
+  return filled(
+      at::detail::empty_strided_generic(size, stride, allocator(), kKeys, supported(dtype)));
 }
 
 // Zeros without memory, which autograd makes and the ZeroTensor key's kernels see to.
@@ -92,6 +104,7 @@ size_t needed_bytes(at::TensorImpl* self) {
 const Tensor& resize_(const Tensor& self, c10::IntArrayRef size,
                       std::optional<at::MemoryFormat> format) {
   at::TensorImpl* impl = self.unsafeGetTensorImpl();
+  const auto old_bytes = static_cast<int64_t>(impl->unsafe_storage().nbytes());
   if (self.sizes() != size) {
     impl->set_sizes_contiguous(size);
     grow_storage(impl, needed_bytes(impl));
@@ -99,6 +112,9 @@ const Tensor& resize_(const Tensor& self, c10::IntArrayRef size,
   if (format.has_value()) {
     TORCH_CHECK(*format != at::MemoryFormat::Preserve, "Unsupported memory format", *format);
     impl->empty_tensor_restride(*format);
+  }
+  if (fills_memory()) {
+    at::native::fill_resize_deterministic_(self, old_bytes);
   }
   return self;
 }

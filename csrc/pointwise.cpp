@@ -90,8 +90,28 @@ torch::Library& library() {
 
 }  // namespace
 
+// Integers are not divided by zero. A divisor on the device is looked at there, and raises at the
+// next synchronisation.
+void check_divisor(const at::Tensor& dividend, const at::Tensor& divisor) {
+  const at::ScalarType dtype = at::result_type(dividend, divisor);
+  TORCH_CHECK_NOT_IMPLEMENTED(dtype != at::kBool, "\"div\" not implemented for 'Bool'");
+  if (!at::isIntegralType(dtype, /*includeBool=*/false)) {
+    return;
+  }
+  if (divisor.is_cpu()) {
+    TORCH_CHECK(divisor.dim() != 0 || divisor.item().toLong() != 0, "ZeroDivisionError");
+    return;
+  }
+  in_python(
+      [&] { py::module_::import("portable_mps.dispatch.checks").attr("refuse_zeros")(divisor); });
+}
+
 void PointwiseKernels::check(const std::vector<at::Tensor>& inputs,
                              const std::vector<at::Scalar>& scalars) const {
+  if (check_ == Check::kDivisor) {
+    check_divisor(inputs[0], inputs[1]);
+    return;
+  }
   if (check_ == Check::kSubtraction) {
     at::native::sub_check(inputs[0], inputs[1]);
   }

@@ -9,7 +9,7 @@
 namespace portable_mps {
 
 // A check that torch's meta function makes beyond TensorIterator's own.
-enum class Check : int { kNone = 0, kAlpha = 1, kSubtraction = 2 };
+enum class Check : int { kNone = 0, kAlpha = 1, kSubtraction = 2, kDivisor = 3 };
 
 class PointwiseKernels {
  public:

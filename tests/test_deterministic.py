@@ -67,3 +67,11 @@ def test_what_has_no_order_refuses():
         warnings.simplefilter("always")
         sampled.sum().backward()
     assert any("deterministic" in str(w.message) for w in caught)
+
+
+def test_memory_is_filled_where_it_would_be_unknown():
+    for dtype in (torch.float32, torch.float16, torch.int16, torch.uint8, torch.bool, torch.complex64):
+        expected, actual = torch.empty(3, dtype=dtype), torch.empty(3, dtype=dtype, device="mps")
+        assert torch.equal(actual.cpu().view(torch.uint8), expected.view(torch.uint8))
+    assert torch.empty_strided((2, 2), (2, 1), device="mps").isnan().all()
+    assert torch.ones(2, device="mps").resize_(4)[2:].isnan().all()

@@ -20,3 +20,8 @@ def raise_where(flags: torch.Tensor, message: str, kind: type[Exception] = Runti
         errors = device.current().errors
         arguments = (flags, errors.address, flags.numel(), errors.arm(message, kind))
         _report(flags.numel(), arguments, (flags,), ())
+
+
+def refuse_zeros(divisor: torch.Tensor) -> None:
+    """The error of the CPU's integer divisions."""
+    raise_where(divisor == 0, "ZeroDivisionError")

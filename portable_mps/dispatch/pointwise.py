@@ -24,6 +24,7 @@ class Check(enum.IntEnum):
     NONE = 0
     ALPHA = 1
     SUBTRACTION = 2
+    DIVISOR = 3
 
 
 _VECTOR = 4  # elements a thread in the vectorised variant, as in csrc/iterator.cpp

@@ -33,13 +33,17 @@ register(
     "sub_.Tensor",
 )
 _floor_divide = register(
-    Pointwise("floor_divide", ("maths::floor_divide(a, b)",), 2),
+    Pointwise("floor_divide", ("maths::floor_divide(a, b)",), 2, check=Check.DIVISOR),
     "floor_divide",
     "floor_divide.out",
     "floor_divide_.Tensor",
 )
 _trunc_divide = Pointwise(
-    "trunc_divide", ("maths::trunc(maths::div(a, b))",), 2, by_type={"int": "a / b", "int64_t": "a / b"}
+    "trunc_divide",
+    ("maths::trunc(maths::div(a, b))",),
+    2,
+    by_type={"int": "a / b", "int64_t": "a / b"},
+    check=Check.DIVISOR,
 )
 
 
@@ -55,8 +59,12 @@ def div_out_mode(
     return rows[rounding_mode]((out,), (self, other))[0]
 
 
-register(Pointwise("fmod", ("maths::fmod(a, b)",), 2), "fmod.Tensor_out")
-register(Pointwise("remainder", ("maths::remainder(a, b)",), 2), "remainder.Tensor_out", "remainder.Scalar_Tensor")
+register(Pointwise("fmod", ("maths::fmod(a, b)",), 2, check=Check.DIVISOR), "fmod.Tensor_out")
+register(
+    Pointwise("remainder", ("maths::remainder(a, b)",), 2, check=Check.DIVISOR),
+    "remainder.Tensor_out",
+    "remainder.Scalar_Tensor",
+)
 register(
     Pointwise("pow", ("maths::pow(a, b)",), 2, complex=True),
     "pow.Tensor_Tensor_out",

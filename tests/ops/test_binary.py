@@ -96,14 +96,6 @@ def test_rounding_of_quotients(mode):
         compare(lambda a, b: torch.div(a, b, rounding_mode=mode), a, b)
 
 
-def test_integer_division_by_zero_does_not_stop_the_device():
-    torch.floor_divide(
-        torch.ones(3, dtype=torch.int32, device="mps"), torch.zeros(3, dtype=torch.int32, device="mps")
-    ).cpu()
-    torch.remainder(torch.ones(3, dtype=torch.int64, device="mps"), 0).cpu()
-    assert torch.ones(2, device="mps").sum().item() == 2
-
-
 def test_powers():
     a, b = pair(torch.float32)
     compare(torch.pow, a.abs(), b, rtol=1e-4, atol=1e-5, grad=True)
@@ -286,3 +278,18 @@ def test_ends_of_integers(dtype):
             for device in ("cpu", "mps"):
                 with pytest.raises(RuntimeError):
                     torch.add(x.to(device), x.to(device), alpha=number)
+
+
+@pytest.mark.parametrize("mode", ["trunc", "floor", "fmod", "remainder"])
+def test_integers_are_not_divided_by_zero(mode):
+    def divide(a, b):
+        return getattr(torch, mode)(a, b) if mode in ("fmod", "remainder") else torch.div(a, b, rounding_mode=mode)
+
+    x = torch.arange(4, device="mps")
+    for divisor in (0, torch.tensor(0), x):
+        with pytest.raises(RuntimeError, match="ZeroDivisionError"):
+            divide(x, divisor).cpu()
+    with pytest.raises(NotImplementedError, match="not implemented for 'Bool'"):
+        divide(x > 1, x > 1)
+    assert divide(x.float(), 0).cpu().isfinite().sum() == 0
+    assert divide(x, x + 1).cpu().tolist() == divide(x.cpu(), x.cpu() + 1).tolist()
