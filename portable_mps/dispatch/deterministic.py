@@ -26,7 +26,12 @@ def alert(name: str) -> None:
 
 
 def is_wanted(action: str, dtype: torch.dtype) -> bool:
-    """Whether threads must not race for an element: several writes to it, or sums and products that round."""
+    """Whether threads must not race for an element: several writes to it, or sums and products that round.
+
+    Products of complex numbers always, for want of an atomic that multiplies them.
+    """
+    if action == "prod" and dtype.is_complex:
+        return True
     if not torch.are_deterministic_algorithms_enabled():
         return False
     return action == "put" or (action in ("sum", "prod") and dtype.is_floating_point)
@@ -56,4 +61,18 @@ def grouped(action: str, at: torch.Tensor, values: torch.Tensor) -> tuple[torch.
     values = values.reshape(-1)[order]
     if action == "put":
         return unique, values[counts.cumsum(0) - 1]
+    if values.is_complex():
+        return unique, _products(values, counts)
     return unique, torch.segment_reduce(values, action, lengths=counts)
+
+
+def _products(values: torch.Tensor, counts: torch.Tensor) -> torch.Tensor:
+    """The product of each segment, of neighbours at a time; counts, at least one each: the lengths of the segments."""
+    while values.numel() > counts.numel():
+        ends = counts.cumsum(0)
+        within = torch.arange(values.numel(), device="mps") - torch.repeat_interleave(ends - counts, counts)
+        last = torch.repeat_interleave(counts, counts) - 1
+        factors = torch.where(within < last, values.roll(-1), 1)
+        values = (values * factors)[within % 2 == 0]
+        counts = (counts + 1).div(2, rounding_mode="floor")
+    return values

@@ -160,11 +160,12 @@ def reduced_into(
         _apply("put", base, dim, index, start.expand(values.shape))
     _apply("sum" if reduce == "mean" else reduce, base, dim, index, values.to(base.dtype))
     if reduce == "mean":
-        kind = torch.float32 if base.dtype.is_floating_point else torch.int64
+        exact = not base.dtype.is_floating_point and not base.dtype.is_complex
+        kind = torch.int64 if exact else torch.float32
         counts = (torch.ones if include_self else torch.zeros)(base.shape, dtype=kind, device=base.device)
         _apply("sum", counts, dim, index, torch.ones((), dtype=kind, device=base.device).expand(values.shape))
         counts.clamp_(min=1)
-        base.div_(counts, rounding_mode=None if base.dtype.is_floating_point else "floor")
+        base.div_(counts, rounding_mode="floor" if exact else None)
     return out if base is out else out.copy_(base)
 
 

@@ -127,3 +127,15 @@ def test_errors():
     for call in calls:
         with pytest.raises((RuntimeError, IndexError)):
             call()
+
+
+@pytest.mark.parametrize("dtype", [torch.complex64, torch.complex128])
+def test_complex(dtype):
+    generator = torch.Generator().manual_seed(2)
+    x, values = (torch.randn(n, 3, dtype=dtype, generator=generator) for n in (4, 20))
+    index = torch.randint(0, 4, (20, 3), generator=generator)
+    for reduce in ("sum", "prod", "mean"):
+        for include in (True, False):
+            compare(lambda t, i, v: t.scatter_reduce(0, i, v, reduce, include_self=include), x, index, values)
+    compare(lambda t, i, v: t.scatter(0, i, v, reduce="multiply"), x, index, values)
+    compare(lambda t, i, v: t.scatter(0, i, 2j, reduce="multiply"), x, index, values)
