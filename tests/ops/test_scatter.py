@@ -136,6 +136,8 @@ def test_complex(dtype):
     index = torch.randint(0, 4, (20, 3), generator=generator)
     for reduce in ("sum", "prod", "mean"):
         for include in (True, False):
-            compare(lambda t, i, v: t.scatter_reduce(0, i, v, reduce, include_self=include), x, index, values)
+            compare(
+                lambda t, i, v, r=reduce, inc=include: t.scatter_reduce(0, i, v, r, include_self=inc), x, index, values
+            )
     compare(lambda t, i, v: t.scatter(0, i, v, reduce="multiply"), x, index, values)
     compare(lambda t, i, v: t.scatter(0, i, 2j, reduce="multiply"), x, index, values)
