@@ -94,6 +94,14 @@ def quantize_by_tensors(
     return quantize_per_tensor(self, scale.item(), int(zero_point.item()), dtype)
 
 
+@implements("quantize_per_tensor.tensors")
+def quantize_list(
+    tensors: Sequence[torch.Tensor], scales: torch.Tensor, zero_points: torch.Tensor, dtype: torch.dtype
+) -> list[torch.Tensor]:
+    parameters = zip(tensors, scales.tolist(), zero_points.tolist(), strict=True)
+    return [quantize_per_tensor(t, scale, int(zero_point), dtype) for t, scale, zero_point in parameters]
+
+
 @implements("quantize_per_tensor_dynamic")
 def quantize_dynamically(self: torch.Tensor, dtype: torch.dtype, reduce_range: bool) -> torch.Tensor:
     """With the scale and zero point that its own range asks for. The host waits for it."""
@@ -182,6 +190,11 @@ def empty_by_channel(
 @implements_for("Quantized", "int_repr")
 def int_repr(self: torch.Tensor) -> torch.Tensor:
     return _integers(self).clone()
+
+
+@implements("dequantize.self")
+def of_numbers(self: torch.Tensor) -> torch.Tensor:
+    return self.to(torch.float32)
 
 
 @implements_for("Quantized", "dequantize.self")

@@ -26,7 +26,7 @@ sum sum.dim_IntList any norm.ScalarOpt_dim norm.ScalarOpt_dim_dtype native_norm 
 add.Tensor add_.Tensor sub.Tensor sub_.Tensor sub.out mul.Tensor mul_.Tensor div.Tensor div_.Tensor div.out
 div.Tensor_mode div_.Tensor_mode div.out_mode floor_divide floor_divide.out floor_divide_.Tensor
 pow.Tensor_Scalar pow.Tensor_Scalar_out mm mm.out mv nan_to_num nan_to_num.out nan_to_num_ isinf isnan relu relu_
-view_as_complex view_as_real conj_physical.out
+view_as_complex view_as_real conj_physical.out threshold_backward threshold_backward.grad_input
 """
 _FUNCTIONS = """
 abs asin asinh atan atanh ceil deg2rad erf erfinv expm1 floor frac log1p neg rad2deg round sgn sign sin sinh sqrt tan
@@ -286,6 +286,24 @@ def bmm(self: torch.Tensor, mat2: torch.Tensor) -> torch.Tensor:
 def bmm_out(self: torch.Tensor, mat2: torch.Tensor, *, out: torch.Tensor) -> torch.Tensor:
     result = bmm(self, mat2)
     return resized(out, result.shape).copy_(result)
+
+
+@implements_for("Sparse", "hspmm")
+def hspmm(mat1: torch.Tensor, mat2: torch.Tensor) -> torch.Tensor:
+    """A sparse matrix by a dense one, with only the rows that the sparse one has: one sparse dimension, one dense."""
+    _check_matrix("hspmm", mat1, 2)
+    if mat2.is_sparse or mat2.dim() != 2 or mat1.size(1) != mat2.size(0):
+        raise RuntimeError(f"hspmm: Argument #3: Expected dim 0 size {mat1.size(1)}, got {mat2.size(0)}")
+    rows, columns = mat1._indices()
+    kept, row = torch.unique(rows, return_inverse=True)
+    products = torch.zeros((kept.numel(), mat2.size(1)), dtype=mat2.dtype, device=mat2.device)
+    _add_product(products, row, columns, mat1._values(), mat2)
+    return _sparse(kept.unsqueeze(0), products, (mat1.size(0), mat2.size(1)))
+
+
+@implements_for("Sparse", "hspmm.out")
+def hspmm_out(mat1: torch.Tensor, mat2: torch.Tensor, *, out: torch.Tensor) -> torch.Tensor:
+    return _into(out, hspmm(mat1, mat2))
 
 
 def _pairs(keys: torch.Tensor, starts: torch.Tensor, counts: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

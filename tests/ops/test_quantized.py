@@ -55,6 +55,11 @@ def test_quantising_and_back(dtype):
     check(lambda t: by_channel(t, dtype), numbers(3, 4))
     check(lambda t: by_channel(t, dtype, axis=0).dequantize(), numbers(4, 3, 2))
     check(lambda t: torch.quantize_per_tensor(t, torch.tensor(0.3), torch.tensor(2), dtype), numbers(3, 4))
+    check(lambda t: t.half().dequantize(), numbers(3, 4))
+    check(
+        lambda t: torch.quantize_per_tensor([t, t], torch.tensor([0.1, 0.2]), torch.tensor([0, 1]), dtype),
+        numbers(3, 4),
+    )
     check(lambda t: torch.dequantize([by_tensor(t), by_tensor(t, torch.qint8)]), numbers(3, 4))
     assert_same(by_tensor(numbers(3, 4).to("mps"), dtype).int_repr(), by_tensor(numbers(3, 4), dtype).int_repr())
 

@@ -97,6 +97,7 @@ def test_products():
     ):
         check(call, x, dense, rtol=1e-12, atol=1e-12)
     check(torch.mv, x, vector, rtol=1e-12, atol=1e-12)
+    check(torch.hspmm, sample(4, 5), torch.randn(5, 3).double(), rtol=1e-12, atol=1e-12)
     check(torch.bmm, sample(2, 4, 5), torch.randn(2, 5, 3).double(), rtol=1e-12, atol=1e-12)
     check(torch.sparse.mm, x, sample(5, 6, seed=1), rtol=1e-12, atol=1e-12)
     check(lambda a: (a.t() @ a).coalesce(), sample(5, 4, nnz=0))
@@ -205,3 +206,11 @@ def test_softmax(log):
     # The CPU's gradient takes -1 for the first dimension.
     x = sample(4, 5, coalesced=True).to("mps")
     assert_same(gradient(x, -1).to_dense(), gradient(x.cpu(), 1).to_dense())
+
+
+def test_gradient_of_relu():
+    def run(x):
+        x = x.detach().clone().requires_grad_()
+        return torch.autograd.grad(torch.relu(x).to_dense().sin().sum(), x)[0]
+
+    check(run, sample(4, 5, coalesced=True))
