@@ -349,6 +349,20 @@ _register_adaptive(3)
 # Fractional -------------------------------------------------------------------------------------------------------
 
 
+def _samples_of(self: torch.Tensor, random_samples: torch.Tensor, dims: int) -> torch.Tensor:
+    """[batch, channels, dims]: there may be samples for more batches."""
+    batch, channels = self.shape[:-dims] if self.dim() == dims + 2 else (1, self.size(0))
+    if random_samples.dim() != 3:
+        raise RuntimeError(f"Expect _random_samples to have 3 dimensions, got {random_samples.dim()}")
+    if random_samples.size(0) < batch:
+        raise RuntimeError("Expect _random_samples.size(0) no less then input batch size.")
+    if random_samples.size(1) != channels:
+        raise RuntimeError("Expect _random_samples.size(1) equals to input channel size.")
+    if random_samples.size(2) != dims:
+        raise RuntimeError(f"Expect _random_samples.size(2) equals to {dims}; got {random_samples.size(2)}.")
+    return random_samples[:batch]
+
+
 def _register_fractional(dims: int) -> None:
     def forward(
         self: torch.Tensor,
@@ -360,12 +374,11 @@ def _register_fractional(dims: int) -> None:
         indices: torch.Tensor,
     ) -> tuple[torch.Tensor, torch.Tensor]:
         shape = _shape(f"fractional_max_pool{dims}d", self, kernel_size, output_size, random_samples)
-        if random_samples.numel() != math.prod(self.shape[:-dims]) * dims:
-            raise RuntimeError(f"Expected {dims} samples a plane, but got the shape {list(random_samples.shape)}")
+        samples = _samples_of(self, random_samples, dims)
         resized(output, shape)
         resized(indices, shape)
         pooling = Pooling(_FRACTIONAL, _sizes(self, dims), _sizes(output, dims), _three(kernel_size, dims, 1))
-        return _pool_max(pooling, self, output, indices, random_samples.to(self.dtype).contiguous())
+        return _pool_max(pooling, self, output, indices, samples.to(self.dtype).contiguous())
 
     def backward(
         grad_output: torch.Tensor,

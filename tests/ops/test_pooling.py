@@ -119,6 +119,10 @@ def test_fractional(dims):
     on_host = x.clone().requires_grad_()
     pool(on_host, 2, output_size=3, _random_samples=samples).sum().backward()
     assert_same(on_device.grad, on_host.grad)
+    compare(lambda x, s: pool(x, 2, output_size=3, _random_samples=s), x[0], samples)  # more samples than needed
+    for wrong in (samples[:0], samples[:, :1], samples[..., :1], samples[0]):
+        with pytest.raises(RuntimeError, match=r"Expect _random.samples"):
+            pool(on_device, 2, output_size=3, _random_samples=wrong.to("mps"))
 
 
 def test_lp_pool():
