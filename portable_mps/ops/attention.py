@@ -16,10 +16,10 @@ from portable_mps.runtime.kernel import Template
 
 _SIZES = "IIII"
 _BIAS = "Qqii"
-_softmax = Template("attention", "softmax", "QQQ" + _SIZES)
-_softmax_biased = Template("attention", "softmax", "QQQ" + _BIAS + _SIZES)
-_backward = Template("attention", "backward", "QQQQQQ" + _SIZES)
-_backward_biased = Template("attention", "backward", "QQQQQQ" + _BIAS + _SIZES)
+_softmax = Template("attention", "softmax", "QQ" + _SIZES)
+_softmax_biased = Template("attention", "softmax", "QQ" + _BIAS + _SIZES)
+_backward = Template("attention", "backward", "QQQ" + _SIZES)
+_backward_biased = Template("attention", "backward", "QQQ" + _BIAS + _SIZES)
 _SCORE_BYTES = 1 << 28  # scores held at a time
 
 
@@ -100,7 +100,6 @@ def _variant(dtype: torch.dtype, causal: bool, bias: torch.Tensor | None, backwa
     return {
         "T": row.type,
         "LOAD(x)": row.load.format("x"),
-        "STORE(x)": row.store.format("x"),
         "A": row.compute,
         "CAUSAL": int(causal),
         "BIASED": int(bias is not None),
@@ -143,18 +142,17 @@ def attention(
     q, k, v, flat_output = _flat(query), _flat(key), _flat(value), _flat(output)
     for block in _blocks(batch * heads, rows, columns):
         scores = _scores(q[block], k[block], scale)
-        weights = query.new_empty(scores.shape)
         part = None if bias is None else bias[block]
         groups, sizes = _geometry(scores)
         launch(
             _softmax if part is None else _softmax_biased,
             groups,
-            (scores, weights, sums[block], *_bias_arguments(part), *sizes),
-            reads=(scores,) if part is None else (scores, part),
-            writes=(weights, sums[block]),
+            (scores, sums[block], *_bias_arguments(part), *sizes),
+            reads=() if part is None else (part,),
+            writes=(scores, sums[block]),
             **_variant(query.dtype, is_causal, part, backward=False),
         )
-        product(weights, v[block], flat_output[block])
+        product(scores, v[block], flat_output[block])
     empty = query.new_empty((), dtype=torch.int64)
     return output, sums.view(batch, heads, rows), None, None, rows, columns, empty, empty, query.new_empty(0)
 
@@ -189,29 +187,27 @@ def attention_backward(
     batch, heads, rows, width = query.shape
     columns = key.shape[2]
     scale = 1 / math.sqrt(width) if scale is None else scale
-    accumulator = summed_in(query.dtype)
     grads = [torch.empty(t.shape, dtype=t.dtype, device="mps") for t in (query, key, value)]
     dq, dk, dv = (_flat(g) for g in grads)
     q, k, v, do = _flat(query), _flat(key), _flat(value), _flat(grad_out)
-    deltas = (grad_out.to(accumulator) * out.to(accumulator)).sum(-1).view(-1, rows)
     sums = logsumexp.view(-1, rows)
     bias = _expand_bias(attn_bias, query, key)
     for block in _blocks(batch * heads, rows, columns):
         scores = _scores(q[block], k[block], scale)
         slopes = torch.empty_like(scores)
         product(do[block], v[block].transpose(1, 2), slopes)
-        weights, score_grads = query.new_empty(scores.shape), query.new_empty(scores.shape)
         part = None if bias is None else bias[block]
         groups, sizes = _geometry(scores)
-        reads = [scores, slopes, sums[block], deltas[block]] + ([] if part is None else [part])
+        reads = [sums[block]] + ([] if part is None else [part])
         launch(
             _backward if part is None else _backward_biased,
             groups,
-            (scores, weights, sums[block], slopes, deltas[block], score_grads, *_bias_arguments(part), *sizes),
+            (scores, sums[block], slopes, *_bias_arguments(part), *sizes),
             reads=reads,
-            writes=(weights, score_grads),
+            writes=(scores, slopes),
             **_variant(query.dtype, is_causal, part, backward=True),
         )
+        weights, score_grads = scores, slopes
         product(weights.transpose(1, 2), do[block], dv[block])
         product(score_grads, k[block], dq[block], alpha=scale)
         product(score_grads.transpose(1, 2), q[block], dk[block], alpha=scale)
