@@ -352,8 +352,7 @@ def empty_like(
     dtype: torch.dtype | None = None,
     layout: torch.layout | None = None,
     device: torch.device | None = None,
-    pin_memory: bool | None = None,
-    memory_format: torch.memory_format | None = None,
+    **others: Any,
 ) -> torch.Tensor:
     """With the indices of self; in another layout without elements."""
     options: dict[str, Any] = {"dtype": dtype or self.dtype, "device": device or self.device}
@@ -372,8 +371,7 @@ def zeros_like(
     dtype: torch.dtype | None = None,
     layout: torch.layout | None = None,
     device: torch.device | None = None,
-    pin_memory: bool | None = None,
-    memory_format: torch.memory_format | None = None,
+    **others: Any,
 ) -> torch.Tensor:
     """Without elements."""
     options: dict[str, Any] = {"dtype": dtype or self.dtype, "device": device or self.device}
