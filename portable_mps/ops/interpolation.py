@@ -15,6 +15,7 @@ import torch
 
 from portable_mps.dispatch.registry import register, schema
 from portable_mps.dispatch.strided import Linear, dtype_defines, word
+from portable_mps.ops import interpolation_bytes
 from portable_mps.ops.shape import contiguous_out, finish
 
 _MODES = ("nearest", "nearest_exact", "linear", "cubic", "filter_linear", "filter_cubic", "filter_lanczos")
@@ -90,9 +91,13 @@ def _resize(
 ) -> None:
     """From tensors[0] to tensors[1], both contiguous; sizes are the input's and the output's of the forward pass."""
     source, target = tensors
-    nearest = mode.startswith("nearest")
-    real = np.float64 if source.dtype == torch.float64 and not nearest else np.float32
+    in_bytes = source.dtype == torch.uint8 and not backward and interpolation_bytes.takes(mode, len(factors))
+    wide = in_bytes or (source.dtype == torch.float64 and not mode.startswith("nearest"))
+    real = np.float64 if wide else np.float32
     scales = [_scale(*pair, aligned, real) for pair in zip(*sizes, factors, strict=True)]
+    if in_bytes:
+        interpolation_bytes.resize(mode, source, target, scales, aligned)
+        return
     small, large = (target, source) if backward else (source, target)
     if not mode.startswith("filter"):
         _run("backward" if backward else "forward", mode, small, large, sizes, scales, aligned, len(scales))

@@ -82,11 +82,21 @@ def test_dtypes(mode, dtype):
         assert_same(F.interpolate(x.to("mps", dtype), (9, 4), mode=mode, antialias=antialias), expected)
 
 
+@pytest.mark.parametrize("size", [(5, 13), (40, 3), (9, 33), (20, 20)])
 @pytest.mark.parametrize("mode", ["nearest", "nearest-exact", "bilinear", "bicubic"])
-def test_bytes(mode):
-    # The CPU rounds between rows and columns, and its weights to 15 bits.
-    x = torch.randint(100, 140, (2, 3, 8, 8), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
-    compare(lambda x: F.interpolate(x, (5, 13), mode=mode), x, rtol=0, atol=0 if "nearest" in mode else 2)
+def test_bytes(mode, size):
+    generator = torch.Generator().manual_seed(1)
+    noise = torch.randint(0, 256, (2, 3, 20, 17), dtype=torch.uint8, generator=generator)
+    edges = noise[:1, :1] // 128 * 255  # cubic sums leave the range of bytes
+    variants = [{}]
+    if mode.startswith("bi"):
+        variants = [{"antialias": a, "align_corners": c} for a in (False, True) for c in (False, True)]
+    for options in variants:
+        for x in (noise, edges, noise.view(1, 6, 20, 17)):
+            compare(lambda x, o=options: F.interpolate(x, size, mode=mode, **o), x, rtol=0, atol=0)
+    options = {k: False for k in variants[0]}
+    compare(lambda x: F.interpolate(x, scale_factor=(0.37, 1.7), mode=mode, **options), noise, rtol=0, atol=0)
+    assert F.interpolate(noise[:0].to("mps"), size, mode=mode).shape == (0, 3, *size)
 
 
 @pytest.mark.parametrize("mode", ["nearest", "bilinear", "bicubic"])
