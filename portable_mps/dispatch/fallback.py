@@ -154,6 +154,7 @@ def _on_cpu(op: torch._ops.OpOverload, args: tuple[Any, ...], kwargs: dict[str, 
         return value
 
     cpu_args, cpu_kwargs = pytree.tree_map(to_cpu, (args, kwargs))
+    layouts = {key: (tensor.shape, tensor.stride()) for key, tensor in moved.items()}
     results = op(*cpu_args, **cpu_kwargs)
 
     originals = {id(moved[id(v)]): v for v in pytree.tree_leaves((args, kwargs)) if id(v) in moved}
@@ -163,8 +164,8 @@ def _on_cpu(op: torch._ops.OpOverload, args: tuple[Any, ...], kwargs: dict[str, 
             for original in pytree.tree_leaves(named[argument.name]):
                 if isinstance(original, torch.Tensor) and id(original) in moved:
                     updated = moved[id(original)]
-                    if original.shape != updated.shape:
-                        original.resize_(updated.shape)
+                    if layouts[id(original)] != (updated.shape, updated.stride()):
+                        original.resize_(updated.shape).as_strided_(updated.shape, updated.stride())
                     original.copy_(updated)
 
     def to_mps(value: Any) -> Any:

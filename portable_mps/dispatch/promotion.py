@@ -111,6 +111,28 @@ def scalar_type(dtype: torch.dtype) -> str:
     return torch.empty(0, dtype=dtype).type().removeprefix("torch.").removesuffix("Tensor")
 
 
+_TYPE_NAMES = {
+    torch.uint8: "unsigned char",
+    torch.int8: "signed char",
+    torch.int16: "short int",
+    torch.int32: "int",
+    torch.int64: "long int",
+    torch.float16: "c10::Half",
+    torch.float32: "float",
+    torch.float64: "double",
+    torch.complex32: "c10::complex<c10::Half>",
+    torch.complex64: "c10::complex<float>",
+    torch.complex128: "c10::complex<double>",
+    torch.bool: "bool",
+    torch.bfloat16: "c10::BFloat16",
+}
+
+
+def type_name(dtype: torch.dtype) -> str:
+    """The C++ name of a dtype, as ATen's errors about outputs have it: float, long int, c10::Half."""
+    return _TYPE_NAMES.get(dtype, str(dtype))
+
+
 def summed_in(dtype: torch.dtype) -> torch.dtype:
     """What a sum of several parts is kept in: float32 for half types, int32 for narrow integers, else dtype."""
     return _SUMMED_IN.get(dtype, dtype)

@@ -8,7 +8,6 @@ from __future__ import annotations
 import enum
 import math
 import struct
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -17,7 +16,7 @@ import torch
 
 from portable_mps.dispatch.launch import grid
 from portable_mps.dispatch.promotion import COMPLEX_TYPES, Storage, storage
-from portable_mps.dispatch.strided import on_device
+from portable_mps.dispatch.strided import on_device, resized, written
 from portable_mps.runtime import device
 from portable_mps.runtime.kernel import KERNELS
 
@@ -419,16 +418,7 @@ def reduced_shape(shape: Sequence[int], dims: tuple[int, ...], keepdim: bool) ->
 
 def check_out(out: torch.Tensor, shape: Sequence[int], dtype: torch.dtype | None = None) -> None:
     """Make `out` of a direct call with out= fit: RuntimeError for another dtype, a resize for another shape."""
-    on_device(out)
-    if dtype is not None and out.dtype != dtype:
-        raise RuntimeError(f"Expected out tensor to have dtype {dtype}, but got {out.dtype} instead")
-    if list(out.shape) != list(shape):
-        if out.numel():
-            warnings.warn(
-                f"An output with one or more elements was resized since it had shape {list(out.shape)}, which does not "
-                f"match the required output shape {list(shape)}. This behavior is deprecated, and in a future PyTorch "
-                "release outputs will not be resized unless they have zero elements. You can explicitly reuse an out "
-                "tensor t by resizing it, inplace, to zero elements with t.resize_(0).",
-                stacklevel=3,
-            )
-        out.resize_(shape)
+    if dtype is not None:
+        on_device(out)
+        written(out, dtype)
+    resized(out, shape)

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from portable_mps.dispatch.launch import grid, launch
-from portable_mps.dispatch.promotion import storage
+from portable_mps.dispatch.promotion import storage, type_name
 from portable_mps.runtime.kernel import Template
 
 _THREADS = 256
@@ -202,4 +202,6 @@ def _overlapping(a: torch.Tensor, b: torch.Tensor) -> bool:
 def written(out: torch.Tensor, dtype: torch.dtype) -> None:
     """Check the dtype of an out= argument, in torch's words."""
     if out.dtype != dtype:
-        raise RuntimeError(f"Expected out tensor to have dtype {dtype}, but got {out.dtype} instead")
+        raise RuntimeError(
+            f"Expected out tensor to have dtype {type_name(dtype)}, but got {type_name(out.dtype)} instead"
+        )

@@ -7,9 +7,9 @@ import math
 import torch
 
 from portable_mps.dispatch.pointwise import Check, Pointwise, register
-from portable_mps.dispatch.promotion import Promotion
+from portable_mps.dispatch.promotion import Promotion, scalar_type
 from portable_mps.dispatch.registry import implements
-from portable_mps.dispatch.strided import castable, resized, written
+from portable_mps.dispatch.strided import castable, on_device, resized
 
 # Arithmetic. `alpha` is 1 in nearly every call, and IEEE makes a + 1 * b exactly a + b. The commonest operators are
 # registered in all forms: their structured form would plan each call twice.
@@ -146,18 +146,33 @@ _lerp = "maths::abs({0}) < K(0.5) ? a + {0} * (b - a) : b - (b - a) * (C(1) - {0
 register(Pointwise("lerp_scalar", (_lerp.format("s0"),), 2, "c", complex=True), "lerp.Scalar_out")
 register(Pointwise("lerp", (_lerp.format("c"),), 3, complex=True), "lerp.Tensor_out")
 
-_polar = Pointwise("polar", ("maths::polar(a, b)",), 2, promotion=Promotion.NONE, modules=("lib.complex",))
+
+def _register_complex(name: str, function: str) -> None:
+    """A complex number of two real ones, whose dtype decides that of the result."""
+    row = Pointwise(name, (f"maths::{function}(a, b)",), 2, promotion=Promotion.NONE, modules=("lib.complex",))
+
+    @implements(f"{name}.out")
+    def into(first: torch.Tensor, second: torch.Tensor, *, out: torch.Tensor) -> torch.Tensor:
+        kinds = scalar_type(first.dtype), scalar_type(second.dtype)
+        if not all(t.dtype in (torch.float16, torch.float32, torch.float64) for t in (first, second)):
+            raise RuntimeError(
+                f"Expected both inputs to be Half, Float or Double tensors but got {kinds[0]} and {kinds[1]}"
+            )
+        if kinds[0] != kinds[1]:
+            raise RuntimeError(
+                f"Expected object of scalar type {kinds[0]} but got scalar type {kinds[1]} for second argument"
+            )
+        on_device(out)
+        if out.dtype != first.dtype.to_complex():
+            raise RuntimeError(
+                f"Expected object of scalar type {scalar_type(first.dtype.to_complex())} but got scalar type "
+                f"{scalar_type(out.dtype)} for argument 'out'"
+            )
+        return row((resized(out, torch.broadcast_shapes(first.shape, second.shape)),), (first, second))[0]
 
 
-@implements("polar.out")
-def polar_out(abs: torch.Tensor, angle: torch.Tensor, *, out: torch.Tensor) -> torch.Tensor:
-    if abs.dtype != angle.dtype or abs.dtype not in (torch.float32, torch.float64):
-        raise RuntimeError(
-            f"Expected both inputs to be Float or Double tensors of one dtype but got {abs.dtype} and {angle.dtype}"
-        )
-    written(out, abs.dtype.to_complex())
-    resized(out, torch.broadcast_shapes(abs.shape, angle.shape))
-    return _polar((out,), (abs, angle))[0]
+_register_complex("complex", "of_parts")
+_register_complex("polar", "polar")
 
 
 _where = Pointwise("where", ("a ? C(b) : c",), 3, promotion=Promotion.NONE, by_type={"Complex": "a ? b : c"})

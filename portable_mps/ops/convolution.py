@@ -183,6 +183,11 @@ def _check(input: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None,
     for other, name in ((weight, "weight"), (bias, "bias")):
         if other is not None and other.dtype != input.dtype:
             raise RuntimeError(f"Input type ({input.dtype}) and {name} type ({other.dtype}) should be the same")
+    if weight.shape[0] < groups:
+        raise RuntimeError(
+            f"Given groups={groups}, expected weight to be at least {groups} at dimension 0, but got weight of size "
+            f"{list(weight.shape)} instead"
+        )
     channels = weight.shape[0] if transposed else weight.shape[1] * groups
     if input.shape[1] != channels:
         raise RuntimeError(
@@ -196,13 +201,12 @@ def _check(input: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None,
         )
 
 
-def _check_windows(stride: Sequence[int], padding: Sequence[int], dilation: Sequence[int], groups: int) -> None:
+def _check_windows(stride: Sequence[int], padding: Sequence[int], groups: int) -> None:
     """What torch checks before it looks at any size."""
     if groups <= 0:
         raise RuntimeError("non-positive groups is not supported")
-    for name, values in (("stride", stride), ("dilation", dilation)):
-        if any(value <= 0 for value in values):
-            raise RuntimeError(f"non-positive {name} is not supported")
+    if any(value <= 0 for value in stride):
+        raise RuntimeError("non-positive stride is not supported")
     if any(value < 0 for value in padding):
         raise RuntimeError("negative padding is not supported")
 
@@ -248,13 +252,17 @@ def convolution(
     groups: int,
 ) -> torch.Tensor:
     """Shapes and most checks are those of torch's own meta function."""
-    _check_windows(stride, padding, dilation, groups)
+    _check_windows(stride, padding, groups)
+    if weight.dim() < 3:
+        raise RuntimeError("weight should have at least three dimensions")
     if input.dim() == weight.dim() - 1:
         batched = convolution(
             input.unsqueeze(0), weight, bias, stride, padding, dilation, transposed, output_padding, groups
         )
         return batched.squeeze(0)
     _check(input, weight, bias, groups, transposed)
+    if any(value <= 0 for value in dilation):
+        raise RuntimeError(f"dilation should be greater than zero, but got {list(dilation)}")
     shape = torch.ops.aten.convolution.default(
         *(None if t is None else torch.empty(t.shape, device="meta") for t in (input, weight, bias)),
         stride,

@@ -14,32 +14,22 @@ from typing import Any, TypeVar
 import torch
 
 from portable_mps.dispatch.launch import grid, launch
-from portable_mps.dispatch.promotion import storage
+from portable_mps.dispatch.promotion import scalar_type, storage
 from portable_mps.dispatch.registry import register
-from portable_mps.dispatch.strided import castable, collapse, on_device
+from portable_mps.dispatch.strided import castable, collapse, on_device, written
 from portable_mps.runtime.kernel import Template
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 MOST_TURNS = 30000
 """Turns of all loops of a thread. Mesa's software driver ends loops after 65535 turns in a dispatch, without an error:
 longer work is several dispatches."""
-_CPU_NAMES = {
-    torch.float16: "Half",
-    torch.bfloat16: "BFloat16",
-    torch.complex32: "ComplexHalf",
-    torch.bool: "Bool",
-    torch.uint8: "Byte",
-    torch.int8: "Char",
-    torch.int16: "Short",
-    torch.int32: "Int",
-    torch.int64: "Long",
-}
+_LAPACK = (torch.float32, torch.float64, torch.complex64, torch.complex128)
 
 
 def check_dtype(name: str, tensor: torch.Tensor) -> None:
     """NotImplementedError for what LAPACK has no routine for, in the words of torch's CPU kernel `name`."""
-    if tensor.dtype in _CPU_NAMES:
-        raise NotImplementedError(f"\"{name}\" not implemented for '{_CPU_NAMES[tensor.dtype]}'")
+    if tensor.dtype not in _LAPACK:
+        raise NotImplementedError(f"\"{name}\" not implemented for '{scalar_type(tensor.dtype)}'")
 
 
 def check_square(name: str, a: torch.Tensor) -> None:
@@ -92,8 +82,7 @@ def _meta_results(operator: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) 
 def _fit(out: torch.Tensor, wanted: torch.Tensor) -> None:
     """Check an output's device and dtype; give it the shape of `wanted`, with its strides if the shape was another."""
     on_device(out)
-    if out.dtype != wanted.dtype:
-        raise RuntimeError(f"Expected out tensor to have dtype {wanted.dtype}, but got {out.dtype} instead")
+    written(out, wanted.dtype)
     if out.shape != wanted.shape:
         torch._prims_common.wrappers._maybe_resize_out(out, wanted.shape)
         out.as_strided_(wanted.shape, wanted.stride())
@@ -102,7 +91,7 @@ def _fit(out: torch.Tensor, wanted: torch.Tensor) -> None:
 def register_outputs(name: str, function: Callable[..., Any], *outputs: str) -> None:
     """Make `function`, which returns new tensors, the kernel of operator `name` with these outputs, too."""
 
-    def written(*args: Any, **kwargs: Any) -> Any:
+    def into(*args: Any, **kwargs: Any) -> Any:
         given = [kwargs.pop(output) for output in outputs]
         for out in given:
             on_device(out)
@@ -116,7 +105,7 @@ def register_outputs(name: str, function: Callable[..., Any], *outputs: str) -> 
             out.copy_(result)
         return tuple(given) if len(given) > 1 else given[0]
 
-    register(name, written)
+    register(name, into)
 
 
 def columns_empty(like: torch.Tensor, *shape: int, dtype: torch.dtype | None = None) -> torch.Tensor:

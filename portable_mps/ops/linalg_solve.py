@@ -139,8 +139,10 @@ def triangular_solve(
     M: torch.Tensor,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     check_dtype("triangular_solve_cpu", self)
-    X.copy_(self)
-    M.copy_(A)
+    for out, source in ((X, self), (M, A)):
+        if 0 in X.shape[:-1] and 0 in M.shape:  # LAPACK's order, which the CPU gives to no elements, too
+            out.as_strided_(out.shape, columns_empty(out, *out.shape).stride())
+        out.copy_(source)
     with stacked_in_place(X) as x:
         substitute(stack(M), x, upper, unitriangular, transposed=transpose)
     return X, M

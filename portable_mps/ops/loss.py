@@ -12,7 +12,7 @@ import torch
 
 from portable_mps.dispatch.checks import raise_where
 from portable_mps.dispatch.pointwise import Pointwise
-from portable_mps.dispatch.promotion import Promotion
+from portable_mps.dispatch.promotion import Promotion, scalar_type
 from portable_mps.dispatch.reduction import Accumulate, Reduction, check_out
 from portable_mps.dispatch.registry import implements, register
 from portable_mps.dispatch.strided import Linear, dtype_defines, resized
@@ -310,7 +310,7 @@ _nll_reduced = {
 def labels_of(target: torch.Tensor) -> torch.Tensor:
     """Class labels as kernels read them; RuntimeError for another dtype."""
     if target.dtype not in (torch.int64, torch.uint8):
-        raise RuntimeError(f"expected scalar type Long but found {target.dtype}")
+        raise RuntimeError(f"expected scalar type Long but found {scalar_type(target.dtype)}")
     return target.to(torch.int64).contiguous()
 
 

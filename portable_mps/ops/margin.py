@@ -16,6 +16,13 @@ def _margin_rows(self: torch.Tensor, target: torch.Tensor) -> tuple[torch.Tensor
     return scores.to(torch.promote_types(scores.dtype, torch.float32)), labels_of(target)
 
 
+def _check_scores(self: torch.Tensor) -> None:
+    if self.dim() > 2 or 0 in self.shape[-1:]:
+        raise RuntimeError(
+            f"Expected non-empty vector or matrix with optional 0-dim batch size, but got: {list(self.shape)}"
+        )
+
+
 def _reduce(losses: torch.Tensor, reduction: int) -> torch.Tensor:
     return losses if reduction == NONE else losses.mean() if reduction == MEAN else losses.sum()
 
@@ -33,16 +40,16 @@ def _class_margins(
     if p not in (1, 2):
         raise RuntimeError("only p == 1 and p == 2 supported")
     batch = self.size(0) if self.dim() == 2 else 1
-    if self.dim() > 2 or (self.numel() == 0 and batch):
-        raise RuntimeError(
-            "Expected non-empty vector or matrix with optional 0-dim batch size, but got: " + str(list(self.shape))
-        )
+    _check_scores(self)
     if target.dim() > 1 or target.numel() != batch:
-        raise RuntimeError(f"inconsistent target size, expected {batch} but got {list(target.shape)}")
-    scores, labels = _margin_rows(self, target)
-    classes = scores.size(1)
+        raise RuntimeError(
+            "multi_margin_loss: target tensor should be 1-D with size equal to the number of input samples (batch "
+            f"size). Expected target size [{batch}], but got {list(target.shape)}. Input has shape {list(self.shape)}."
+        )
+    classes = self.size(-1) if self.dim() else 1
     if weight is not None and weight.shape != (classes,):
         raise RuntimeError(f"inconsistent weight size, expected {classes} but got {list(weight.shape)}")
+    scores, labels = _margin_rows(self, target)
     labels = labels.reshape(-1, 1)
     raise_where((labels < 0) | (labels >= classes), "target out of range")
     labels = labels.clamp_min(0).clamp_max(classes - 1)
@@ -87,12 +94,13 @@ def _label_margins(
     self: torch.Tensor, target: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
     """Excesses (batch, targets, classes), labels, which of them come before the first -1, and which classes are."""
-    if target.shape != self.shape or self.dim() > 2 or (self.numel() == 0 and (self.dim() != 2 or self.size(1) == 0)):
+    _check_scores(self)
+    if target.shape != self.shape:
         raise RuntimeError(f"inconsistent target size: {list(target.shape)} for input of size: {list(self.shape)}")
     scores, labels = _margin_rows(self, target)
     labels = labels.reshape(scores.shape)
     classes = scores.size(1)
-    raise_where((labels < -1) | (labels >= classes), "target is out of range")
+    raise_where((labels < -1) | (labels >= classes), "argument #2 'target' is out of range")
     listed = (labels < 0).cumsum(1) == 0
     labels = labels.clamp_min(0).clamp_max(classes - 1)
     wanted = torch.zeros_like(scores).scatter_add_(1, labels, listed.to(scores.dtype)) > 0

@@ -189,14 +189,21 @@ def batch_norm_update_stats(
 
 
 def _register_batch_norm_out(name: str, function: Callable[..., tuple[torch.Tensor, ...]]) -> None:
-    names = [argument.name for argument in schema(name).arguments if argument.is_out]
+    arguments = schema(name).arguments
+    names = [argument.name for argument in arguments if argument.is_out]
+    switch = next((place for place, argument in enumerate(arguments) if argument.name == "training"), None)
 
     def into(*arguments: Any, **outputs: torch.Tensor) -> tuple[torch.Tensor, ...]:
         results = function(*arguments)
-        for n, result in zip(names, results, strict=True):
+        # Statistics of a batch are left alone where none are taken.
+        taken = switch is None or arguments[switch]
+        pairs = [(n, result) for n, result in zip(names, results, strict=True) if taken or n == names[0]]
+        for n, result in pairs:
             if result.is_floating_point() and not outputs[n].is_floating_point():
                 raise RuntimeError(f"expected a floating-point dtype for {n} but found {outputs[n].dtype}")
-        return tuple(resized(outputs[n], r.shape).copy_(r) for n, r in zip(names, results, strict=True))
+        for n, result in pairs:
+            resized(outputs[n], result.shape).copy_(result)
+        return tuple(outputs[n] for n in names)
 
     register(name, into)
 

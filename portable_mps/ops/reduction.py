@@ -8,9 +8,10 @@ from typing import Any
 
 import torch
 
+from portable_mps.dispatch.promotion import scalar_type
 from portable_mps.dispatch.reduction import Accumulate, Reduction, canonical_dims, check_out, reduced_shape
 from portable_mps.dispatch.registry import implements, register, register_composite
-from portable_mps.dispatch.strided import castable
+from portable_mps.dispatch.strided import castable, resized, written
 
 Dims = int | Sequence[int] | None
 
@@ -122,8 +123,16 @@ def sum_out(
 def nansum_out(
     self: torch.Tensor, dim: Dims = None, keepdim: bool = False, *, dtype: torch.dtype | None = None, out: torch.Tensor
 ) -> torch.Tensor:
-    row = _nansum if self.is_floating_point() and out.is_floating_point() else _sum
-    _into(row, (out,), self, dim, keepdim, _sum_dtype(self, dtype))
+    if self.is_complex():
+        raise RuntimeError("nansum does not support complex inputs")
+    if not self.is_floating_point():
+        return sum_out(self, dim, keepdim, dtype=dtype, out=out)
+    if dtype is not None and dtype != out.dtype:
+        got = f"Got {scalar_type(out.dtype)} and {scalar_type(dtype)}."
+        raise RuntimeError(f"nansum: provided dtype must match dtype of result. {got}")
+    if not out.is_floating_point():
+        raise NotImplementedError(f"\"nansum\" not implemented for '{scalar_type(out.dtype)}'")
+    _into(_nansum, (out,), self, dim, keepdim)
     return out
 
 
@@ -185,12 +194,20 @@ def _register_extrema(name: str, row: Reduction, with_index: Reduction, index: R
 
     def along(self: torch.Tensor, dim: Dims = None, keepdim: bool = False, *, out: torch.Tensor) -> torch.Tensor:
         _require_elements(f"a{name}", self, dim)
-        _into(row, (out,), self, dim, keepdim, self.dtype)
+        if out.dtype != self.dtype:
+            raise RuntimeError(
+                f"Expected the dtype for input and out to match, but got {scalar_type(self.dtype)} for input's dtype "
+                f"and {scalar_type(out.dtype)} for out's dtype."
+            )
+        _into(row, (out,), self, dim, keepdim)
         return out
 
     def whole_out(self: torch.Tensor, *, out: torch.Tensor) -> torch.Tensor:
         _require_elements(name, self, None)
-        _into(row, (out,), self, None, False, self.dtype)
+        castable(out, self.dtype)
+        if out.dtype != self.dtype:
+            return resized(out, ()).copy_(whole(self))
+        _into(row, (out,), self, None, False)
         return out
 
     def whole(self: torch.Tensor) -> torch.Tensor:
@@ -230,8 +247,7 @@ def aminmax_out(
     self: torch.Tensor, *, dim: int | None = None, keepdim: bool = False, min: torch.Tensor, max: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
     _require_elements("aminmax", self, dim)
-    if max.dtype != self.dtype:
-        raise RuntimeError(f"Expected out tensor to have dtype {self.dtype}, but got {max.dtype} instead")
+    written(max, self.dtype)
     _into(_range, (min, max), self, dim, keepdim, self.dtype)
     return min, max
 

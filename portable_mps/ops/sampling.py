@@ -9,9 +9,9 @@ import torch
 from portable_mps import _C
 from portable_mps.dispatch.checks import raise_where
 from portable_mps.dispatch.pointwise import Pointwise, register
-from portable_mps.dispatch.promotion import Promotion
+from portable_mps.dispatch.promotion import Promotion, scalar_type
 from portable_mps.dispatch.registry import implements
-from portable_mps.dispatch.strided import Linear, dtype_defines, resized, written
+from portable_mps.dispatch.strided import Linear, dtype_defines, resized
 from portable_mps.runtime import device
 
 _COUNTERS = 1 << 15  # more than the samplers' last attempt draws
@@ -93,7 +93,7 @@ def _check_multinomial(self: torch.Tensor, num_samples: int, replacement: bool) 
     if not 1 <= self.dim() <= 2:
         raise RuntimeError("prob_dist must be 1 or 2 dim")
     if not self.is_floating_point():
-        raise RuntimeError(f"multinomial only supports floating-point dtypes for input, got: {self.dtype}")
+        raise RuntimeError(f"multinomial only supports floating-point dtypes for input, got: {scalar_type(self.dtype)}")
     if num_samples <= 0:
         raise RuntimeError("cannot sample n_sample <= 0 samples")
     if not replacement and num_samples > self.size(-1):
@@ -115,9 +115,10 @@ def multinomial(
     if self.numel() == 0:
         return torch.empty((*self.shape[:-1], num_samples), dtype=torch.int64, device=self.device)
     weights = self if self.dtype == torch.float64 else self.float()
-    raise_where(
-        ~((weights >= 0) & (weights < torch.inf)), "probability tensor contains either `inf`, `nan` or element < 0"
-    )
+    wrong = "probability tensor contains either `inf`, `nan` or element < 0"
+    if replacement and num_samples > 1:
+        wrong = "invalid multinomial distribution (encountering probability entry < 0, infinity or NaN)"
+    raise_where(~((weights >= 0) & (weights < torch.inf)), wrong)
     raise_where(weights.sum(-1) == 0, "invalid multinomial distribution (sum of probabilities <= 0)")
     if replacement and num_samples > 1:
         cumulative = weights.cumsum(-1)
@@ -138,6 +139,7 @@ def multinomial(
 def multinomial_out(
     self: torch.Tensor, num_samples: int, replacement: bool = False, *, generator: Any = None, out: torch.Tensor
 ) -> torch.Tensor:
-    written(out, torch.int64)
+    if out.dtype != torch.int64:
+        raise RuntimeError(f"multinomial expects Long tensor out, got: {scalar_type(out.dtype)}")
     result = multinomial(self, num_samples, replacement, generator=generator)
     return resized(out, result.shape).copy_(result)

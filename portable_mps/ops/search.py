@@ -453,8 +453,8 @@ def _histogramdd_bin_edges(
         raise RuntimeError("torch.histogramdd(): input tensor should have at least 2 dimensions")
     if len(bins) != self.size(-1):
         raise RuntimeError(
-            f"torch.histogramdd(): expected {self.size(-1)} sequences of bin edges for a {self.size(-1)}-dimensional "
-            f"histogram but got {len(bins)}"
+            "histogramdd: The size of bins must be equal to the innermost dimension of the input, "
+            f"{self.size(-1)}, but got {len(bins)}"
         )
     if range is not None and len(range) != 2 * self.size(-1):
         raise RuntimeError(
@@ -471,8 +471,13 @@ def _histogramdd_bin_edges(
 def _histogramdd_from_bin_tensors(
     self: torch.Tensor, bins: Sequence[torch.Tensor], *, weight: torch.Tensor | None = None, density: bool = False
 ) -> torch.Tensor:
-    if self.dim() < 2 or len(bins) != self.size(-1):
-        raise RuntimeError("torch.histogramdd(): expected as many sequences of bin edges as the points have dimensions")
+    if self.dim() < 2:
+        raise RuntimeError("torch.histogramdd(): input tensor should have at least 2 dimensions")
+    if len(bins) != self.size(-1):
+        raise RuntimeError(
+            f"torch.histogramdd: expected {self.size(-1)} sequences of bin edges for a {self.size(-1)}-dimensional "
+            f"histogram but got {len(bins)}"
+        )
     points = self.reshape(-1, self.size(-1))
     _check_histogram(self[..., 0], weight)
     place = torch.zeros(points.size(0), dtype=torch.int64, device=self.device)

@@ -220,6 +220,18 @@ def trace(self: torch.Tensor) -> torch.Tensor:
     return self.diagonal().sum()
 
 
+@implements("narrow_copy")
+def narrow_copy(self: torch.Tensor, dim: int, start: int, length: int) -> torch.Tensor:
+    """`narrow`, contiguous and in memory of its own. The CPU checks the length last."""
+    if self.dim() and dim >= self.dim():
+        raise RuntimeError(f"narrow_copy(): expected dim < {self.dim()}, but got {dim}")
+    view = self.narrow(dim, start, max(length, 0))
+    if length < 0:
+        size = self.size(dim)
+        raise RuntimeError(f"start ({start}) + length ({length}) exceeds dimension size ({size}).")
+    return view.clone(memory_format=torch.contiguous_format)
+
+
 # Ramps ------------------------------------------------------------------------------------------------------------
 
 
@@ -229,7 +241,7 @@ def _ramp(kind: int, out: torch.Tensor, size: int, start: float, end: float, ste
         if out.numel() != size:
             resized(out, (size,))
         target = contiguous_out(out, out.shape)
-    if out.dtype == torch.int64 and kind == 0:
+    if not out.is_floating_point() and kind == 0:  # as ATen, which truncates start and step
         real = "int64_t"
         _ramp_integer(
             size,

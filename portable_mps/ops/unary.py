@@ -61,7 +61,9 @@ def abs_out(self: torch.Tensor, *, out: torch.Tensor) -> torch.Tensor:
 
 register(Pointwise("neg", ("-a",), 1, complex=True), "neg.out")
 register(
-    Pointwise("conj_physical", ("a",), 1, by_type={"Complex": "maths::conj(a)"}), "conj_physical.out", "conj_physical_"
+    Pointwise("conj_physical", ("a",), 1, promotion=Promotion.SAME, by_type={"Complex": "maths::conj(a)"}),
+    "conj_physical.out",
+    "conj_physical_",
 )
 register(Pointwise("ceil", ("maths::ceil(a)",), 1, by_type=_WHOLE), "ceil.out")
 register(Pointwise("floor", ("maths::floor(a)",), 1, by_type=_WHOLE), "floor.out")
