@@ -65,7 +65,7 @@ void validate(const Tensor& compressed_indices, const Tensor& plain_indices, con
     at::native::_validate_sparse_compressed_tensor_args(compressed_indices, plain_indices, values,
                                                         size, layout, check_pinning);
   } catch (const c10::Error& error) {
-    if (!std::string_view(error.what_without_backtrace()).starts_with("device type of values")) {
+    if (std::string_view(error.what_without_backtrace()).rfind("device type of values", 0) != 0) {
       throw;
     }
   }

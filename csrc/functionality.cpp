@@ -1,5 +1,6 @@
 #include "functionality.h"
 
+#include <torch/csrc/DynamicTypes.h>
 #include <torch/csrc/jit/python/pybind_utils.h>
 #include <torch/library.h>
 
@@ -57,7 +58,9 @@ py::object to_python(const c10::IValue& value, const c10::Argument& argument) {
       case c10::TypeKind::ScalarTypeType:
         return py::cast(value.toScalarType());
       case c10::TypeKind::LayoutType:
-        return py::cast(value.toLayout());
+        // torch 2.11 has no conversion to Python.
+        return py::reinterpret_borrow<py::object>(
+            reinterpret_cast<PyObject*>(torch::getTHPLayout(value.toLayout())));
       case c10::TypeKind::MemoryFormatType:
         return py::cast(value.toMemoryFormat());
       default:
