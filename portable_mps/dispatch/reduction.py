@@ -16,7 +16,7 @@ import torch
 
 from portable_mps.dispatch.launch import grid
 from portable_mps.dispatch.promotion import COMPLEX_TYPES, Storage, storage
-from portable_mps.dispatch.strided import on_device, resized, written
+from portable_mps.dispatch.strided import on_device, resized, wrapped_dim, written
 from portable_mps.runtime import device
 from portable_mps.runtime.kernel import KERNELS
 
@@ -395,14 +395,8 @@ def canonical_dims(dim: int | Sequence[int] | None, rank: int) -> tuple[int, ...
     wanted = (dim,) if isinstance(dim, int) else dim
     if not wanted:
         return tuple(range(rank))
-    limit = max(rank, 1)
-    found = []
-    for d in wanted:
-        if not -limit <= d < limit:
-            raise IndexError(
-                f"Dimension out of range (expected to be in range of [{-limit}, {limit - 1}], but got {d})"
-            )
-        d %= limit
+    found: list[int] = []
+    for d in (wrapped_dim(d, rank) for d in wanted):
         if d in found:
             raise RuntimeError(f"dim {d} appears multiple times in the list of dims")
         found.append(d)

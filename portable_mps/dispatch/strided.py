@@ -143,6 +143,14 @@ class Linear:
         launch(self._templates[wide], grid(-(-count // _THREADS)), arguments, reads, writes, **defines)
 
 
+def wrapped_dim(dim: int, rank: int) -> int:
+    """dim counted from the front; IndexError in torch's words."""
+    span = max(rank, 1)
+    if not -span <= dim < span:
+        raise IndexError(f"Dimension out of range (expected to be in range of [{-span}, {span - 1}], but got {dim})")
+    return dim % span
+
+
 def on_device(out: torch.Tensor) -> None:
     """Refuse an out= argument that is elsewhere."""
     if not out.is_mps:

@@ -18,8 +18,7 @@ import torch
 from portable_mps.dispatch.launch import grid, launch
 from portable_mps.dispatch.promotion import storage
 from portable_mps.dispatch.registry import implements
-from portable_mps.dispatch.strided import collapse, resized, written
-from portable_mps.ops.indexing import wrapped_dim
+from portable_mps.dispatch.strided import collapse, resized, wrapped_dim, written
 from portable_mps.runtime import device
 from portable_mps.runtime.kernel import Template
 

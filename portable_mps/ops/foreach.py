@@ -14,6 +14,7 @@ import torch
 
 from portable_mps.dispatch.launch import grid
 from portable_mps.dispatch.lists import ListKernel, alike, table_of, types
+from portable_mps.dispatch.promotion import summed_in
 from portable_mps.dispatch.registry import register
 
 _apply = ListKernel("foreach", "apply", addresses=1, numbers=2)
@@ -24,10 +25,6 @@ _LOOP = torch._C.DispatchKeySet(torch._C.DispatchKey.CPU)  # where torch has its
 
 Tensors = list[torch.Tensor]
 Number = float | torch.Tensor | Sequence[float] | None
-
-
-def _accumulator(dtype: torch.dtype) -> torch.dtype:
-    return torch.float64 if dtype == torch.float64 else torch.float32
 
 
 def _fits(lists: Sequence[Tensors]) -> bool:
@@ -48,7 +45,7 @@ def _source(number: Number, operands: Tensors) -> tuple[str, float, torch.Tensor
         if number.dtype != dtype and not all(t.dim() for t in operands):
             return None  # between scalars, dtypes are promoted
         if number.dim() == 0 and number.is_mps and not number.is_complex():
-            return "SCALAR", 0.0, number.to(_accumulator(dtype))
+            return "SCALAR", 0.0, number.to(summed_in(dtype))
         if number.is_mps or number.dim() > 1:
             return None
         number = number.tolist()
@@ -59,7 +56,7 @@ def _source(number: Number, operands: Tensors) -> tuple[str, float, torch.Tensor
         return None
     if all(v == values[0] for v in values):
         return "NUMBER", float(values[0]), None
-    return "NUMBERS", 0.0, torch.tensor(values, dtype=_accumulator(dtype)).to("mps")
+    return "NUMBERS", 0.0, torch.tensor(values, dtype=summed_in(dtype)).to("mps")
 
 
 def _register(
@@ -191,7 +188,7 @@ def foreach_norm(self: Tensors, ord: float = 2, dtype: torch.dtype | None = None
     kind = self[0].dtype
     results = list(torch.empty(len(self), dtype=kind, device="mps").unbind())
     groups = table_of([self, results])[1]
-    values = torch.empty(groups[0] * groups[1], dtype=_accumulator(kind), device="mps")
+    values = torch.empty(groups[0] * groups[1], dtype=summed_in(kind), device="mps")
     defines = {**defines, **types("IN", kind), **types("OUT", kind)}
     _norm_of_parts([self, results], kind, (values,), (0.0, 0.0), **defines)
     _norm([self, results], kind, (values,), (0.0, 0.0), groups=grid(len(self)), **defines)

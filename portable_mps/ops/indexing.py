@@ -18,7 +18,7 @@ from portable_mps.dispatch.checks import raise_where
 from portable_mps.dispatch.pointwise import Pointwise
 from portable_mps.dispatch.promotion import Promotion, scalar_type
 from portable_mps.dispatch.registry import implements
-from portable_mps.dispatch.strided import Strided, dtype_defines, resized, separate, word, written
+from portable_mps.dispatch.strided import Strided, dtype_defines, resized, separate, word, wrapped_dim, written
 from portable_mps.runtime import device
 
 _MAX_INDICES = 8
@@ -158,14 +158,6 @@ def along(
     extent = (base.size(dim), strides[dim])
     strides[dim] = 0
     indexed(action, base, strides, values, (index,), (extent,), message, kind, wrap, (dim,))
-
-
-def wrapped_dim(dim: int, rank: int) -> int:
-    """dim counted from the front; IndexError in torch's words."""
-    span = max(rank, 1)
-    if not -span <= dim < span:
-        raise IndexError(f"Dimension out of range (expected to be in range of [{-span}, {span - 1}], but got {dim})")
-    return dim % span
 
 
 # Advanced indexing ------------------------------------------------------------------------------------------------

@@ -8,6 +8,7 @@ from portable_mps.dispatch.registry import implements
 from portable_mps.ops.linalg import MOST_TURNS, MatrixKernel, check_dtype, check_square, stacked_in_place, structured
 from portable_mps.ops.linalg_solve import interchange, substitute
 from portable_mps.ops.matmul import product
+from portable_mps.ops.shape import contiguous_out, finish
 
 _cholesky = MatrixKernel("linalg_factor", "cholesky", 1, 2, 5)
 _lu = MatrixKernel("linalg_factor", "lu", 1, 2, 5)
@@ -67,12 +68,11 @@ def linalg_cholesky_ex(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     check_dtype("cholesky_cpu", self)
     L.copy_(self.triu() if upper else self.tril())
-    errors = info if info.is_contiguous() else torch.empty_like(info, memory_format=torch.contiguous_format)
+    errors = contiguous_out(info, info.shape)
     with stacked_in_place(L) as factor:
         # U^T is the lower factor of A^T, which lies in memory as A's upper triangle does.
         factor_cholesky(factor.mT if upper else factor, errors)
-    if errors is not info:
-        info.copy_(errors)
+    finish(info, errors)
     if check_errors:
         torch._linalg_check_errors(info, "torch.linalg.cholesky_ex", is_matrix=self.dim() == 2)
     return L, info
@@ -101,13 +101,11 @@ def linalg_lu_factor_ex(
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     check_dtype("lu_cpu", A)
     LU.copy_(A)
-    order = pivots if pivots.is_contiguous() else torch.empty_like(pivots, memory_format=torch.contiguous_format)
-    errors = info if info.is_contiguous() else torch.empty_like(info, memory_format=torch.contiguous_format)
+    order, errors = contiguous_out(pivots, pivots.shape), contiguous_out(info, info.shape)
     with stacked_in_place(LU) as factor:
         factor_lu(factor, order.view(factor.shape[0], order.shape[-1]), errors, pivot)
-    for given, result in ((pivots, order), (info, errors)):
-        if result is not given:
-            given.copy_(result)
+    finish(pivots, order)
+    finish(info, errors)
     if check_errors:
         torch._linalg_check_errors(info, "torch.linalg.lu_factor_ex", is_matrix=A.dim() == 2)
     return LU, pivots, info

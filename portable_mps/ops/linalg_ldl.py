@@ -14,6 +14,7 @@ from portable_mps.ops.linalg import (
     structured,
 )
 from portable_mps.ops.linalg_solve import check_pivots, interchange, substitute
+from portable_mps.ops.shape import contiguous_out, finish
 
 _factor = MatrixKernel("linalg_ldl", "factor", 1, 3, 4)
 _convert = MatrixKernel("linalg_ldl", "convert", 1, 3, 4)
@@ -42,12 +43,11 @@ def linalg_ldl_factor_ex(
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     check_dtype("ldl_factor_kernel_cpu", self)
     LD.copy_(self.tril())
-    order = torch.empty_like(pivots, memory_format=torch.contiguous_format)
-    errors = torch.empty_like(info, memory_format=torch.contiguous_format)
+    order, errors = contiguous_out(pivots, pivots.shape), contiguous_out(info, info.shape)
     with stacked_in_place(LD) as factor:
         factor_ldl(factor, hermitian and self.is_complex(), order.view(factor.shape[:2]), errors)
-    pivots.copy_(order)
-    info.copy_(errors)
+    finish(pivots, order)
+    finish(info, errors)
     if check_errors:
         torch._linalg_check_errors(info, "torch.linalg.ldl_factor_ex", is_matrix=self.dim() == 2)
     return LD, pivots, info

@@ -12,7 +12,7 @@ import torch
 
 from portable_mps.dispatch.checks import raise_where
 from portable_mps.dispatch.pointwise import Pointwise
-from portable_mps.dispatch.promotion import Promotion, scalar_type
+from portable_mps.dispatch.promotion import Promotion, scalar_type, summed_in
 from portable_mps.dispatch.reduction import Accumulate, Reduction, check_out
 from portable_mps.dispatch.registry import implements, register
 from portable_mps.dispatch.strided import Linear, dtype_defines, resized
@@ -334,8 +334,7 @@ def _nll(
         weights = None
         total_weight.zero_()
     else:
-        accumulator = torch.float64 if self.dtype == torch.float64 else torch.float32
-        losses, weights = (torch.empty(count, dtype=accumulator, device=self.device) for _ in range(2))
+        losses, weights = (torch.empty(count, dtype=summed_in(self.dtype), device=self.device) for _ in range(2))
     if count:
         classes = self.numel() // count if self.numel() else 0
         errors = device.current().errors

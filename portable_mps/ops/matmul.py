@@ -155,8 +155,7 @@ def summed_product(a: torch.Tensor, b: torch.Tensor, out: torch.Tensor) -> None:
     splits = -(-outer // step)
     partial = out
     if splits > 1:
-        accumulator = torch.float64 if out.dtype == torch.float64 else torch.float32
-        partial = torch.empty((splits, m, n), dtype=accumulator, device="mps")
+        partial = torch.empty((splits, m, n), dtype=summed_in(out.dtype), device="mps")
     c_batch, c_m, c_n = (0, *partial.stride()) if partial is out else partial.stride()
     batches = (a, b, partial, 0, 0, c_batch, a.stride(0), b.stride(0))
     sizes = (m, n, k, a.stride(1), a.stride(2), b.stride(1), b.stride(2), c_m, c_n, outer, step)

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from portable_mps.dispatch.pointwise import Pointwise
+from portable_mps.dispatch.promotion import summed_in
 from portable_mps.dispatch.reduction import Accumulate, Reduction
 from portable_mps.dispatch.registry import implements, register, schema
 from portable_mps.dispatch.rows import RowKernel
@@ -48,10 +49,6 @@ _running = Pointwise("norm_running", ("a + s0 * (c - a)", "b + s0 * (d - b)"), 4
 _input_gradient = Pointwise("norm_input_gradient", ("d * (a * e - f - (b - c) * d * g)",), 7)
 _forward_rows = RowKernel("normalization", "forward", tensors=7, scalars=1)
 _backward_rows = RowKernel("normalization", "backward", tensors=7, scalars=1)
-
-
-def _accumulator(dtype: torch.dtype) -> torch.dtype:
-    return torch.float64 if dtype == torch.float64 else torch.float32
 
 
 def _require_floating(name: str, input: torch.Tensor) -> None:
@@ -97,7 +94,7 @@ def _batch_norm(
     Ioffe and Szegedy, "Batch Normalization", ICML 2015.
     """
     _require_floating("batch_norm", input)
-    accumulator = _accumulator(input.dtype)
+    accumulator = summed_in(input.dtype)
     out = torch.empty_like(input)
     channels = input.size(1)
     if training:
@@ -179,7 +176,7 @@ def batch_norm_update_stats(
     input: torch.Tensor, running_mean: torch.Tensor | None, running_var: torch.Tensor | None, momentum: float
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Mean and (biased) variance of each channel."""
-    accumulator = _accumulator(input.dtype)
+    accumulator = summed_in(input.dtype)
     variance, mean = torch.var_mean(input.to(accumulator), _all_but_channels(input), correction=0)
     if running_mean is not None and running_var is not None:
         count = input.numel() // max(input.size(1), 1)
@@ -227,7 +224,7 @@ def native_batch_norm_backward(
     eps: float,
     output_mask: Sequence[bool],
 ) -> tuple[torch.Tensor | None, torch.Tensor | None, torch.Tensor | None]:
-    accumulator = _accumulator(input.dtype)
+    accumulator = summed_in(input.dtype)
     if train:
         mean, rstd = save_mean, save_invstd
     elif running_mean is not None and running_var is not None:
@@ -321,7 +318,7 @@ def _normalize_rows(
     _check_parameter("bias", bias, normalized_shape)
     source = input.contiguous()
     out = torch.empty(input.shape, dtype=input.dtype, device=input.device)
-    accumulator = _accumulator(input.dtype)
+    accumulator = summed_in(input.dtype)
     mean, rstd = (torch.empty(statistics_shape, dtype=accumulator, device=input.device) for _ in range(2))
     if rows and size:
         parameters = [p for p in (weight, bias) if p is not None]
@@ -408,7 +405,7 @@ def native_layer_norm_backward(
 def _fused_rms_norm(
     input: torch.Tensor, normalized_shape: Sequence[int], weight: torch.Tensor | None, eps: float | None
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    eps = torch.finfo(_accumulator(input.dtype)).eps if eps is None else eps
+    eps = torch.finfo(summed_in(input.dtype)).eps if eps is None else eps
     out, _, rstd = _normalize_rows(input, normalized_shape, weight, None, eps, rms=True)
     return out, rstd
 
@@ -441,7 +438,7 @@ def native_group_norm(
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Wu and He, "Group Normalization", ECCV 2018. Statistics are (N, group)."""
     _require_floating("group_norm", input)
-    accumulator = _accumulator(input.dtype)
+    accumulator = summed_in(input.dtype)
     out = torch.empty(input.shape, dtype=input.dtype, device=input.device)
     mean, rstd, variance = (torch.empty((N, group), dtype=accumulator, device=input.device) for _ in range(3))
     grouped = input.contiguous().view(N, group, C // group, HxW)
@@ -465,7 +462,7 @@ def native_group_norm_backward(
     group: int,
     output_mask: Sequence[bool],
 ) -> tuple[torch.Tensor | None, torch.Tensor | None, torch.Tensor | None]:
-    accumulator = _accumulator(input.dtype)
+    accumulator = summed_in(input.dtype)
     shape = (N, group, C // group, HxW)
     grouped, gradient = input.contiguous().view(shape), grad_out.contiguous().view(shape)
     wide_mean, wide_rstd = (t.to(accumulator).view(N, group, 1, 1) for t in (mean, rstd))

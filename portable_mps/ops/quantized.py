@@ -14,7 +14,7 @@ import torch
 from portable_mps import _C
 from portable_mps.dispatch.functionality import implements_for, take
 from portable_mps.dispatch.registry import implements
-from portable_mps.ops.indexing import wrapped_dim
+from portable_mps.dispatch.strided import wrapped_dim
 
 _TAKEN = """
 q_scale q_zero_point q_per_channel_scales q_per_channel_zero_points q_per_channel_axis qscheme

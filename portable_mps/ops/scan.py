@@ -11,7 +11,7 @@ from portable_mps.dispatch.promotion import COMPLEX_TYPES, storage
 from portable_mps.dispatch.reduction import check_out
 from portable_mps.dispatch.registry import implements, register
 from portable_mps.dispatch.rows import split_at
-from portable_mps.ops.indexing import wrapped_dim
+from portable_mps.dispatch.strided import wrapped_dim
 from portable_mps.runtime.kernel import Template
 
 _THREADS = 256

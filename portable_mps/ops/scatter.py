@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 
 from portable_mps.dispatch.registry import implements
-from portable_mps.dispatch.strided import resized, separate, written
-from portable_mps.ops.indexing import along, check_source, combining, wrapped_dim
+from portable_mps.dispatch.strided import resized, separate, wrapped_dim, written
+from portable_mps.ops.indexing import along, check_source, combining
 
 _OUT_OF_BOUNDS = "index {index} is out of bounds for dimension {dim} with size {size}"
 _REDUCTIONS = {"add": "sum", "multiply": "prod", "sum": "sum", "prod": "prod", "amin": "amin", "amax": "amax"}

@@ -8,8 +8,7 @@ import torch
 
 from portable_mps.dispatch.launch import check_turns
 from portable_mps.dispatch.registry import implements
-from portable_mps.dispatch.strided import Linear, dtype_defines
-from portable_mps.ops.indexing import wrapped_dim
+from portable_mps.dispatch.strided import Linear, dtype_defines, wrapped_dim
 from portable_mps.runtime import device
 
 _OTHER_NAMES = {"amax": "max", "amin": "min"}

@@ -21,9 +21,9 @@ from portable_mps.dispatch.strided import (
     resized,
     separate,
     word,
+    wrapped_dim,
     written,
 )
-from portable_mps.ops.indexing import wrapped_dim
 from portable_mps.ops.selection import Compaction, coordinates
 from portable_mps.runtime import device
 

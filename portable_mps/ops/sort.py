@@ -10,8 +10,7 @@ from portable_mps.dispatch.launch import grid, launch
 from portable_mps.dispatch.promotion import storage
 from portable_mps.dispatch.registry import implements
 from portable_mps.dispatch.rows import split_at
-from portable_mps.dispatch.strided import dtype_defines, resized, separate, written
-from portable_mps.ops.indexing import wrapped_dim
+from portable_mps.dispatch.strided import dtype_defines, resized, separate, wrapped_dim, written
 from portable_mps.runtime.kernel import Template
 
 _TILE = 1024  # as in kernels/sort.slang

@@ -13,8 +13,7 @@ import torch
 
 from portable_mps.dispatch.functionality import implements_for, take, take_for_dense
 from portable_mps.dispatch.registry import implements, register
-from portable_mps.dispatch.strided import resized
-from portable_mps.ops.indexing import wrapped_dim
+from portable_mps.dispatch.strided import resized, wrapped_dim
 
 _STRUCTURE = """
 _coalesced_ _dimI _dimV _indices _nnz _values dense_dim indices is_coalesced sparse_dim values

@@ -15,8 +15,7 @@ import torch
 
 from portable_mps.dispatch.functionality import implements_for, take, take_for_dense, taken
 from portable_mps.dispatch.registry import implements
-from portable_mps.dispatch.strided import castable, resized
-from portable_mps.ops.indexing import wrapped_dim
+from portable_mps.dispatch.strided import castable, resized, wrapped_dim
 
 _STRUCTURE = """
 _nnz dense_dim sparse_dim values crow_indices col_indices ccol_indices row_indices

@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 
 from portable_mps.dispatch.registry import implements
-from portable_mps.ops.indexing import wrapped_dim
+from portable_mps.dispatch.strided import wrapped_dim
 from portable_mps.ops.selection import Compaction
 from portable_mps.ops.sort import first_sorted
 

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 import torch
 
 from portable_mps.dispatch.registry import implements
-from portable_mps.dispatch.strided import Linear, by_parts, dtype_defines, resized, word
-from portable_mps.ops.indexing import wrapped_dim
+from portable_mps.dispatch.strided import Linear, by_parts, dtype_defines, resized, word, wrapped_dim, written
+from portable_mps.ops.shape import contiguous_out, finish
 
 _unfold_backward = Linear("windows", "unfold_backward", "QQxxxxxx")
 _COLUMNS = "QQxxxxxiiiiiiii"
@@ -51,13 +51,15 @@ def _windows(
     ]
 
 
-@implements("im2col")
-def im2col(
+@implements("im2col.out")
+def im2col_out(
     self: torch.Tensor,
     kernel_size: Sequence[int],
     dilation: Sequence[int],
     padding: Sequence[int],
     stride: Sequence[int],
+    *,
+    out: torch.Tensor,
 ) -> torch.Tensor:
     """(N, C, H, W) or (C, H, W) to (N, C * kernel, windows)."""
     kernel, dilation, padding, stride = (_pair(v) for v in (kernel_size, dilation, padding, stride))
@@ -75,24 +77,40 @@ def im2col(
         )
     image = self.contiguous()
     shape = [*self.shape[:-3], self.size(-3) * kernel[0] * kernel[1], rows * places]
-    out = torch.empty(shape, dtype=self.dtype, device=self.device)
-    arguments = (image, out, out.numel(), *self.shape[-2:], rows, places, *kernel, *dilation, *padding, *stride)
-    _im2col(out.numel(), arguments, [image], [out], COLUMNS=0, T=word(self.dtype))
-    return out
+    written(out, self.dtype)
+    columns = contiguous_out(out, shape)
+    arguments = (image, columns, out.numel(), *self.shape[-2:], rows, places, *kernel, *dilation, *padding, *stride)
+    _im2col(out.numel(), arguments, [image], [columns], COLUMNS=0, T=word(self.dtype))
+    return finish(out, columns)
 
 
-@implements("col2im")
-def col2im(
+@implements("im2col")
+def im2col(
+    self: torch.Tensor,
+    kernel_size: Sequence[int],
+    dilation: Sequence[int],
+    padding: Sequence[int],
+    stride: Sequence[int],
+) -> torch.Tensor:
+    return im2col_out(self, kernel_size, dilation, padding, stride, out=self.new_empty(0))
+
+
+@implements("col2im.out")
+def col2im_out(
     self: torch.Tensor,
     output_size: Sequence[int],
     kernel_size: Sequence[int],
     dilation: Sequence[int],
     padding: Sequence[int],
     stride: Sequence[int],
+    *,
+    out: torch.Tensor,
 ) -> torch.Tensor:
     """(N, C * kernel, windows) or (C * kernel, windows) to (N, C, H, W): overlapping windows are added up."""
+    written(out, self.dtype)
     if self.is_complex():
-        return by_parts(lambda part: col2im(part, output_size, kernel_size, dilation, padding, stride), self)
+        result = by_parts(lambda part: col2im(part, output_size, kernel_size, dilation, padding, stride), self)
+        return resized(out, result.shape).copy_(result)
     size, kernel, dilation, padding, stride = (_pair(v) for v in (output_size, kernel_size, dilation, padding, stride))
     if self.dim() not in (2, 3) or any(extent == 0 for extent in self.shape[-2:]):
         raise RuntimeError(
@@ -113,36 +131,19 @@ def col2im(
             f"sliding blocks {rows} * {places} = {rows * places}, but got {self.size(-1)}."
         )
     columns = self.contiguous()
-    out = torch.empty([*self.shape[:-2], self.size(-2) // taps, *size], dtype=self.dtype, device=self.device)
-    arguments = (out, columns, out.numel(), *size, rows, places, *kernel, *dilation, *padding, *stride)
-    _col2im(out.numel(), arguments, [columns], [out], COLUMNS=1, **dtype_defines("T", self.dtype))
-    return out
+    image = contiguous_out(out, [*self.shape[:-2], self.size(-2) // taps, *size])
+    arguments = (image, columns, out.numel(), *size, rows, places, *kernel, *dilation, *padding, *stride)
+    _col2im(out.numel(), arguments, [columns], [image], COLUMNS=1, **dtype_defines("T", self.dtype))
+    return finish(out, image)
 
 
-@implements("im2col.out")
-def im2col_out(
-    self: torch.Tensor,
-    kernel_size: Sequence[int],
-    dilation: Sequence[int],
-    padding: Sequence[int],
-    stride: Sequence[int],
-    *,
-    out: torch.Tensor,
-) -> torch.Tensor:
-    result = im2col(self, kernel_size, dilation, padding, stride)
-    return resized(out, result.shape).copy_(result)
-
-
-@implements("col2im.out")
-def col2im_out(
+@implements("col2im")
+def col2im(
     self: torch.Tensor,
     output_size: Sequence[int],
     kernel_size: Sequence[int],
     dilation: Sequence[int],
     padding: Sequence[int],
     stride: Sequence[int],
-    *,
-    out: torch.Tensor,
 ) -> torch.Tensor:
-    result = col2im(self, output_size, kernel_size, dilation, padding, stride)
-    return resized(out, result.shape).copy_(result)
+    return col2im_out(self, output_size, kernel_size, dilation, padding, stride, out=self.new_empty(0))
