@@ -1,4 +1,4 @@
-"""Between rows of unequal lengths, packed one after the other, and dense tensors with padding."""
+"""Nested tensors: between rows of unequal lengths, packed one after the other, and dense tensors with padding."""
 
 from __future__ import annotations
 
@@ -23,6 +23,14 @@ def _places(offsets: Sequence[torch.Tensor], max_lengths: Sequence[int]) -> tupl
         valid = valid.unsqueeze(-1) & (place < end)
         row = torch.where(valid, place, 0)
     return row, valid
+
+
+@implements("_nested_tensor_from_tensor_list")
+def strided_nested_tensor(list: Sequence[torch.Tensor], *options: object) -> torch.Tensor:
+    """The layout that torch.nested takes when it is told none; torch has a list of devices for it."""
+    raise NotImplementedError(
+        "torch makes no nested tensors in the strided layout on the MPS device: pass layout=torch.jagged"
+    )
 
 
 @implements("_jagged_to_padded_dense_forward")

@@ -1,5 +1,6 @@
 """Packed rows of unequal lengths to padded tensors and back."""
 
+import pytest
 import torch
 from support import assert_same, compare
 
@@ -37,3 +38,9 @@ def test_of_a_nested_tensor():
     nested = torch.nested.nested_tensor([p.to("mps") for p in parts], layout=torch.jagged)
     expected = torch.nested.to_padded_tensor(torch.nested.nested_tensor(parts, layout=torch.jagged), 0.5)
     assert_same(torch.nested.to_padded_tensor(nested, 0.5), expected)
+
+
+def test_the_strided_layout_says_what_to_do():
+    rows = [torch.randn(2, 3, device="mps"), torch.randn(4, 3, device="mps")]
+    with pytest.raises(NotImplementedError, match=r"layout=torch\.jagged"):
+        torch.nested.nested_tensor(rows)
