@@ -41,6 +41,7 @@ class Pointwise:
     what to import beside the library. by_type: other expressions for some compute types ("bool" is the common dtype,
     the rest what it is computed in). only: "integral" or "floating" dtypes; others raise NotImplementedError, as on
     the CPU; so do complex ones unless by_type has "Complex" or `complex` says that the expressions hold for them.
+    in_double: as by_type, where the adapter has float64 and the compute type alone is too rough.
     """
 
     name: str
@@ -50,6 +51,7 @@ class Pointwise:
     promotion: Promotion = Promotion.DEFAULT
     modules: tuple[str, ...] = ()
     by_type: dict[str, str] = field(default_factory=dict)
+    in_double: dict[str, str] = field(default_factory=dict)
     only: str = ""
     complex: bool = False
     check: Check = Check.NONE
@@ -122,6 +124,8 @@ class Pointwise:
 
     def _specialised(self, compute: str) -> tuple[str, ...]:
         special = self.by_type.get("Complex" if compute in COMPLEX_TYPES else compute)
+        if compute in self.in_double and device.current().adapter.features["float64"]:
+            special = self.in_double[compute]
         return self.expressions if special is None else (special,)
 
 

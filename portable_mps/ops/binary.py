@@ -65,8 +65,10 @@ register(
     "remainder.Tensor_out",
     "remainder.Scalar_Tensor",
 )
+# The product of exponent and logarithm is large, and its rounding becomes a relative error of the power.
+_IN_DOUBLE = {"Complex": "cast_Complex(maths::pow(cast_ComplexDouble(a), cast_ComplexDouble(b)))"}
 register(
-    Pointwise("pow", ("maths::pow(a, b)",), 2, complex=True),
+    Pointwise("pow", ("maths::pow(a, b)",), 2, complex=True, in_double=_IN_DOUBLE),
     "pow.Tensor_Tensor_out",
     "pow.Tensor_Scalar_out",
     "pow.Scalar_out",

@@ -121,6 +121,16 @@ def test_zeros_and_infinities():
     compare(lambda t: torch.pow(t, 2), x[:1])
 
 
+def test_powers_keep_their_digits():
+    bases = torch.polar(torch.tensor([0.1, 0.9, 1.0, 3.0, 9.0]), torch.tensor([-3.1, -1.0, 0.2, 2.0, 3.0]))
+    exponents = sample(200) * 4
+    exact = torch.pow(bases[:, None].to(torch.complex128), exponents.to(torch.complex128)).to(torch.complex64)
+    for function in (torch.pow, lambda a, b: a.clone().expand(5, 200).contiguous().pow_(b)):
+        assert_same(function(bases[:, None].to("mps"), exponents.to("mps")), exact)
+    exact = torch.pow(9.0, exponents.to(torch.complex128)).to(torch.complex64)
+    assert_same(torch.pow(9.0, exponents.to("mps")), exact)
+
+
 def test_comparisons():
     a, b = sample(5), sample(5)
     b[2] += 1
