@@ -53,7 +53,7 @@ _gradients = Pointwise(
 # Of an end of the range so far `a`, that of these values `b`, and the observer's switch `c`. Infinity: none so far.
 _follow_range = Pointwise(
     "fake_quantize_follow_range",
-    ("c == 0 ? a : isinf(a) ? b : a + s0 * (b - a)",),
+    ("c == 0 ? a : maths::isinf(a) ? b : a + s0 * (b - a)",),
     3,
     "f",
     promotion=Promotion.NONE,

@@ -6,9 +6,10 @@ import math
 
 import torch
 
-from portable_mps.dispatch.reduction import canonical_dims, check_out
+from portable_mps.dispatch.reduction import check_out
 from portable_mps.dispatch.registry import implements, register
 from portable_mps.dispatch.rows import RowKernel, split_at
+from portable_mps.dispatch.strided import wrapped_dim
 
 _forward = RowKernel("softmax", "forward", tensors=3)
 _backward = RowKernel("softmax", "backward", tensors=3)
@@ -21,7 +22,7 @@ def _register(name: str, log: bool) -> None:
         if half_to_float and self.dtype != torch.float16:
             raise RuntimeError("conversion is supported for Half type only")
         check_out(out, self.shape, torch.float32 if half_to_float else self.dtype)
-        canonical_dims(dim, self.dim())
+        wrapped_dim(dim, self.dim())
         if self.numel():
             source = self.contiguous()
             target = out if out.is_contiguous() else torch.empty(out.shape, dtype=out.dtype, device=out.device)

@@ -189,3 +189,28 @@ def test_outputs_that_do_not_fit(name):
 
 def test_where_resizes_its_output():
     compare(lambda x: torch.where(x > 0, x, -x, out=x.new_empty(0)), sample(4, 3))
+
+
+def test_narrow_copy_with_strides():
+    """Not against the CPU, which writes as if the output had none."""
+    x = torch.arange(12, device="mps").view(3, 4)
+    out = torch.full((20,), -1, device="mps")
+    torch.narrow_copy(x, 0, 1, 2, out=out.as_strided((2, 4), (8, 2)))
+    expected = torch.full((20,), -1)
+    expected.as_strided((2, 4), (8, 2)).copy_(x.cpu()[1:])
+    assert_same(out, expected)
+
+
+@pytest.mark.parametrize("arguments", [(3, 0, 0), (-4, 0, 1), (0, 0, -1), (0, 3, 1), (0, 4, -1), (0, -4, 1)])
+def test_narrow_copy_out_of_range(arguments):
+    with pytest.raises(Exception) as on_cpu:
+        torch.narrow_copy(torch.zeros(3, 4), *arguments)
+    with pytest.raises(on_cpu.type):
+        torch.narrow_copy(torch.zeros(3, 4, device="mps"), *arguments)
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int8, torch.int16, torch.int32])
+@pytest.mark.parametrize("ends", [(-0.9, 2.1, 2.0), (2.1, -2.9, -1.0), (0, 5, 0.5), (0.5, 5.5, 1.5)])
+def test_ramps_of_integers(dtype, ends):
+    """Start and step are truncated, the length is not."""
+    assert_same(torch.arange(*ends, dtype=dtype, device="mps"), torch.arange(*ends, dtype=dtype))
