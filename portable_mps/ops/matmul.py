@@ -7,9 +7,10 @@ from typing import Any
 import torch
 
 from portable_mps.dispatch.launch import Prepared, launch
+from portable_mps.dispatch.pointwise import Pointwise
 from portable_mps.dispatch.promotion import storage, summed_in
 from portable_mps.dispatch.registry import implements
-from portable_mps.dispatch.strided import castable, on_device, resized
+from portable_mps.dispatch.strided import on_device
 from portable_mps.runtime import device
 from portable_mps.runtime.kernel import Template
 
@@ -364,14 +365,52 @@ def addmv_out(
     return out
 
 
+# One rounding of half types; where beta is zero, NaN in the matrix does not count.
+_addr = Pointwise(
+    "addr",
+    ("s0 == C(K(0.0)) ? s1 * b * c : s0 * a + s1 * b * c",),
+    3,
+    "cc",
+    by_type={"bool": "(s0 != 0 && a != 0) || (s1 != 0 && b != 0 && c != 0)"},
+    complex=True,
+)
+
+
+def _addr_into(
+    out: torch.Tensor | None, self: torch.Tensor, vec1: torch.Tensor, vec2: torch.Tensor, beta: float, alpha: float
+) -> torch.Tensor:
+    for name, vector in (("vec1", vec1), ("vec2", vec2)):
+        if vector.dim() != 1:
+            raise RuntimeError(f"addr: Expected 1-D argument {name}, but got {vector.dim()}-D")
+    sizes = (vec1.numel(), vec2.numel())
+    if self is not out:
+        self = self.expand(sizes)
+    if self.dim() != 2:
+        raise RuntimeError(f"2D tensor expected, got {self.dim()}D tensor for input")
+    if self.shape != sizes:
+        shapes = f"{list(self.shape)}, v1: {list(vec1.shape)}, v2: {list(vec2.shape)}"
+        raise RuntimeError(f"size mismatch, input: {shapes}")
+    dtype = torch.promote_types(torch.promote_types(self.dtype, vec1.dtype), vec2.dtype)  # none has no dimensions
+    for name, number in (("beta", beta), ("alpha", alpha)):
+        if isinstance(number, bool) and dtype != torch.bool:
+            raise RuntimeError(f"Boolean {name} only supported for Boolean results.")
+        if not (dtype.is_floating_point or dtype.is_complex or isinstance(number, int)):
+            raise RuntimeError(f"For integral input tensors, argument {name} must not be a floating point number.")
+    return _addr((out,), (self, vec1.unsqueeze(1), vec2), (beta, alpha))[0]
+
+
+@implements("addr")
+def addr(
+    self: torch.Tensor, vec1: torch.Tensor, vec2: torch.Tensor, *, beta: float = 1, alpha: float = 1
+) -> torch.Tensor:
+    return _addr_into(None, self, vec1, vec2, beta, alpha)
+
+
 @implements("addr.out")
 def addr_out(
     self: torch.Tensor, vec1: torch.Tensor, vec2: torch.Tensor, *, beta: float = 1, alpha: float = 1, out: torch.Tensor
 ) -> torch.Tensor:
-    """torch composes the rest, but does not look at the output."""
-    result = torch.addr(self, vec1, vec2, beta=beta, alpha=alpha)
-    castable(out, result.dtype)
-    return resized(out, result.shape).copy_(result)
+    return _addr_into(out, self, vec1, vec2, beta, alpha)
 
 
 @implements("dot")

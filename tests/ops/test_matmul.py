@@ -178,6 +178,43 @@ def test_product_and_activation(use_gelu):
     compare(lambda z, x, y: torch._addmm_activation(z, x, y, use_gelu=use_gelu), c[:3], a, b)
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_outer_products_of_half_types_are_rounded_once(dtype):
+    added, a, b = (sample(*shape, seed=i).to(dtype) for i, shape in enumerate(((9, 11), (9,), (11,))))
+    result = torch.addr(added.to("mps"), a.to("mps"), b.to("mps"), beta=0.3, alpha=-2.7)
+    right = 0.3 * added.double() - 2.7 * a.double()[:, None] * b.double()
+    torch.testing.assert_close(result.cpu(), right.to(dtype), rtol=torch.finfo(dtype).eps, atol=0)
+
+
+def test_outer_products_of_other_types():
+    whole = torch.arange(6).view(2, 3)
+    compare(lambda c, x, y: torch.addr(c, x, y, beta=2, alpha=3), whole, whole[:, 0].int(), whole[0].to(torch.uint8))
+    compare(lambda c, x, y: torch.addr(c, x, y, beta=1j, alpha=2), whole + 1j, whole[:, 0] + 2j, whole[0] - 1j)
+    compare(lambda c, x, y: torch.addr(c, x, y, beta=0), torch.full((2, 3), math.nan), sample(2), sample(3))
+    truths = whole % 2 == 0, whole[:, 1] > 2, whole[1] > 4
+    for beta, alpha in ((True, True), (False, True), (True, False), (1, 2)):
+        compare(lambda c, x, y, beta=beta, alpha=alpha: torch.addr(c, x, y, beta=beta, alpha=alpha), *truths)
+
+
+@pytest.mark.parametrize(
+    "message, call",
+    {
+        "Expected 1-D argument vec1, but got 2-D": lambda x, a, b: torch.addr(x, x, b),
+        "Expected 1-D argument vec2, but got 2-D": lambda x, a, b: torch.addr(x, a, x),
+        "Boolean alpha only supported": lambda x, a, b: torch.addr(x, a, b, alpha=True),
+        "argument beta must not be a floating": lambda x, a, b: torch.addr(x.int(), a.int(), b.int(), beta=0.5),
+        "2D tensor expected, got 1D": lambda x, a, b: b.addr_(a, b),
+        "size mismatch, input": lambda x, a, b: x[:1].addr_(a, b),
+        "can't be cast": lambda x, a, b: x.int().addr_(a, b),
+        "expanded size": lambda x, a, b: torch.addr(x, b, a),
+    }.items(),
+)
+@pytest.mark.parametrize("device", ["cpu", "mps"])
+def test_what_outer_products_refuse(device, message, call):
+    with pytest.raises(RuntimeError, match=message):
+        call(*(torch.ones(shape, device=device) for shape in ((2, 3), 2, 3)))
+
+
 def test_outer_product_into_an_output():
     compare(lambda x, a, b: torch.addr(x, a, b, beta=2, alpha=3, out=x.new_empty(0)), *map(torch.randn, ((4, 3), 4, 3)))
     for wrong in (torch.empty(4, 3), torch.empty(4, 3, dtype=torch.int64, device="mps")):
