@@ -128,6 +128,11 @@ def _into_self(functional: torch._ops.OpOverload, self: torch.Tensor, *args: Any
     return self.copy_(functional(self, *args, **kwargs))
 
 
+def _layout(tensor: torch.Tensor) -> tuple[torch.Size, tuple[int, ...]] | None:
+    """Shape and strides, where a tensor has them."""
+    return (tensor.shape, tensor.stride()) if tensor.layout == torch.strided and not tensor.is_nested else None
+
+
 def _on_cpu(op: torch._ops.OpOverload, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """Copy the tensors over, run, copy what was written back and the results to the device."""
     name = op.name()
@@ -154,7 +159,7 @@ def _on_cpu(op: torch._ops.OpOverload, args: tuple[Any, ...], kwargs: dict[str, 
         return value
 
     cpu_args, cpu_kwargs = pytree.tree_map(to_cpu, (args, kwargs))
-    layouts = {key: (tensor.shape, tensor.stride()) for key, tensor in moved.items()}
+    layouts = {key: _layout(tensor) for key, tensor in moved.items()}
     results = op(*cpu_args, **cpu_kwargs)
 
     originals = {id(moved[id(v)]): v for v in pytree.tree_leaves((args, kwargs)) if id(v) in moved}
@@ -164,7 +169,7 @@ def _on_cpu(op: torch._ops.OpOverload, args: tuple[Any, ...], kwargs: dict[str, 
             for original in pytree.tree_leaves(named[argument.name]):
                 if isinstance(original, torch.Tensor) and id(original) in moved:
                     updated = moved[id(original)]
-                    if layouts[id(original)] != (updated.shape, updated.stride()):
+                    if layouts[id(original)] != _layout(updated):
                         original.resize_(updated.shape).as_strided_(updated.shape, updated.stride())
                     original.copy_(updated)
 
