@@ -12,6 +12,7 @@ from portable_mps.dispatch.reduction import check_out
 from portable_mps.dispatch.registry import implements, register
 from portable_mps.dispatch.rows import split_at
 from portable_mps.dispatch.strided import wrapped_dim
+from portable_mps.runtime import device
 from portable_mps.runtime.kernel import Template
 
 _THREADS = 256
@@ -50,6 +51,8 @@ def scan(kind: str, source: torch.Tensor, dim: int, output: torch.Tensor, indice
     read, wrote = storage(source.dtype, complex), storage(output.dtype, complex)
     compute = (wrote if kind in ("SUM", "PROD") else read).compute
     accumulator = "int" if compute == "bool" else compute
+    if kind == "LOG_SUM_EXP" and compute == "Complex" and device.current().adapter.features["float64"]:
+        accumulator = "ComplexDouble"  # as on the CPU: each merge of logarithms rounds
     defines: dict[str, Any] = {
         "SCAN": kind,
         "A": accumulator,

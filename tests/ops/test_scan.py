@@ -75,6 +75,14 @@ def test_gradients(dim):
     compare(lambda t: t.cumprod(dim), x, grad=True, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.complex64])
+def test_log_sums_are_rounded_once(dtype):
+    # Each of a hundred merges would round to a multiple of 1e-3.
+    x = (sample(3, 100) + torch.tensor([[1e4], [-1e4], [0]])).to(dtype)
+    exact = x.to(torch.complex128 if dtype.is_complex else torch.float64).logcumsumexp(1).to(dtype)
+    assert_same(x.to("mps").logcumsumexp(1), exact, rtol=1.2e-7, atol=1e-6)
+
+
 def test_layouts_and_outputs():
     x = counted(6, 20)
     compare(lambda t: t.t().cumsum(0), x)
