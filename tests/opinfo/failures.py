@@ -28,6 +28,8 @@ _WHY = (
     ("linalg.vector_norm", "grad", _FORMULA),
     ("norm", "grad", _FORMULA),
     ("nn.functional.linear_cross_entropy*", None, "torch composes it in another way for `mps`, and rounds in between"),
+    ("narrow_copy", "out", "the CPU ignores the output's strides"),
+    ("torch._scaled_mm", "out", "the CPU scales operands, we the sum: float32's last digit in an output of integers"),
     ("nn.functional.multi_head_attention_forward", "forward", "terms of more than a thousand cancel each other"),
 )
 
