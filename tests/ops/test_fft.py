@@ -37,6 +37,14 @@ def test_lengths(n, dtype):
     assert_near(torch.fft.irfft(half.to("mps"), n), torch.fft.irfft(exact[:, : n // 2 + 1], n), dtype.to_real(), 2)
 
 
+@pytest.mark.parametrize("n", [2, 3, 4, 5, 7, 11, 13])
+def test_radices_round_as_little_as_the_cpu(n):
+    x = sample(500, n, dtype=torch.complex64)
+    exact = torch.fft.fft(x.to(torch.complex128))
+    error = (torch.fft.fft(x.to("mps")).cpu() - exact).norm()
+    assert error <= 1.1 * (torch.fft.fft(x) - exact).norm()
+
+
 def test_a_length_of_three_passes(monkeypatch):
     """With a workgroup that holds 8 numbers, 512 needs three."""
     monkeypatch.setattr(fft, "_capacity", lambda dtype: 8)
