@@ -397,10 +397,10 @@ def renorm(self: torch.Tensor, p: float, dim: int, maxnorm: float) -> torch.Tens
         raise RuntimeError(f"renorm: expected maxnorm to be >= 0 but got {maxnorm}")
     kept = canonical_dims(dim, self.dim())
     others = [d for d in range(self.dim()) if d not in kept]
-    accumulator = torch.promote_types(self.dtype, torch.float32)
-    norms = torch.linalg.vector_norm(self, p, others, keepdim=True, dtype=accumulator)
+    wide = self.to(torch.promote_types(self.dtype, torch.float32))  # or terms of the gradient would be half types
+    norms = torch.linalg.vector_norm(wide, p, others, keepdim=True)
     factors = torch.where(norms > maxnorm, maxnorm / (norms + 1e-7), 1.0)
-    return self * factors.to(self.dtype.to_real())
+    return (wide * factors).to(self.dtype)
 
 
 register_composite("renorm", renorm)

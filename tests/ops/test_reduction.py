@@ -282,6 +282,11 @@ def test_renorm(p):
         x = torch.randn(4, 3, 5, dtype=dtype)
         x[1] = 0
         compare(lambda t: (torch.renorm(t, p, 0, 2.0), torch.renorm(t, p, -1, 3)), x, grad=True)
+    x = torch.randn(4, 3, generator=torch.Generator().manual_seed(0)).bfloat16()
+    leaves = [x.double().requires_grad_(), x.to("mps").requires_grad_()]
+    for leaf in leaves:
+        (torch.renorm(leaf, p, 1, 1.5) * torch.arange(-3, 9, device=leaf.device).view(4, 3)).sum().backward()
+    assert_same(leaves[1].grad, leaves[0].grad.bfloat16())  # rounded once
     compare(lambda t: torch.renorm(t, p, 1, 1.5), torch.randn(4, 3).half())
     for arguments in ((0, 0, 1), (2, 0, -1)):
         for device in ("cpu", "mps"):
