@@ -125,6 +125,18 @@ def test_fractional(dims):
             pool(on_device, 2, output_size=3, _random_samples=wrong.to("mps"))
 
 
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16, torch.bfloat16])
+def test_fractional_windows_start_where_the_dtype_puts_them(dtype):
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randint(0, 200, (4, 8, 17, 23), generator=generator).to(dtype)
+    samples = torch.rand(4, 8, 2, dtype=torch.float64, generator=generator).to(dtype)
+    for size in ([3, 5], [9, 11], [15, 16]):
+        compare(
+            lambda x, s, o=size: F.fractional_max_pool2d(x, 2, output_size=o, _random_samples=s, return_indices=True),
+            *(x, samples),
+        )
+
+
 def test_lp_pool():
     compare(lambda x: F.lp_pool2d(x, 2, 3, stride=2), sample(1, 2, 7, 7).abs(), grad=True, rtol=1e-4, atol=1e-5)
 
