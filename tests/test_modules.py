@@ -68,8 +68,8 @@ def run(module, arguments, device):
 
 
 def assert_like_cpu(info, module, arguments, dtype=torch.float32):
-    def again():
-        with reseeded():
+    def again(state):
+        with reseeded(state):
             return run(module, arguments, "cpu")
 
     compare.assert_agree(

@@ -157,7 +157,7 @@ def _compared(op: Any, dtype: torch.dtype, function: Callable[..., Any], sample:
             _processed(op, sample, actual),
             _processed(op, sample, expected),
             compare.tolerance(op, dtype),
-            again=lambda: _processed(op, sample, _reseeded(op, function, sample)),
+            again=lambda state: _processed(op, sample, _reseeded(op, function, sample, state)),
             reference=lambda: _processed(op, sample, samples.call(op, function, _exact(sample), "cpu")),
             values=compare.promises_values(op),
         )
@@ -179,8 +179,8 @@ def _exact(sample: Sample) -> Sample:
     return wide
 
 
-def _reseeded(op: Any, function: Callable[..., Any], sample: Sample) -> Any:
-    with samples.reseeded():
+def _reseeded(op: Any, function: Callable[..., Any], sample: Sample, state: int) -> Any:
+    with samples.reseeded(state):
         return samples.call(op, function, sample, "cpu")
 
 
@@ -257,8 +257,8 @@ class _Gradients:
     def __init__(self, op: Any, sample: Sample) -> None:
         self._op, self._sample = op, sample
 
-    def reseeded(self) -> tuple[torch.Tensor | None, ...]:
-        with samples.reseeded():
+    def reseeded(self, state: int) -> tuple[torch.Tensor | None, ...]:
+        with samples.reseeded(state):
             return self.on("cpu")
 
     def on(self, device: str) -> tuple[torch.Tensor | None, ...]:
@@ -335,7 +335,9 @@ def _written(op: Any, dtype: torch.dtype, sample: Sample, expected: Any, make: C
             _processed(op, sample, outputs["cpu"]),
             compare.tolerance(op, dtype),
             # Into outputs of the same dtypes: what they round is not drawn.
-            again=lambda: _processed(op, sample, _reseeded(op, _with_out(op, pytree.tree_map(make, expected)), sample)),
+            again=lambda state: _processed(
+                op, sample, _reseeded(op, _with_out(op, pytree.tree_map(make, expected)), sample, state)
+            ),
             reference=lambda: _processed(op, sample, samples.call(op, op, _exact(sample), "cpu")),
             values=compare.promises_values(op),
         )

@@ -118,8 +118,8 @@ def call(op: Any, function: Callable[..., Any], sample: Any, device: str) -> Any
 
 
 @contextlib.contextmanager
-def reseeded() -> Iterator[None]:
-    """Other random numbers, also for the operators that torch wraps to seed themselves."""
+def reseeded(by: int) -> Iterator[None]:
+    """Other random numbers, seeds being `by` further, also for the operators that torch wraps to seed themselves."""
     seed = torch.manual_seed
-    with mock.patch.object(torch, "manual_seed", lambda value: seed(value + 1)):
+    with mock.patch.object(torch, "manual_seed", lambda value: seed(value + by)):
         yield
