@@ -111,7 +111,7 @@ BINARY = {
     "div": (np.divide, 1),
     "fmod": (np.fmod, 0),
     "remainder": (np.remainder, 0),
-    "pow": (np.power, 2),
+    "pow": (np.power, 1),
     "atan2": (np.arctan2, 3),
     "hypot": (np.hypot, 2),
     "minimum": (np.minimum, 0),
