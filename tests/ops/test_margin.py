@@ -45,5 +45,5 @@ def test_margin_targets_out_of_range():
     with pytest.raises(RuntimeError, match="target out of range"):
         torch.mps.synchronize()
     F.multilabel_margin_loss(x, torch.tensor([[0, 9, -1, -1]] * 2, device="mps"))
-    with pytest.raises(RuntimeError, match="argument #2 .target. is out of range"):
+    with pytest.raises(RuntimeError, match=r"argument #2 .target. is out of range"):
         torch.mps.synchronize()
