@@ -21,8 +21,16 @@ for _name in _POLYNOMIALS:
 for _name in ("hermite_h", "hermite_he", "laguerre_l", "legendre_p"):
     _kind = _name.replace("_", "_polynomial_")
     _expression = f"maths::{_name}(a, {_DEGREE})"
+    _in_double = {"float": f"maths::{_name}_in_double(a, {_DEGREE})"} if _name.startswith("hermite") else {}
     register(
-        Pointwise(_kind, (_expression,), 2, promotion=Promotion.FLOAT, modules=("lib.polynomials",)),
+        Pointwise(
+            _kind,
+            (_expression,),
+            2,
+            promotion=Promotion.FLOAT,
+            modules=("lib.polynomials",),
+            in_double=_in_double,
+        ),
         f"special_{_kind}.out",
     )
 
