@@ -25,11 +25,11 @@ Keys keys_of(const std::string& functionality) {
 }
 
 // Libraries take back what they registered when they end: these never do.
-torch::Library& library(const std::string& functionality, const char* space) {
-  static std::map<std::pair<std::string, std::string>, torch::Library*> all;
-  torch::Library*& made = all[{functionality, space}];
+torch::Library& library(const std::string& functionality) {
+  static std::map<std::string, torch::Library*> all;
+  torch::Library*& made = all[functionality];
   if (made == nullptr) {
-    made = new torch::Library(torch::Library::IMPL, space, keys_of(functionality).mps, __FILE__,
+    made = new torch::Library(torch::Library::IMPL, "aten", keys_of(functionality).mps, __FILE__,
                               __LINE__);
   }
   return *made;
@@ -107,37 +107,20 @@ class Function : public c10::OperatorKernel {
   PyObject* function_;  // never let go of: the dispatcher outlives the interpreter
 };
 
-class Refusal : public c10::OperatorKernel {
- public:
-  explicit Refusal(std::string kind) : kind_(std::move(kind)) {}
-  void operator()(const c10::OperatorHandle& op, c10::DispatchKeySet, torch::jit::Stack*) {
-    TORCH_CHECK_NOT_IMPLEMENTED(false, "The operator '", c10::toString(op.operator_name()),
-                                "' is not implemented for ", kind_, " tensors on the MPS device.");
-  }
-
- private:
-  std::string kind_;
-};
-
 }  // namespace
 
 void bind_functionality(py::module_& module) {
   module.def("take_kernel", [](const std::string& functionality, const std::string& name) {
     auto kernel = std::make_unique<Taken>(keys_of(functionality).cpu);
-    library(functionality, "aten")
+    library(functionality)
         .impl(name.c_str(), torch::CppFunction::makeFromBoxedFunctor(std::move(kernel)));
   });
   module.def("implement_kernel",
              [](const std::string& functionality, const std::string& name, py::object function) {
                auto kernel = std::make_unique<Function>(std::move(function));
-               library(functionality, "aten")
+               library(functionality)
                    .impl(name.c_str(), torch::CppFunction::makeFromBoxedFunctor(std::move(kernel)));
              });
-  module.def("refuse_others", [](const std::string& functionality, const std::string& kind) {
-    auto kernel = std::make_unique<Refusal>(kind);
-    library(functionality, "_")
-        .fallback(torch::CppFunction::makeFromBoxedFunctor(std::move(kernel)));
-  });
 }
 
 }  // namespace portable_mps

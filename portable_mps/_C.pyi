@@ -62,7 +62,6 @@ def take_kernel(functionality: str, name: str) -> None:
     """The CPU's kernel for ours; see dispatch/functionality.py."""
 
 def implement_kernel(functionality: str, name: str, function: Callable[..., Any]) -> None: ...
-def refuse_others(functionality: str, kind: str) -> None: ...
 def quantized_per_tensor(integers: torch.Tensor, scale: float, zero_point: int) -> torch.Tensor:
     """These integers as a quantised tensor, which shares their memory."""
 

@@ -17,21 +17,11 @@ import torch
 from portable_mps import _C
 from portable_mps.dispatch import registry
 
-_NAMES = {
-    "Sparse": "sparse",
-    "SparseCsr": "sparse compressed",
-    "Quantized": "quantized",
-}
-
 
 def take(functionality: str, names: Iterable[str]) -> None:
-    """Make the CPU's kernels of these operators those of `mps` for one functionality.
-
-    Operators that are neither among them nor registered raise NotImplementedError, but for torch's compositions.
-    """
+    """Make the CPU's kernels of these operators those of `mps` for one functionality."""
     for name in names:
         _C.take_kernel(functionality, name)
-    _C.refuse_others(functionality, _NAMES[functionality])
 
 
 def take_for_dense(names: Iterable[str]) -> None:
