@@ -4,10 +4,10 @@
 
 #include <ATen/Context.h>
 #include <ATen/SparseCsrTensorImpl.h>
-#include <ATen/SparseCsrTensorUtils.h>
-#include <ATen/ops/_to_copy_native.h>
 #include <ATen/ops/_validate_sparse_compressed_tensor_args_native.h>
 #include <torch/library.h>
+
+#include <string_view>
 
 namespace portable_mps {
 namespace {
@@ -101,24 +101,6 @@ Tensor tensor_in(const Tensor& compressed_indices, const Tensor& plain_indices,
                    layout, device, pin_memory);
 }
 
-// Between devices and dtypes; torch's own, but for what comes to this device.
-Tensor to_copy(const Tensor& self, OptionalDtype dtype, OptionalLayout layout,
-               OptionalDevice device, std::optional<bool> pin_memory, bool non_blocking,
-               std::optional<at::MemoryFormat> format) {
-  const at::Device target = device.value_or(self.device());
-  if (target.type() != c10::DeviceType::MPS || layout.value_or(self.layout()) != self.layout() ||
-      format.value_or(at::MemoryFormat::Preserve) != at::MemoryFormat::Preserve) {
-    return at::native::_to_copy(self, dtype, layout, device, pin_memory, non_blocking, format);
-  }
-  const auto moved = [&](const Tensor& part, at::ScalarType to) {
-    return part.to(target, to, non_blocking, /*copy=*/true);
-  };
-  const auto [compressed, plain] = at::sparse_csr::getCompressedPlainIndices(self);
-  const Tensor values = moved(self.values(), dtype.value_or(self.scalar_type()));
-  return tensor_of(moved(compressed, compressed.scalar_type()), moved(plain, plain.scalar_type()),
-                   values, self.sym_sizes(), std::nullopt, self.layout(), target, std::nullopt);
-}
-
 // Compositions of torch that know their devices by a list.
 #define PORTABLE_MPS_COMPOSITIONS(X)                               \
   X(_validate_sparse_compressed_tensor_args, validate)             \
@@ -132,17 +114,14 @@ Tensor to_copy(const Tensor& self, OptionalDtype dtype, OptionalLayout layout,
   X(_sparse_bsr_tensor_unsafe, tensor_in<at::kSparseBsr>)          \
   X(_sparse_bsc_tensor_unsafe, tensor_in<at::kSparseBsc>)
 
-#define X(name, function) library.impl(#name, TORCH_FN((function)));
 // By the layout asked for, or by that of the parts.
-TORCH_LIBRARY_IMPL(aten, SparseCsrMPS,
-                   library){PORTABLE_MPS_COMPOSITIONS(X)} TORCH_LIBRARY_IMPL(aten, MPS, library){
-    PORTABLE_MPS_COMPOSITIONS(X)}
+#define X(name, function) library.impl(#name, TORCH_FN((function)));
+TORCH_LIBRARY_IMPL(aten, SparseCsrMPS, library) { PORTABLE_MPS_COMPOSITIONS(X); }
+TORCH_LIBRARY_IMPL(aten, MPS, library) { PORTABLE_MPS_COMPOSITIONS(X); }
 #undef X
 
 #define X(name, function) library.impl(#name, torch::CppFunction::makeFallthrough());
-TORCH_LIBRARY_IMPL(aten, AutogradMPS, library) {
-  PORTABLE_MPS_COMPOSITIONS(X)
-}
+TORCH_LIBRARY_IMPL(aten, AutogradMPS, library) { PORTABLE_MPS_COMPOSITIONS(X); }
 #undef X
 
 }  // namespace

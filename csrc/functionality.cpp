@@ -4,6 +4,9 @@
 #include <torch/csrc/jit/python/pybind_utils.h>
 #include <torch/library.h>
 
+#include <map>
+#include <unordered_map>
+
 namespace portable_mps {
 namespace {
 
