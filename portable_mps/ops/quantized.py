@@ -248,23 +248,36 @@ def copy_(self: torch.Tensor, src: torch.Tensor, non_blocking: bool = False) -> 
     if self.dtype != src.dtype:
         raise RuntimeError("Quantized Copy only works with same data type")
     _integers(self).copy_(_integers(src), non_blocking)
-    if self.qscheme() not in _PER_CHANNEL:  # those lie on a device
-        _C.take_quantizer(self, src)
+    if self.qscheme() in _PER_CHANNEL and self.device != src.device:
+        # Scales lie on a device: those of an empty tensor on this one are taken.
+        scales, zero_points = (t.to(self.device) for t in (src.q_per_channel_scales(), src.q_per_channel_zero_points()))
+        src = torch._empty_per_channel_affine_quantized(
+            [0] * self.dim(),
+            scales=scales,
+            zero_points=zero_points,
+            axis=src.q_per_channel_axis(),
+            dtype=self.dtype,
+            device=self.device,
+        )
+    _C.take_quantizer(self, src)
     return self
 
 
 @implements_for("Quantized", "fill_.Scalar", "fill_.Tensor")
 def fill_(self: torch.Tensor, value: torch.Tensor | float) -> torch.Tensor:
-    number = float(value)
-    return copy_(self, torch.full((), number, device=self.device).expand(self.shape))
+    return copy_(self, torch.full((), float(value), device=self.device))
+
+
+def _need_one_scale(name: str, self: torch.Tensor) -> None:
+    if self.qscheme() in _PER_CHANNEL:
+        raise NotImplementedError(f"{name}: only tensors quantized as a whole are supported")
 
 
 def _on_integers(name: str, function: Callable[..., Any]) -> None:
     """An operator that moves elements without a look at them."""
 
     def run(self: torch.Tensor, *args: Any) -> torch.Tensor:
-        if self.qscheme() in _PER_CHANNEL:
-            raise NotImplementedError(f"{name}: only tensors quantized as a whole are supported")
+        _need_one_scale(name, self)
         return _C.quantized_like(function(_integers(self), *args), self)
 
     implements_for("Quantized", name)(run)
@@ -281,8 +294,7 @@ def _ordered(name: str, function: Callable[..., Any]) -> None:
     """An operator that puts elements in order, and tells where each was."""
 
     def run(self: torch.Tensor, *args: Any, **kwargs: Any) -> tuple[torch.Tensor, torch.Tensor]:
-        if self.qscheme() in _PER_CHANNEL:
-            raise NotImplementedError(f"{name}: only tensors quantized as a whole are supported")
+        _need_one_scale(name, self)
         values, indices = function(_integers(self), *args, **kwargs)
         return _C.quantized_like(values, self), indices
 

@@ -95,6 +95,17 @@ def test_moving(make):
     assert "mps:0" in repr(q.to("mps"))
 
 
+def test_copies_take_scales():
+    steps, zero = torch.tensor([0.5, 0.6, 0.7, 0.8]), torch.zeros(4, dtype=torch.int64)
+    other = torch.quantize_per_channel(numbers(3, 4), steps, zero, 1, torch.qint8)
+    expected = by_channel(numbers(3, 4)).copy_(other)
+    same(by_channel(numbers(3, 4).to("mps")).copy_(other.to("mps")), expected)
+    same(by_channel(numbers(3, 4).to("mps")).copy_(other), expected)
+    back = by_channel(numbers(3, 4)).copy_(other.to("mps"))
+    assert back.device.type == "cpu"
+    assert back.equal(expected)
+
+
 def test_views():
     for function in (
         *(lambda q: q[1], lambda q: q[:, 1:], lambda q: q.t(), lambda q: q.view(2, 6), lambda q: q.reshape(-1)),
