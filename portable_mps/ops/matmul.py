@@ -238,6 +238,13 @@ def _batched(matrix: torch.Tensor) -> torch.Tensor:
     return matrix.unsqueeze(0)
 
 
+def check_inner(mat1: torch.Tensor, mat2: torch.Tensor) -> None:
+    """Refuse two matrices whose inner dimensions differ."""
+    if mat1.shape[1] != mat2.shape[0]:
+        shapes = f"{mat1.shape[0]}x{mat1.shape[1]} and {mat2.shape[0]}x{mat2.shape[1]}"
+        raise RuntimeError(f"mat1 and mat2 shapes cannot be multiplied ({shapes})")
+
+
 def _same_dtype(name: str, first: torch.Tensor, second: torch.Tensor) -> None:
     if first.dtype != second.dtype:
         raise RuntimeError(
@@ -249,9 +256,7 @@ def _same_dtype(name: str, first: torch.Tensor, second: torch.Tensor) -> None:
 def mm_out(self: torch.Tensor, mat2: torch.Tensor, *, out: torch.Tensor) -> torch.Tensor:
     if self.dim() != 2 or mat2.dim() != 2:
         raise RuntimeError("self and mat2 must be matrices")
-    if self.shape[1] != mat2.shape[0]:
-        shapes = f"{self.shape[0]}x{self.shape[1]} and {mat2.shape[0]}x{mat2.shape[1]}"
-        raise RuntimeError(f"mat1 and mat2 shapes cannot be multiplied ({shapes})")
+    check_inner(self, mat2)
     _same_dtype("mm", self, mat2)
     _check_out(out, (self.shape[0], mat2.shape[1]), self.dtype, "mm")
     product(_batched(self), _batched(mat2), _batched(out))
@@ -290,9 +295,7 @@ def addmm_out(
 ) -> torch.Tensor:
     if mat1.dim() != 2 or mat2.dim() != 2:
         raise RuntimeError(f"mat1 and mat2 must be matrices, got {mat1.dim()}-D and {mat2.dim()}-D")
-    if mat1.shape[1] != mat2.shape[0]:
-        shapes = f"{mat1.shape[0]}x{mat1.shape[1]} and {mat2.shape[0]}x{mat2.shape[1]}"
-        raise RuntimeError(f"mat1 and mat2 shapes cannot be multiplied ({shapes})")
+    check_inner(mat1, mat2)
     _same_dtype("addmm", mat1, mat2)
     _check_out(out, (mat1.shape[0], mat2.shape[1]), mat1.dtype, "addmm")
     product(_batched(mat1), _batched(mat2), _batched(out), _batched(self.expand(out.shape)), alpha, beta)

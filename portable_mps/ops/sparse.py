@@ -14,6 +14,7 @@ import torch
 from portable_mps.dispatch.functionality import implements_for, take, take_for_dense
 from portable_mps.dispatch.registry import implements, register
 from portable_mps.dispatch.strided import resized, wrapped_dim
+from portable_mps.ops.matmul import check_inner
 
 _STRUCTURE = """
 _coalesced_ _dimI _dimV _indices _nnz _values dense_dim indices is_coalesced sparse_dim values
@@ -319,11 +320,7 @@ def sparse_sparse_matmul(self: torch.Tensor, other: torch.Tensor) -> torch.Tenso
     """Each element of self meets the row of other that its column names (Gustavson, 1978)."""
     _check_matrix("sparse_sparse_matmul", self, 2)
     _check_matrix("sparse_sparse_matmul", other, 2)
-    if self.size(1) != other.size(0):
-        raise RuntimeError(
-            f"mat1 and mat2 shapes cannot be multiplied ({self.size(0)}x{self.size(1)} and "
-            f"{other.size(0)}x{other.size(1)})"
-        )
+    check_inner(self, other)
     if self.dtype != other.dtype:
         raise RuntimeError(f"mat1 dtype {self.dtype} does not match mat2 dtype {other.dtype}")
     self, other = self.coalesce(), other.coalesce()
@@ -340,13 +337,9 @@ def sparse_sparse_matmul(self: torch.Tensor, other: torch.Tensor) -> torch.Tenso
 
 @implements_for("Sparse", "index_select")
 def index_select(self: torch.Tensor, dim: int, index: torch.Tensor) -> torch.Tensor:
-    if not -self.dim() <= dim < self.dim():
-        raise IndexError(
-            f"Dimension out of range (expected to be in range of [{-self.dim()}, {self.dim() - 1}], but got {dim})"
-        )
+    dim = wrapped_dim(dim, self.dim())
     if index.dim() != 1 or index.dtype not in (torch.int32, torch.int64):
         raise RuntimeError("index_select() argument index must be 1-D tensor of int32 or int64")
-    dim %= self.dim()
     shape = list(self.shape)
     shape[dim] = index.numel()
     if dim >= self.sparse_dim():
@@ -458,7 +451,8 @@ def _refuse_half_to_float(name: str, half_to_float: bool) -> None:
 
 def _softmax_backward(grad: torch.Tensor, output: torch.Tensor, dim: int, log: bool) -> torch.Tensor:
     dim = wrapped_dim(dim, output.dim())
-    output, results = output.coalesce(), output.coalesce()._values()
+    output = output.coalesce()
+    results = output._values()
     gradients = sparse_mask(grad, output)._values()
     if dim >= output.sparse_dim():
         backward = torch.ops.aten._log_softmax_backward_data if log else torch.ops.aten._softmax_backward_data

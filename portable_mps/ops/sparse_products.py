@@ -15,6 +15,7 @@ from portable_mps.dispatch.functionality import implements_for
 from portable_mps.dispatch.launch import check_turns
 from portable_mps.dispatch.promotion import summed_in
 from portable_mps.dispatch.strided import Linear, dtype_defines, resized
+from portable_mps.ops.matmul import check_inner
 from portable_mps.ops.sparse import sparse_sparse_matmul
 from portable_mps.ops.sparse_compressed import LAYOUT_NAMES, compressed, copied_into, elements, in_rows
 from portable_mps.runtime import device
@@ -52,14 +53,16 @@ def _product(
     return output
 
 
+def _blended(product: torch.Tensor, added: torch.Tensor, beta: complex, alpha: complex) -> torch.Tensor:
+    """beta * added + alpha * product; added broadcasts, and is not looked at where beta is 0."""
+    product = product if alpha == 1 else product * alpha
+    return product if beta == 0 else product.add(added.expand(product.shape), alpha=beta)
+
+
 def _check_shapes(mat1: torch.Tensor, mat2: torch.Tensor) -> None:
     if mat1.dim() != 2 or mat2.dim() != 2:
         raise RuntimeError(f"addmm: 2-D matrices expected, got {mat1.dim()}D and {mat2.dim()}D tensors")
-    if mat1.size(1) != mat2.size(0):
-        raise RuntimeError(
-            f"mat1 and mat2 shapes cannot be multiplied ({mat1.size(0)}x{mat1.size(1)} and "
-            f"{mat2.size(0)}x{mat2.size(1)})"
-        )
+    check_inner(mat1, mat2)
 
 
 @implements_for("SparseCsr", "addmm.out")
@@ -92,10 +95,7 @@ def addmm_out(
         product = _product(in_rows(mat2.transpose(0, 1)), mat1.transpose(0, 1)).transpose(0, 1)
     else:
         product = _product(in_rows(mat1), mat2)
-    product = product if alpha == 1 else product * alpha
-    if beta != 0:
-        product = product.add(self.expand(shape), alpha=beta)
-    return resized(out, shape).copy_(product)
+    return resized(out, shape).copy_(_blended(product, self, beta, alpha))
 
 
 @implements_for("SparseCsr", "addmv.out")
@@ -110,10 +110,8 @@ def addmv_out(
 ) -> torch.Tensor:
     if mat.dim() != 2 or vec.dim() != 1 or mat.size(1) != vec.size(0):
         raise RuntimeError(f"size mismatch, got input ({mat.size(0)}), mat ({list(mat.shape)}), vec ({vec.size(0)})")
-    product = _product(in_rows(mat), vec.resolve_conj().unsqueeze(1)).squeeze(1) * alpha
-    if beta != 0:
-        product = product.add(self.expand(mat.size(0)), alpha=beta)
-    return resized(out, product.shape).copy_(product)
+    product = _product(in_rows(mat), vec.resolve_conj().unsqueeze(1)).squeeze(1)
+    return resized(out, product.shape).copy_(_blended(product, self, beta, alpha))
 
 
 def _check_sampled(self: torch.Tensor, mat1: torch.Tensor, mat2: torch.Tensor) -> None:
@@ -158,6 +156,21 @@ def _samples(rows: torch.Tensor, columns: torch.Tensor, left: torch.Tensor, righ
     return output
 
 
+@implements_for("SparseCsr", "sparse_sampled_addmm")
+def sampled_addmm(
+    self: torch.Tensor, mat1: torch.Tensor, mat2: torch.Tensor, *, beta: complex = 1, alpha: complex = 1
+) -> torch.Tensor:
+    """beta * self + alpha * (mat1 @ mat2) at the elements of self; batches of matrices as one whose rows go on."""
+    _check_sampled(self, mat1, mat2)
+    rows, columns = elements(self)
+    left, right = mat1.flatten(0, -2), mat2.mT.flatten(0, -2)
+    matrix = rows.div(max(self.size(-2), 1), rounding_mode="floor")
+    products = _samples(rows, matrix * self.size(-1) + columns, left, right)
+    starts, indices = self.crow_indices().clone(), self.col_indices().clone()
+    values = _blended(products.view(indices.shape), self.values(), beta, alpha)
+    return compressed(starts, indices, values, self.shape, self.layout)
+
+
 @implements_for("SparseCsr", "sparse_sampled_addmm.out")
 def sampled_addmm_out(
     self: torch.Tensor,
@@ -168,26 +181,7 @@ def sampled_addmm_out(
     alpha: complex = 1,
     out: torch.Tensor,
 ) -> torch.Tensor:
-    """beta * self + alpha * (mat1 @ mat2) at the elements of self; batches of matrices as one whose rows go on."""
-    _check_sampled(self, mat1, mat2)
-    rows, columns = elements(self)
-    left, right = mat1.flatten(0, -2), mat2.mT.flatten(0, -2)
-    matrix = rows.div(max(self.size(-2), 1), rounding_mode="floor")
-    products = _samples(rows, matrix * self.size(-1) + columns, left, right)
-    values = products.view(self.col_indices().shape) * alpha
-    if beta != 0:
-        values = values.add(self.values(), alpha=beta)
-    if out is not self:
-        copied_into(out, self)
-    out.values().copy_(values)
-    return out
-
-
-@implements_for("SparseCsr", "sparse_sampled_addmm")
-def sampled_addmm(
-    self: torch.Tensor, mat1: torch.Tensor, mat2: torch.Tensor, *, beta: complex = 1, alpha: complex = 1
-) -> torch.Tensor:
-    return sampled_addmm_out(self, mat1, mat2, beta=beta, alpha=alpha, out=self.clone())
+    return copied_into(out, sampled_addmm(self, mat1, mat2, beta=beta, alpha=alpha))
 
 
 @implements_for("SparseCsr", "_sparse_mm_reduce_impl")
