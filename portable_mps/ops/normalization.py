@@ -186,9 +186,9 @@ def batch_norm_update_stats(
 
 
 def _register_batch_norm_out(name: str, function: Callable[..., tuple[torch.Tensor, ...]]) -> None:
-    arguments = schema(name).arguments
-    names = [argument.name for argument in arguments if argument.is_out]
-    switch = next((place for place, argument in enumerate(arguments) if argument.name == "training"), None)
+    declared = schema(name).arguments
+    names = [argument.name for argument in declared if argument.is_out]
+    switch = next((place for place, argument in enumerate(declared) if argument.name == "training"), None)
 
     def into(*arguments: Any, **outputs: torch.Tensor) -> tuple[torch.Tensor, ...]:
         results = function(*arguments)
