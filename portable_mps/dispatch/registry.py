@@ -5,6 +5,7 @@ Elementwise rows are registered by C++ (csrc/pointwise.cpp) and noted here.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -28,7 +29,26 @@ def reserve(name: str, implementation: Any) -> None:
 def register(name: str, function: Callable[..., Any]) -> None:
     """Make `function` the `mps` kernel of ATen operator `name`. Raises for a second registration."""
     reserve(name, function)
-    _library.impl(name, function)
+    _library.impl(name, _untraced(function) if name in _RECORDED_BY_HAND else function)
+
+
+# torch.jit.trace leaves its recording on inside these: sizes would be tensors there, and our steps part of the graph.
+_RECORDED_BY_HAND = {"_local_scalar_dense", "equal"}
+
+
+def _untraced(function: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(function)
+    def call(*args: Any, **kwargs: Any) -> Any:
+        state: Any = torch._C._get_tracing_state()
+        if state is None:
+            return function(*args, **kwargs)
+        torch._C._set_tracing_state(None)  # type: ignore[attr-defined]
+        try:
+            return function(*args, **kwargs)
+        finally:
+            torch._C._set_tracing_state(state)  # type: ignore[attr-defined]
+
+    return call
 
 
 def register_composite(name: str, function: Callable[..., Any]) -> None:

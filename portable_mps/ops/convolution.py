@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
+from torch._prims_common import suggest_memory_format
 
 from portable_mps.dispatch.launch import check_turns, grid, launch
 from portable_mps.dispatch.promotion import storage, summed_in
@@ -24,6 +25,7 @@ _col2im = Template("convolution", "col2im", _LAYOUT)
 _forward = Template("convolution", "forward", _LAYOUT)
 _backward_image = Template("convolution", "backward_image", _LAYOUT)
 _backward_weight = Template("convolution", "backward_weight", _LAYOUT)
+_SMALL = {torch.float32, torch.float16, torch.bfloat16, torch.complex64, torch.complex32}
 _COLUMN_BYTES = 1 << 30  # columns held at a time: larger batches go in parts
 
 
@@ -211,6 +213,38 @@ def _check_windows(stride: Sequence[int], padding: Sequence[int], groups: int) -
         raise RuntimeError("negative padding is not supported")
 
 
+def _check_sizes(
+    input: torch.Tensor,
+    weight: torch.Tensor,
+    limits: Sequence[int] | None,
+    output_padding: Sequence[int],
+) -> None:
+    """What torch checks before it convolves a batch with channels; `limits` of the output padding, if transposed."""
+    if 0 in input.shape:
+        raise RuntimeError(
+            f"Only zero batch or zero channel inputs are supported, but got input shape: {list(input.shape)}"
+        )
+    if limits is None:
+        return
+    if weight.numel() == 0:
+        raise RuntimeError(f"non-empty weight tensor expected, but got: {list(weight.shape)}")
+    if any(more >= limit for more, limit in zip(output_padding, limits, strict=True)):
+        raise RuntimeError(
+            f"output padding must be smaller than either stride or dilation, but got output_padding "
+            f"{list(output_padding)} where {list(limits)} is the larger of the two"
+        )
+
+
+def _transposed_size(size: Sequence[int], weight: Sequence[int], windows: Sequence[Sequence[int]]) -> list[int]:
+    """windows: stride, padding, dilation and output padding."""
+    each = zip(size, weight[2:], *windows, strict=True)
+    return [(n - 1) * s - 2 * p + d * (k - 1) + more + 1 for n, k, s, p, d, more in each]
+
+
+def _spread(values: Sequence[int], rank: int) -> Sequence[int]:
+    return list(values) * rank if len(values) == 1 else values
+
+
 def _geometry(
     image: Sequence[int],
     result: Sequence[int],
@@ -221,10 +255,6 @@ def _geometry(
     dilation: Sequence[int],
 ) -> Geometry:
     rank = len(weight) - 2
-
-    def spread(values: Sequence[int]) -> Sequence[int]:
-        return list(values) * rank if len(values) == 1 else values
-
     return Geometry(
         batch=image[0],
         channels=image[1],
@@ -233,10 +263,40 @@ def _geometry(
         size=_three(image[2:], 1),
         output=_three(result[2:], 1),
         kernel=_three(weight[2:], 1),
-        stride=_three(spread(stride), 1),
-        padding=_three(spread(padding), 0),
-        dilation=_three(spread(dilation), 1),
+        stride=_three(_spread(stride, rank), 1),
+        padding=_three(_spread(padding, rank), 0),
+        dilation=_three(_spread(dilation, rank), 1),
     )
+
+
+def _memory_format(input: torch.Tensor, weight: torch.Tensor) -> torch.memory_format:
+    """Of a result, as on the CPU: channels-last where input or weight is, in 3 dimensions for floats up to 32 bits."""
+    formats = {suggest_memory_format(input), suggest_memory_format(weight)}
+    if torch.channels_last in formats:
+        return torch.channels_last
+    is_small = input.dtype in _SMALL
+    return torch.channels_last_3d if is_small and torch.channels_last_3d in formats else torch.contiguous_format
+
+
+def _gradients_format(input: torch.Tensor, weight: torch.Tensor) -> torch.memory_format:
+    return torch.contiguous_format if input.is_complex() else _memory_format(input, weight)
+
+
+@implements("_convolution")
+def _convolution(
+    input: torch.Tensor,
+    weight: torch.Tensor,
+    bias: torch.Tensor | None,
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+    transposed: bool,
+    output_padding: Sequence[int],
+    groups: int,
+    *flags: bool,
+) -> torch.Tensor:
+    """What a trace records; its flags are for other backends."""
+    return convolution(input, weight, bias, stride, padding, dilation, transposed, output_padding, groups)
 
 
 @implements("convolution")
@@ -252,6 +312,10 @@ def convolution(
     groups: int,
 ) -> torch.Tensor:
     """Shapes and most checks are those of torch's own meta function."""
+    if torch._C._get_tracing_state() is not None:
+        # torch does not record this operator but the one that it calls.
+        arguments = (stride, padding, dilation, transposed, output_padding, groups)
+        return torch._convolution(input, weight, bias, *arguments, False, False, True, True)
     _check_windows(stride, padding, groups)
     if weight.dim() < 3:
         raise RuntimeError("weight should have at least three dimensions")
@@ -263,6 +327,13 @@ def convolution(
     _check(input, weight, bias, groups, transposed)
     if any(value <= 0 for value in dilation):
         raise RuntimeError(f"dilation should be greater than zero, but got {list(dilation)}")
+    rank = weight.dim() - 2
+    if input.shape[0] and input.shape[1]:
+        limits = [max(s, d) for s, d in zip(_spread(stride, rank), _spread(dilation, rank), strict=True)]
+        _check_sizes(input, weight, limits if transposed else None, _spread(output_padding, rank))
+    elif transposed and not input.shape[0]:
+        windows = [_spread(v, rank) for v in (stride, padding, dilation, output_padding)]
+        return input.new_empty((0, weight.shape[1] * groups, *_transposed_size(input.shape[2:], weight.shape, windows)))
     shape = torch.ops.aten.convolution.default(
         *(None if t is None else torch.empty(t.shape, device="meta") for t in (input, weight, bias)),
         stride,
@@ -272,13 +343,16 @@ def convolution(
         output_padding,
         groups,
     ).shape
+    memory_format = _memory_format(input, weight)
     input, weight = input.contiguous(), weight.contiguous()
     bias = None if bias is None else bias.contiguous()
     if transposed:
         geometry = _geometry(shape, input.shape, weight.shape, groups, stride, padding, dilation)
-        return _image_gradient(geometry, input, weight, bias).view(shape)
-    geometry = _geometry(input.shape, shape, weight.shape, groups, stride, padding, dilation)
-    return _convolve(geometry, input, weight, bias).view(shape)
+        result = _image_gradient(geometry, input, weight, bias)
+    else:
+        geometry = _geometry(input.shape, shape, weight.shape, groups, stride, padding, dilation)
+        result = _convolve(geometry, input, weight, bias)
+    return result.view(shape).contiguous(memory_format=memory_format)
 
 
 @implements("convolution_backward")
@@ -299,17 +373,19 @@ def convolution_backward(
         arguments = (bias_sizes, stride, padding, dilation, transposed, output_padding, groups, output_mask)
         grads = convolution_backward(grad_output.unsqueeze(0), input.unsqueeze(0), weight, *arguments)
         return (None if grads[0] is None else grads[0].squeeze(0), *grads[1:])
+    memory_format = _gradients_format(input, weight)
     grad_output, input, weight = grad_output.contiguous(), input.contiguous(), weight.contiguous()
     image, result = (grad_output, input) if transposed else (input, grad_output)
     geometry = _geometry(image.shape, result.shape, weight.shape, groups, stride, padding, dilation)
     grad_input = grad_weight = grad_bias = None
     if output_mask[0]:
         if transposed:
-            grad_input = _convolve(geometry, grad_output, weight, None).view(input.shape)
+            grad_input = _convolve(geometry, grad_output, weight, None)
         else:
-            grad_input = _image_gradient(geometry, grad_output, weight).view(input.shape)
+            grad_input = _image_gradient(geometry, grad_output, weight)
+        grad_input = grad_input.view(input.shape).contiguous(memory_format=memory_format)
     if output_mask[1]:
-        grad_weight = _weight_gradient(geometry, image, result, weight.shape)
+        grad_weight = _weight_gradient(geometry, image, result, weight.shape).contiguous(memory_format=memory_format)
     if output_mask[2]:
         grad_bias = grad_output.sum([0, *range(2, grad_output.dim())])
     return grad_input, grad_weight, grad_bias

@@ -52,7 +52,7 @@ def _tasks(options: argparse.Namespace) -> Iterator[sweep.Task]:
     is_quick = options.dtypes == ["quick"]
     for index, dtype in enumerate(_dtypes(list(CLASSES) if is_quick else options.dtypes)):
         for op in ops:
-            of_op = judge.quick_dtypes(op) if is_quick else judge.dtypes_of(op)
+            of_op = judge.quick_dtypes(op) if is_quick else [*judge.dtypes_of(op), *judge.lacking(op)]
             supported = {judge.name_of(d): d for d in of_op}
             if dtype in supported:
                 checks = judge.quick_checks_of if is_quick else judge.checks_of

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import torch
+
 CLASSES = {
     "basic": ("float32", "float16", "bfloat16", "bool", "int64", "int32", "int16", "int8", "uint8"),
     "wide": ("float64", "complex64", "complex128", "complex32"),
     "rare": ("uint16", "uint32", "uint64", "float8_e4m3fn", "float8_e5m2", "float8_e4m3fnuz", "float8_e5m2fnuz"),
 }
+DTYPES = [getattr(torch, name) for names in CLASSES.values() for name in names]
 TITLES = {
     "basic": "bool, integers, float16, bfloat16, float32",
     "wide": "float64 and complex",

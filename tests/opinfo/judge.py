@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 import warnings
 import zlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -18,7 +18,9 @@ from torch.testing import make_tensor
 from torch.testing._internal.common_methods_invocations import op_db
 from torch.utils import _pytree as pytree
 
-from opinfo import compare, samples, ties
+from opinfo import both, compare, layouts, mixed, overlap, results, samples, special, ties, transforms, unsupported
+from opinfo.both import Problems, Sample
+from opinfo.dtypes import DTYPES
 
 OPERATORS = {op.full_name: op for op in op_db}
 NO_DTYPE = "-"
@@ -27,10 +29,12 @@ NO_DTYPE = "-"
 QUICK = 4
 """How many samples the quick part takes, and how many more of other structures."""
 
-Sample = Any  # torch.testing._internal.opinfo.core.SampleInput
-# Their saved mean and deviation are float32 for half types on torch's GPUs, of the input's dtype on its CPU.
-_WITH_STATISTICS = {"_batch_norm_with_update", "_native_batch_norm_legit", "native_batch_norm"}
-_WITH_STATISTICS |= {"native_group_norm", "native_layer_norm"}
+# What they judge depends on an argument's place and kind, not on its size: the full sweep takes no more samples.
+_OF_STRUCTURE = {"dtypes", "mixed", "overlap", "results"}
+
+# Only in the full sweep.
+_FURTHER = {"special", "strides", "dtypes", "results", "overlap", "mixed", "vmap", "vjp", "jvp"}
+
 _RESIZED = "An output with one or more elements"
 
 
@@ -80,31 +84,56 @@ def dtypes_of(op: Any) -> list[torch.dtype]:
     return sorted(op.supported_dtypes("cpu"), key=str)
 
 
+def lacking(op: Any) -> list[torch.dtype]:
+    """The dtypes that the CPU does not have for the operator: what they raise is a check of its own."""
+    of_op = op.supported_dtypes("cpu")
+    return [d for d in DTYPES if d not in of_op]
+
+
 def quick_dtypes(op: Any) -> list[torch.dtype]:
-    """float32 and another, chosen by the name so that the operators together meet them all."""
+    """float32 and another, and one that the operator lacks: chosen by the name, so that together they meet them all."""
     dtypes = dtypes_of(op)
     others = [d for d in dtypes if d != torch.float32]
     if others:
-        dtypes = [d for d in dtypes if d in (torch.float32, others[zlib.crc32(op.full_name.encode()) % len(others)])]
-    return dtypes
+        dtypes = [d for d in dtypes if d in (torch.float32, _one_of(others, op))]
+    return [*dtypes, _one_of(lacking(op), op)] if lacking(op) else dtypes
+
+
+def _one_of(items: list[Any], op: Any) -> Any:
+    return items[zlib.crc32(op.full_name.encode()) % len(items)]
 
 
 def checks_of(op: Any, dtype: torch.dtype) -> list[str]:
     """The checks that apply to the pair."""
+    of_op = dtypes_of(op)
+    if dtype not in of_op:
+        return ["dtypes"]
     checks = ["forward", "noncontiguous"]
     if op.supports_out:
         checks.append("out")
     if op.inplace_variant is not None:
         checks.append("inplace")
-    if dtype in op.supported_backward_dtypes("cpu"):
+    has_gradient = dtype in op.supported_backward_dtypes("cpu")
+    if has_gradient:
         checks.append("grad")
+    if dtype.is_floating_point or dtype.is_complex:
+        checks.append("special")
+    if dtype in _representative(of_op):
+        checks += ["strides", "overlap", "mixed", "results", "vmap"]
+        checks += ["vjp"] if has_gradient else []
+        checks += ["jvp"] if has_gradient and op.supports_forward_ad else []
     return checks
+
+
+def _representative(dtypes: list[torch.dtype]) -> list[torch.dtype]:
+    """One dtype of each kind of kernel, for what hardly depends on the dtype."""
+    return [d for d in dtypes if d in (torch.float32, torch.int64, torch.complex64)] or dtypes[:1]
 
 
 def quick_checks_of(op: Any, dtype: torch.dtype) -> list[str]:
     """Strides and outputs are a launcher's matter: one dtype of an operator shows it."""
     if dtype == torch.float32 or torch.float32 not in dtypes_of(op):
-        return checks_of(op, dtype)
+        return [check for check in checks_of(op, dtype) if check not in _FURTHER]
     return [check for check in checks_of(op, dtype) if check in ("forward", "grad")]
 
 
@@ -118,7 +147,7 @@ def judge(op: Any, dtype: torch.dtype | None, check: str, quick: bool = False) -
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         for sample, is_quick in samples.with_quick(_inputs(op, dtype, check), QUICK):
-            if is_quick or not quick:
+            if is_quick or not (quick or check in _OF_STRUCTURE):
                 for problem in of_sample(op, dtype, sample):
                     verdict.count(problem, is_quick)
     verdict.fell_back = sorted(n for n, count in fallback.fallen_back.items() if count != before.get(n, 0))
@@ -129,106 +158,42 @@ def name_of(dtype: torch.dtype) -> str:
     return str(dtype).removeprefix("torch.")
 
 
-# A check of a sample yields what was wrong, or None, for each thing that it judged.
-Problems = Iterator[Exception | None]
-
-
 def _inputs(op: Any, dtype: torch.dtype | None, check: str) -> Iterable[Sample]:
     if dtype is None:
         return op.error_inputs("cpu") if op.error_inputs_func is not None else ()
-    return op.sample_inputs("cpu", dtype, requires_grad=check == "grad")
-
-
-def _attempt(function: Callable[[], Any]) -> tuple[Any, Exception | None]:
-    try:
-        return function(), None
-    except Exception as error:  # whatever an operator raises is the matter here
-        return None, error
-
-
-def _compared(op: Any, dtype: torch.dtype, function: Callable[..., Any], sample: Sample) -> Iterator[Exception | None]:
-    expected, refusal = _attempt(lambda: samples.call(op, function, sample, "cpu"))
-    if refusal is not None:
-        return
-
-    def check() -> None:
-        actual = samples.call(op, function, sample, "mps")
-        compare.assert_agree(
-            _processed(op, sample, actual),
-            _processed(op, sample, expected),
-            compare.tolerance(op, dtype),
-            again=lambda state: _processed(op, sample, _reseeded(op, function, sample, state)),
-            reference=lambda: _processed(op, sample, samples.call(op, function, _exact(sample), "cpu")),
-            values=compare.promises_values(op),
-        )
-
-    yield _attempt(check)[1]
-
-
-def _processed(op: Any, sample: Sample, result: Any) -> Any:
-    """Make equal what an operator may choose: the signs of singular vectors (torch's function), ties (ours)."""
-    if op.name in _WITH_STATISTICS and isinstance(result, tuple):
-        result = (result[0], *(t.to(result[0].dtype) for t in result[1:]))
-    return ties.resolve(op, sample, sample.output_process_fn_grad(result))
-
-
-def _exact(sample: Sample) -> Sample:
-    input, args, kwargs = compare.exact((sample.input, sample.args, sample.kwargs))
-    wide = type(sample)(input, args=tuple(args), kwargs=kwargs)
-    wide.output_process_fn_grad = sample.output_process_fn_grad
-    return wide
-
-
-def _reseeded(op: Any, function: Callable[..., Any], sample: Sample, state: int) -> Any:
-    with samples.reseeded(state):
-        return samples.call(op, function, sample, "cpu")
+    if check == "dtypes":
+        dtype = unsupported.base_dtype(op)
+    return op.sample_inputs("cpu", dtype, requires_grad=check in ("grad", "vjp", "jvp"))
 
 
 @torch.no_grad()
 def forward(op: Any, dtype: torch.dtype, sample: Sample) -> Problems:
-    yield from _compared(op, dtype, op, sample)
+    yield from both.compared(op, dtype, op, sample)
 
 
 @torch.no_grad()
 def noncontiguous(op: Any, dtype: torch.dtype, sample: Sample) -> Problems:
-    strided, refusal = _attempt(sample.noncontiguous)
+    strided, refusal = both.attempt(sample.noncontiguous)
     if refusal is None:
         strided.output_process_fn_grad = sample.output_process_fn_grad
-        yield from _compared(op, dtype, op, strided)
+        yield from both.compared(op, dtype, op, strided)
 
 
 @torch.no_grad()
 def inplace(op: Any, dtype: torch.dtype, sample: Sample) -> Problems:
-    def both(input: Any, *args: Any, **kwargs: Any) -> Any:
+    def and_input(input: Any, *args: Any, **kwargs: Any) -> Any:
         result = op.inplace_variant(input, *args, **kwargs)
         return result, input
 
     if sample.broadcasts_input:
         return
-    problems = list(_compared(op, dtype, both, sample))
-    yield from problems or _refused(op, both, sample)
-
-
-def _refused(op: Any, function: Callable[..., Any], sample: Sample) -> Problems:
-    """The CPU refuses the arguments: so must the device, with the same type."""
-    refusal = _attempt(lambda: samples.call(op, function, sample, "cpu"))[1]
-    error = _attempt(lambda: samples.call(op, function, sample, "mps"))[1]
-    yield _different_refusal(refusal, error)
-
-
-def _different_refusal(refusal: Exception | None, error: Exception | None) -> Exception | None:
-    if type(refusal) is type(error):
-        return None
-    if isinstance(error, NotImplementedError):
-        return error
-    have = "nothing was raised" if error is None else f"{type(error).__name__} ({str(error).partition(chr(10))[0]})"
-    want = f"{type(refusal).__name__} ({str(refusal).partition(chr(10))[0]})"
-    return AssertionError(f"{have} instead of {want}")
+    problems = list(both.compared(op, dtype, and_input, sample))
+    yield from problems or both.refused(op, and_input, sample)
 
 
 def grad(op: Any, dtype: torch.dtype, sample: Sample) -> Problems:
     gradients = _Gradients(op, sample)
-    expected, refusal = _attempt(lambda: gradients.on("cpu"))
+    expected, refusal = both.attempt(lambda: gradients.on("cpu"))
     if refusal is not None or not expected:
         return
 
@@ -238,7 +203,7 @@ def grad(op: Any, dtype: torch.dtype, sample: Sample) -> Problems:
             expected,
             compare.tolerance(op, dtype, gradient=True),
             again=gradients.reseeded,
-            reference=lambda: _Gradients(op, _exact(sample)).on("cpu"),
+            reference=lambda: _Gradients(op, both.exact(sample)).on("cpu"),
             values=compare.promises_values(op),
         )
 
@@ -248,7 +213,7 @@ def grad(op: Any, dtype: torch.dtype, sample: Sample) -> Problems:
         grouped = (ties.by_value(op, sample, g) for g in (actual, expected))
         compare.assert_agree(*grouped, {torch.float64: compare.Tolerance(1e-5, 1e-5)}, device="cpu")
 
-    yield _attempt(check_by_value if ties.is_free(op, sample) else check)[1]
+    yield both.attempt(check_by_value if ties.is_free(op, sample) else check)[1]
 
 
 class _Gradients:
@@ -293,7 +258,7 @@ def _cotangent(output: torch.Tensor, generator: torch.Generator, device: str) ->
 @torch.no_grad()
 def out(op: Any, dtype: torch.dtype, sample: Sample) -> Problems:
     """torch's test_out and test_out_warning, against the CPU: what it writes, keeps, resizes and refuses."""
-    expected, refusal = _attempt(lambda: samples.call(op, op, sample, "cpu"))
+    expected, refusal = both.attempt(lambda: samples.call(op, op, sample, "cpu"))
     leaves = pytree.tree_leaves(expected)
     if refusal is not None or not leaves or not all(isinstance(t, torch.Tensor) for t in leaves):
         return
@@ -301,9 +266,9 @@ def out(op: Any, dtype: torch.dtype, sample: Sample) -> Problems:
         yield from _written(op, dtype, sample, expected, make)
     if not op.is_factory_function and not compare.torch_expects_failure(op, "test_out", dtype):
         elsewhere = pytree.tree_map(torch.empty_like, expected)
-        if isinstance(_attempt(lambda: samples.call(op, _with_out(op, elsewhere), sample, "cpu"))[1], TypeError):
+        if isinstance(both.attempt(lambda: samples.call(op, _with_out(op, elsewhere), sample, "cpu"))[1], TypeError):
             return  # no overload with out= takes these arguments
-        error = _attempt(lambda: samples.call(op, _with_out(op, elsewhere), sample, "mps"))[1]
+        error = both.attempt(lambda: samples.call(op, _with_out(op, elsewhere), sample, "mps"))[1]
         refused = isinstance(error, RuntimeError) and not isinstance(error, NotImplementedError)
         yield None if refused else AssertionError(f"out= on the CPU: {error!r} instead of RuntimeError"[:200])
 
@@ -326,19 +291,19 @@ def _written(op: Any, dtype: torch.dtype, sample: Sample, expected: Any, make: C
         warned = any(_RESIZED in str(w.message) for w in caught)
         return [a == b for a, b in zip(after, before, strict=True)], warned
 
-    behaviour, refusal = _attempt(lambda: write("cpu"))
+    behaviour, refusal = both.attempt(lambda: write("cpu"))
 
     def check() -> None:
         kept, warned = write("mps")
         compare.assert_agree(
-            _processed(op, sample, outputs["mps"]),
-            _processed(op, sample, outputs["cpu"]),
+            both.processed(op, sample, outputs["mps"]),
+            both.processed(op, sample, outputs["cpu"]),
             compare.tolerance(op, dtype),
             # Into outputs of the same dtypes: what they round is not drawn.
-            again=lambda state: _processed(
-                op, sample, _reseeded(op, _with_out(op, pytree.tree_map(make, expected)), sample, state)
+            again=lambda state: both.processed(
+                op, sample, both.reseeded(op, _with_out(op, pytree.tree_map(make, expected)), sample, state)
             ),
-            reference=lambda: _processed(op, sample, samples.call(op, op, _exact(sample), "cpu")),
+            reference=lambda: both.processed(op, sample, samples.call(op, op, both.exact(sample), "cpu")),
             values=compare.promises_values(op),
         )
         if behaviour[1] and not warned:
@@ -349,10 +314,10 @@ def _written(op: Any, dtype: torch.dtype, sample: Sample, expected: Any, make: C
             raise AssertionError("the output's strides or memory changed")
 
     if refusal is None:
-        yield _named(make, _attempt(check)[1])
+        yield _named(make, both.attempt(check)[1])
     elif make is _integers and any(t.is_floating_point() or t.is_complex() for t in pytree.tree_leaves(expected)):
         # As in test_out: what an integer result may be cast to differs from operator to operator.
-        yield _named(make, _different_refusal(refusal, _attempt(lambda: write("mps"))[1]))
+        yield _named(make, both.different_refusal(refusal, both.attempt(lambda: write("mps"))[1]))
 
 
 def _named(make: Callable[..., Any], problem: Exception | None) -> Exception | None:
@@ -393,7 +358,7 @@ def errors(op: Any, dtype: None, error_input: Any) -> Problems:
     """An error input raises the type that the CPU raises."""
     refusal, error = _both_refusals(op, error_input)
     if refusal is not None:
-        yield _different_refusal(refusal, error)
+        yield both.different_refusal(refusal, error)
 
 
 def messages(op: Any, dtype: None, error_input: Any) -> Problems:
@@ -406,11 +371,16 @@ def messages(op: Any, dtype: None, error_input: Any) -> Problems:
 
 def _both_refusals(op: Any, error_input: Any) -> tuple[Exception | None, Exception | None]:
     sample = error_input.sample_input
-    refusal, error = (_attempt(lambda: samples.call(op, op, sample, on))[1] for on in ("cpu", "mps"))  # noqa: B023
+    refusal, error = (both.attempt(lambda: samples.call(op, op, sample, on))[1] for on in ("cpu", "mps"))  # noqa: B023
     return refusal, error
 
 
 _CHECKS: dict[str, Callable[..., Problems]] = {
-    check.__name__: check for check in (forward, noncontiguous, out, inplace, grad, errors, messages)
+    check.__name__: check
+    for check in (
+        *(forward, noncontiguous, out, inplace, grad, errors, messages),
+        *(layouts.strides, special.special, unsupported.dtypes, results.results, overlap.overlap, mixed.mixed),
+        *(transforms.vmap, transforms.vjp, transforms.jvp),
+    )
 }
 CHECKS = tuple(_CHECKS)

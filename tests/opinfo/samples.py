@@ -10,6 +10,19 @@ from unittest import mock
 import torch
 from torch.utils import _pytree as pytree
 
+_kept: torch.Tensor | None = None
+
+
+@contextlib.contextmanager
+def on_host(tensor: torch.Tensor) -> Iterator[None]:
+    """The tensor stays on the CPU, whatever device its neighbours are moved to."""
+    global _kept
+    _kept = tensor
+    try:
+        yield
+    finally:
+        _kept = None
+
 
 class Mover:
     """Copies nests of arguments to a device with their strides, offsets and shared storages.
@@ -29,6 +42,8 @@ class Mover:
 
     def _value(self, value: Any) -> Any:
         if isinstance(value, torch.Tensor):
+            if value is _kept:
+                return value
             if id(value) not in self._moved:
                 self._originals.append(value)
                 self._moved[id(value)] = self._tensor(value)
@@ -91,12 +106,12 @@ def _kind(leaf: Any) -> tuple[Any, ...]:
 
 
 # Arguments that stay on the host with every device.
-_HOST_ARGUMENTS = {"tensor_split"}  # its indices decide the shapes
+HOST_ARGUMENTS = {"tensor_split"}  # its indices decide the shapes
 
 
 def arguments(op: Any, sample: Any, device: str) -> tuple[Any, tuple[Any, ...], dict[str, Any]]:
     """Copies on the device of a sample's input, args and kwargs."""
-    if op.name in _HOST_ARGUMENTS:
+    if op.name in HOST_ARGUMENTS:
         return Mover(device)(sample.input), Mover("cpu")(tuple(sample.args)), dict(sample.kwargs)
     input, args, kwargs = Mover(device)((sample.input, tuple(sample.args), sample.kwargs))
     if op.is_factory_function and not any(isinstance(a, torch.Tensor) for a in (input, *args)):

@@ -14,6 +14,18 @@ Verdicts = dict[tuple[str, str, str], dict[str, Any]]
 
 _EACH_PAIR = ("forward", "noncontiguous", "out", "inplace")
 
+_FURTHER = {
+    "special": "NaN, infinities, zeros, denormals and the ends of the range in every floating-point input",
+    "strides": "outputs lie in memory as the CPU's, for contiguous, channels-last and transposed inputs",
+    "dtypes": "dtypes that the CPU lacks raise its exception type (or work where torch's GPUs have them)",
+    "results": "every `dtype=`, and every dtype of `out=`",
+    "overlap": "outputs and in-place targets that overlap themselves or an input",
+    "mixed": "tensors of the CPU beside the device's, as torch takes them beside CUDA's",
+    "vmap": "`torch.func.vmap` over a new first dimension",
+    "vjp": "`torch.func.vjp`",
+    "jvp": "`torch.func.jvp`",
+}
+
 _HEAD = """\
 # Operators
 
@@ -28,7 +40,7 @@ Upstream's `mps` device expects 1,449 of 6,121 pairs to fail.
 
 
 def render(verdicts: Verdicts) -> str:
-    return "\n".join([_HEAD, _extent(verdicts), _totals(verdicts), _operators(verdicts)])
+    return "\n".join([_HEAD, _extent(verdicts), _totals(verdicts), _further(verdicts), _operators(verdicts)])
 
 
 def _extent(verdicts: Verdicts) -> str:
@@ -54,6 +66,19 @@ def _totals(verdicts: Verdicts) -> str:
         if judged:
             right = judged - sum(v["failed"] for v in inputs)
             lines.append(f"| {check} | {title} | {right:,} | {judged:,} | {right / judged:.1%} |")
+    return "\n".join(lines) + "\n"
+
+
+def _further(verdicts: Verdicts) -> str:
+    lines = ["| check | what agrees with the CPU | pairs that pass | of | inputs that pass | of |"]
+    lines.append("| --- | --- | ---: | ---: | ---: | ---: |")
+    for check, what in _FURTHER.items():
+        of_check = [v for v in verdicts.values() if v["check"] == check and v["judged"]]
+        if of_check:
+            passed = sum(v["status"] == "pass" for v in of_check)
+            inputs, failed = (sum(v[key] for v in of_check) for key in ("judged", "failed"))
+            counts = f"{passed:,} | {len(of_check):,} | {inputs - failed:,} | {inputs:,}"
+            lines.append(f"| {check} | {what} | {counts} |")
     return "\n".join(lines) + "\n"
 
 

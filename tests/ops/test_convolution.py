@@ -92,6 +92,57 @@ def test_channels_last():
     compare(lambda x, w: F.conv2d(x, w, padding=1), x, sample(4, 3, 3, 3), grad=True, **CLOSE)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.complex64])
+@pytest.mark.parametrize("dims", [2, 3])
+@pytest.mark.parametrize("transposed", [False, True])
+@pytest.mark.parametrize("which", ["input", "weight", "neither"])
+def test_memory_formats_are_the_cpus(dtype, dims, transposed, which):
+    function = getattr(F, f"conv_transpose{dims}d" if transposed else f"conv{dims}d")
+    last = {2: torch.channels_last, 3: torch.channels_last_3d}[dims]
+    tensors = {"input": sample(2, 4, *[5] * dims, dtype=dtype), "weight": sample(4, 4, *[3] * dims, dtype=dtype)}
+    if which in tensors:
+        tensors[which] = tensors[which].contiguous(memory_format=last)
+    strides = []
+    for device in ("cpu", "mps"):
+        input, weight = (t.to(device).requires_grad_() for t in tensors.values())
+        result = function(input, weight)
+        gradients = torch.autograd.grad(result, (input, weight), torch.ones_like(result))
+        strides.append([t.stride() for t in (result, *gradients)])
+    assert strides[0] == strides[1]
+
+
+def test_output_padding_is_below_stride_or_dilation():
+    x, w = sample(1, 2, 3, 3).to("mps"), sample(2, 2, 3, 3).to("mps")
+    with pytest.raises(RuntimeError, match="output padding must be smaller"):
+        F.conv_transpose2d(x, w, output_padding=1)
+    compare(lambda x, w: F.conv_transpose2d(x, w, output_padding=1, dilation=2), x.cpu(), w.cpu(), **CLOSE)
+
+
+@pytest.mark.parametrize("shape", [(0, 2, 1, 1), (0, 2, 3, 3), (1, 2, 0, 3)])
+@pytest.mark.parametrize("padding", [0, 1])
+@pytest.mark.parametrize("transposed", [False, True])
+def test_empty_inputs(shape, padding, transposed):
+    function = F.conv_transpose2d if transposed else F.conv2d
+    x, w = torch.empty(shape), sample(2, 2, 1, 1)
+    try:
+        expected = function(x, w, padding=padding, stride=2)
+    except RuntimeError:
+        with pytest.raises(RuntimeError):
+            function(x.to("mps"), w.to("mps"), padding=padding, stride=2)
+    else:
+        assert function(x.to("mps"), w.to("mps"), padding=padding, stride=2).shape == expected.shape
+
+
+@pytest.mark.parametrize("dims", SIZES)
+@pytest.mark.parametrize("transposed", [False, True])
+def test_trace(dims, transposed):
+    layer = getattr(torch.nn, f"ConvTranspose{dims}d" if transposed else f"Conv{dims}d")(4, 6, 3).to("mps")
+    x, other = sample(2, 4, *SIZES[dims]).to("mps"), sample(3, 4, *SIZES[dims], seed=1).to("mps")
+    traced = torch.jit.trace(layer, x)
+    assert "aten::_convolution" in str(traced.graph)
+    torch.testing.assert_close(traced(other), layer(other))
+
+
 def test_second_derivatives():
     x = sample(1, 2, 4, 4, dtype=torch.float64).to("mps").requires_grad_()
     w = sample(2, 2, 2, 2, dtype=torch.float64).to("mps").requires_grad_()
