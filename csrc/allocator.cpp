@@ -1,12 +1,12 @@
 #include "allocator.h"
 
+#include "python.h"
 #include "runtime.h"
 
 #include <c10/util/Exception.h>
 
 #include <algorithm>
 #include <atomic>
-#include <map>
 #include <memory>
 #include <mutex>
 #include <set>
@@ -16,11 +16,17 @@
 namespace portable_mps {
 namespace {
 
+using c10::CachingAllocator::Stat;
+using c10::CachingAllocator::StatArray;
+using c10::CachingAllocator::StatType;
+using c10::CachingDeviceAllocator::DeviceStats;
+
 constexpr size_t kGranularity = 512;  // vector loads and texture-sized alignments all divide it
 constexpr size_t kSmallestSlab = 32 << 20;
 constexpr size_t kLargestSlab = size_t{1}
                                 << 30;  // llvmpipe refuses 2 GiB; larger tensors get their own slab
 constexpr size_t kSlabRounding = 2 << 20;
+constexpr size_t kLargeRequest = 1 << 20;  // what torch.accelerator counts as the large pool
 
 size_t round_up(size_t value, size_t multiple) {
   return (value + multiple - 1) / multiple * multiple;
@@ -40,6 +46,9 @@ struct Block {
   Block* previous;
   Block* next;
   bool free;
+  size_t requested = 0;
+
+  bool is_whole_slab() const { return previous == nullptr && next == nullptr; }
 };
 
 struct SmallestFirst {
@@ -48,16 +57,48 @@ struct SmallestFirst {
   }
 };
 
-class CachingAllocator final : public c10::Allocator {
+// Every tensor of this device comes by here before an operator can see it: the first one has the
+// operators registered, so that `import torch` need not wait for them.
+void load_operators() {
+  static std::atomic<bool> loaded{false};
+  if (!loaded.load(std::memory_order_acquire)) {
+    in_python([] { py::module_::import("portable_mps.ops"); });
+    loaded.store(true, std::memory_order_release);
+  }
+}
+
+// Apply `change` to a figure's total and to its part for small or large requests.
+template <typename Change>
+void count(StatArray& figure, bool large, const Change& change) {
+  change(figure[static_cast<size_t>(StatType::AGGREGATE)]);
+  change(figure[static_cast<size_t>(large ? StatType::LARGE_POOL : StatType::SMALL_POOL)]);
+}
+
+void increase(StatArray& figure, size_t amount, bool large) {
+  count(figure, large, [&](Stat& stat) { stat.increase(amount); });
+}
+
+void decrease(StatArray& figure, size_t amount, bool large) {
+  count(figure, large, [&](Stat& stat) { stat.decrease(amount); });
+}
+
+size_t current(const StatArray& figure) {
+  return static_cast<size_t>(figure[static_cast<size_t>(StatType::AGGREGATE)].current);
+}
+
+// One pool of slabs serves all sizes. Requests are counted as small or large by torch's bound;
+// slabs and what is free in them always as large.
+class CachingAllocator final : public c10::DeviceAllocator {
  public:
   c10::DataPtr allocate(size_t bytes) override {
+    load_operators();
     if (bytes == 0) {
       return {nullptr, runtime::mps_device()};
     }
     const size_t size = round_up(bytes, kGranularity);
-    Block* block = take(size);
+    Block* block = take(size, bytes);
     if (block == nullptr) {
-      block = grow_and_take(size);
+      block = grow_and_take(size, bytes);
     }
     void* address = reinterpret_cast<void*>(block->address);
     return {address, block, &CachingAllocator::release, runtime::mps_device()};
@@ -68,21 +109,52 @@ class CachingAllocator final : public c10::Allocator {
                   bytes);
   }
 
-  MemoryStats stats() {
-    std::lock_guard<std::mutex> lock(mutex_);
+  // Statistics and the cache can be asked about before the device is open: they are empty.
+  bool initialized() override { return true; }
+
+  void recordStream(const c10::DataPtr&, c10::Stream) override {}  // there is one stream
+
+  DeviceStats getDeviceStats(c10::DeviceIndex index) override {
+    runtime::check_index(index);
+    const std::lock_guard<std::mutex> lock(mutex_);
     return stats_;
   }
 
-  void release_unused_slabs() {
+  void resetAccumulatedStats(c10::DeviceIndex index) override {
+    runtime::check_index(index);
+    const std::lock_guard<std::mutex> lock(mutex_);
+    for (StatArray* figure : figures()) {
+      std::for_each(figure->begin(), figure->end(), [](Stat& stat) { stat.reset_accumulated(); });
+    }
+    stats_.num_alloc_retries = stats_.num_ooms = 0;
+    stats_.num_device_alloc = stats_.num_device_free = 0;
+  }
+
+  void resetPeakStats(c10::DeviceIndex index) override {
+    runtime::check_index(index);
+    const std::lock_guard<std::mutex> lock(mutex_);
+    for (StatArray* figure : figures()) {
+      std::for_each(figure->begin(), figure->end(), [](Stat& stat) { stat.reset_peak(); });
+    }
+  }
+
+  std::pair<size_t, size_t> getMemoryInfo(c10::DeviceIndex index) override {
+    runtime::check_index(index);
+    return {runtime::free_memory(), runtime::device_memory()};
+  }
+
+  // Return slabs without a live tensor to the driver.
+  void emptyCache(c10::MempoolId_t = {0, 0}) override {
     std::vector<uint64_t> unused;
     {
-      std::lock_guard<std::mutex> lock(mutex_);
+      const std::lock_guard<std::mutex> lock(mutex_);
       for (auto block = free_.begin(); block != free_.end();) {
         Block* candidate = *block;
-        if (candidate->previous == nullptr && candidate->next == nullptr) {
+        if (candidate->is_whole_slab()) {
           unused.push_back(candidate->address);
-          stats_.driver -= candidate->size;
-          --stats_.slabs;
+          decrease(stats_.reserved_bytes, candidate->size, true);
+          decrease(stats_.segment, 1, true);
+          ++stats_.num_device_free;
           block = free_.erase(block);
           delete candidate;
         } else {
@@ -99,7 +171,26 @@ class CachingAllocator final : public c10::Allocator {
     }
   }
 
-  void set_ratio(double ratio) { ratio_ = ratio; }
+  size_t allocated() {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    return current(stats_.allocated_bytes);
+  }
+
+  size_t reserved() {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    return current(stats_.reserved_bytes);
+  }
+
+  void set_ratio(double ratio) {
+    ratio_is_set_ = true;
+    ratio_ = ratio;
+  }
+
+  void set_default_ratio(double ratio) {
+    if (!ratio_is_set_) {
+      ratio_ = ratio;
+    }
+  }
 
  private:
   static void release(void* context) { instance().put_back(static_cast<Block*>(context)); }
@@ -108,46 +199,102 @@ class CachingAllocator final : public c10::Allocator {
     return *static_cast<CachingAllocator*>(portable_mps::allocator());
   }
 
-  // Best fit, split when the rest is worth keeping. nullptr when no free block is large enough.
-  Block* take(size_t size) {
-    std::lock_guard<std::mutex> lock(mutex_);
-    Block wanted{0, size, nullptr, nullptr, true};
-    auto found = free_.lower_bound(&wanted);
-    if (found == free_.end()) {
-      return nullptr;
+  std::vector<StatArray*> figures() {
+    return {&stats_.allocation,     &stats_.segment,         &stats_.active,
+            &stats_.inactive_split, &stats_.allocated_bytes, &stats_.reserved_bytes,
+            &stats_.active_bytes,   &stats_.requested_bytes, &stats_.inactive_split_bytes};
+  }
+
+  void insert_free(Block* block) {
+    block->free = true;
+    free_.insert(block);
+    if (!block->is_whole_slab()) {
+      increase(stats_.inactive_split, 1, true);
+      increase(stats_.inactive_split_bytes, block->size, true);
     }
-    Block* block = *found;
-    free_.erase(found);
+  }
+
+  void remove_free(Block* block) {
+    free_.erase(block);
     block->free = false;
-    if (block->size - size >= kGranularity) {
-      auto* rest = new Block{block->address + size, block->size - size, block, block->next, true};
-      if (rest->next != nullptr) {
-        rest->next->previous = rest;
-      }
-      block->next = rest;
-      block->size = size;
-      free_.insert(rest);
+    if (!block->is_whole_slab()) {
+      decrease(stats_.inactive_split, 1, true);
+      decrease(stats_.inactive_split_bytes, block->size, true);
     }
-    stats_.allocated += block->size;
-    stats_.peak_allocated = std::max(stats_.peak_allocated, stats_.allocated);
-    ++stats_.allocations;
+  }
+
+  // Best fit, split when the rest is worth keeping. nullptr when no free block is large enough.
+  Block* take(size_t size, size_t requested) {
+    Block* block = nullptr;
+    size_t allocated = 0, reserved = 0;
+    {
+      const std::lock_guard<std::mutex> lock(mutex_);
+      Block wanted{0, size, nullptr, nullptr, true};
+      auto found = free_.lower_bound(&wanted);
+      if (found == free_.end()) {
+        return nullptr;
+      }
+      block = *found;
+      remove_free(block);
+      if (block->size - size >= kGranularity) {
+        auto* rest = new Block{block->address + size, block->size - size, block, block->next, true};
+        if (rest->next != nullptr) {
+          rest->next->previous = rest;
+        }
+        block->next = rest;
+        block->size = size;
+        insert_free(rest);
+      }
+      block->requested = requested;
+      const bool large = requested >= kLargeRequest;
+      for (StatArray* figure : {&stats_.allocation, &stats_.active}) {
+        increase(*figure, 1, large);
+      }
+      for (StatArray* figure : {&stats_.allocated_bytes, &stats_.active_bytes}) {
+        increase(*figure, block->size, large);
+      }
+      increase(stats_.requested_bytes, requested, large);
+      allocated = current(stats_.allocated_bytes);
+      reserved = current(stats_.reserved_bytes);
+    }
+    report(block->address, static_cast<int64_t>(size), allocated, reserved);
     return block;
   }
 
   void put_back(Block* block) {
-    std::lock_guard<std::mutex> lock(mutex_);
-    stats_.allocated -= block->size;
-    block->free = true;
-    if (Block* next = block->next; next != nullptr && next->free) {
-      free_.erase(next);
-      absorb(block, next);
+    const uint64_t address = block->address;
+    const auto size = static_cast<int64_t>(block->size);
+    size_t allocated = 0, reserved = 0;
+    {
+      const std::lock_guard<std::mutex> lock(mutex_);
+      const bool large = block->requested >= kLargeRequest;
+      for (StatArray* figure : {&stats_.allocation, &stats_.active}) {
+        decrease(*figure, 1, large);
+      }
+      for (StatArray* figure : {&stats_.allocated_bytes, &stats_.active_bytes}) {
+        decrease(*figure, block->size, large);
+      }
+      decrease(stats_.requested_bytes, block->requested, large);
+      if (Block* next = block->next; next != nullptr && next->free) {
+        remove_free(next);
+        absorb(block, next);
+      }
+      if (Block* previous = block->previous; previous != nullptr && previous->free) {
+        remove_free(previous);
+        absorb(previous, block);
+        block = previous;
+      }
+      insert_free(block);
+      allocated = current(stats_.allocated_bytes);
+      reserved = current(stats_.reserved_bytes);
     }
-    if (Block* previous = block->previous; previous != nullptr && previous->free) {
-      free_.erase(previous);
-      absorb(previous, block);
-      block = previous;
-    }
-    free_.insert(block);
+    report(address, -size, allocated, reserved);
+  }
+
+  // For torch.profiler(profile_memory=True).
+  static void report(uint64_t address, int64_t size, size_t allocated, size_t reserved) {
+    c10::reportMemoryUsageToProfiler(reinterpret_cast<void*>(address), size, allocated, reserved,
+                                     runtime::mps_device());
   }
 
   static void absorb(Block* block, Block* next) {
@@ -159,78 +306,103 @@ class CachingAllocator final : public c10::Allocator {
     delete next;
   }
 
-  Block* grow_and_take(size_t size) {
+  Block* grow_and_take(size_t size, size_t requested) {
     const size_t exact = round_up(size, kSlabRounding);
     // Slabs grow with the process, so that a large model needs few and a small script takes little.
-    size_t preferred = std::clamp(stats().driver / 2, kSmallestSlab, kLargestSlab);
+    size_t preferred = std::clamp(reserved() / 2, kSmallestSlab, kLargestSlab);
     preferred = std::max(exact, round_up(preferred, kSlabRounding));
     for (size_t attempt : {preferred, exact}) {
       if (add_slab(attempt)) {
-        return take_after_growth(size);
+        return take_after_growth(size, requested);
       }
     }
-    release_unused_slabs();
-    if (Block* block = take(size)) {
+    {
+      const std::lock_guard<std::mutex> lock(mutex_);
+      ++stats_.num_alloc_retries;
+    }
+    emptyCache();
+    if (Block* block = take(size, requested)) {
       return block;
     }
     if (add_slab(exact)) {
-      return take_after_growth(size);
+      return take_after_growth(size, requested);
     }
-    const MemoryStats now = stats();
+    size_t allocated = 0, reserved = 0;
+    {
+      const std::lock_guard<std::mutex> lock(mutex_);
+      ++stats_.num_ooms;
+      allocated = current(stats_.allocated_bytes);
+      reserved = current(stats_.reserved_bytes);
+    }
+    c10::reportOutOfMemoryToProfiler(static_cast<int64_t>(size), allocated, reserved,
+                                     runtime::mps_device());
+    const auto [sure, most] = runtime::allocation_limits();
+    TORCH_CHECK_WITH(OutOfMemoryError, size <= most,
+                     "MPS backend out of memory. Tried to allocate ", mebibytes(size),
+                     " on the GPU, whose driver allows at most ", mebibytes(most),
+                     " in one allocation (maxBufferSize), however much memory is free. Split the "
+                     "tensor, or use a smaller batch.");
     TORCH_CHECK_WITH(
-        OutOfMemoryError, false,
-        "MPS backend out of memory (MPS allocated: ", mebibytes(now.allocated),
-        ", cached in partly used slabs: ", mebibytes(now.driver - now.allocated),
+        OutOfMemoryError, false, "MPS backend out of memory (MPS allocated: ", mebibytes(allocated),
+        ", cached in partly used slabs: ", mebibytes(reserved - allocated),
         ", max allowed: ", limit() == 0 ? "no limit" : mebibytes(limit()), "). Tried to allocate ",
         mebibytes(size),
         " on the GPU. Free tensors, use a smaller batch, or set "
-        "PYTORCH_MPS_HIGH_WATERMARK_RATIO=0.0 to lift the limit (the driver may then fail).");
+        "PYTORCH_MPS_HIGH_WATERMARK_RATIO=0.0 to lift the limit (the driver may then fail).",
+        size <= sure ? std::string()
+                     : " The driver promises no single allocation above " + mebibytes(sure) +
+                           " (maxMemoryAllocationSize).");
   }
 
   // Another thread may have taken from the slab just added; then add one more.
-  Block* take_after_growth(size_t size) {
-    Block* block = take(size);
-    return block != nullptr ? block : grow_and_take(size);
+  Block* take_after_growth(size_t size, size_t requested) {
+    Block* block = take(size, requested);
+    return block != nullptr ? block : grow_and_take(size, requested);
   }
 
   bool add_slab(size_t size) {
-    if (limit() != 0 && stats().driver + size > limit()) {
+    if (limit() != 0 && reserved() + size > limit()) {
       return false;
     }
     const uint64_t address = runtime::create_slab(size);
     if (address == 0) {
       return false;
     }
-    std::lock_guard<std::mutex> lock(mutex_);
-    free_.insert(new Block{address, size, nullptr, nullptr, true});
-    stats_.driver += size;
-    ++stats_.slabs;
+    const std::lock_guard<std::mutex> lock(mutex_);
+    insert_free(new Block{address, size, nullptr, nullptr, true});
+    increase(stats_.reserved_bytes, size, true);
+    increase(stats_.segment, 1, true);
+    ++stats_.num_device_alloc;
     return true;
   }
 
   size_t limit() {
-    return static_cast<size_t>(ratio_ * static_cast<double>(runtime::device_memory()));
+    const auto memory = static_cast<double>(runtime::device_memory());  // opening sets the ratio
+    return static_cast<size_t>(ratio_ * memory);
   }
 
   std::mutex mutex_;
   std::set<Block*, SmallestFirst> free_;
-  MemoryStats stats_;
+  DeviceStats stats_;
   std::atomic<double> ratio_{1.0};
+  std::atomic<bool> ratio_is_set_{false};
 };
+
+CachingAllocator& instance() {
+  static auto* const made = new CachingAllocator();
+  return *made;
+}
 
 }  // namespace
 
-c10::Allocator* allocator() {
-  static auto* instance = new CachingAllocator();
-  return instance;
-}
+c10::DeviceAllocator* allocator() { return &instance(); }
 
-MemoryStats memory_stats() { return static_cast<CachingAllocator*>(allocator())->stats(); }
+size_t allocated_memory() { return instance().allocated(); }
 
-void empty_cache() { static_cast<CachingAllocator*>(allocator())->release_unused_slabs(); }
+size_t driver_memory() { return instance().reserved(); }
 
-void set_memory_ratio(double ratio) {
-  static_cast<CachingAllocator*>(allocator())->set_ratio(ratio);
-}
+void set_memory_ratio(double ratio) { instance().set_ratio(ratio); }
+
+void set_default_memory_ratio(double ratio) { instance().set_default_ratio(ratio); }
 
 }  // namespace portable_mps

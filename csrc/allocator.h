@@ -5,30 +5,23 @@
 // barrier between.
 #pragma once
 
-#include <c10/core/Allocator.h>
+#include <c10/core/CachingDeviceAllocator.h>
 
 #include <cstddef>
-#include <cstdint>
 
 namespace portable_mps {
 
-struct MemoryStats {
-  size_t allocated = 0;       // bytes in live tensors, rounded to the allocation granularity
-  size_t peak_allocated = 0;  // the most that `allocated` has been
-  size_t driver = 0;          // bytes in slabs
-  size_t allocations = 0;     // calls of allocate() that returned memory
-  size_t slabs = 0;
-};
-
 // The process-wide allocator; never destroyed, since tensors may outlive the interpreter.
-c10::Allocator* allocator();
+c10::DeviceAllocator* allocator();
 
-MemoryStats memory_stats();
-
-// Return slabs without a live tensor to the driver; waits for the device first.
-void empty_cache();
+// Bytes in live tensors, rounded to the allocation granularity, and bytes in slabs.
+size_t allocated_memory();
+size_t driver_memory();
 
 // Let the process take at most `ratio` of the adapter's memory; 0 lifts the limit.
 void set_memory_ratio(double ratio);
+
+// The same for a process that has not set a ratio itself.
+void set_default_memory_ratio(double ratio);
 
 }  // namespace portable_mps

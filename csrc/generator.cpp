@@ -9,8 +9,10 @@
 
 namespace portable_mps {
 
+// Without a dispatch key: the tensors decide which kernel runs, and it says that the generator is
+// of another device.
 PhiloxGenerator::PhiloxGenerator()
-    : GeneratorImpl(runtime::mps_device(), c10::DispatchKeySet(c10::DispatchKey::MPS)),
+    : GeneratorImpl(runtime::mps_device(), c10::DispatchKeySet()),
       seed_(c10::default_rng_seed_val) {}
 
 void PhiloxGenerator::set_current_seed(uint64_t seed) {

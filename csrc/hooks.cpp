@@ -46,9 +46,9 @@ struct Hooks final : at::MPSHooksInterface {
   bool isPinnedPtr(const void* data) const override { return is_pinned(data); }
 
   at::Allocator* getMPSDeviceAllocator() const override { return allocator(); }
-  void emptyCache() const override { empty_cache(); }
-  size_t getCurrentAllocatedMemory() const override { return memory_stats().allocated; }
-  size_t getDriverAllocatedMemory() const override { return memory_stats().driver; }
+  void emptyCache() const override { allocator()->emptyCache(); }
+  size_t getCurrentAllocatedMemory() const override { return allocated_memory(); }
+  size_t getDriverAllocatedMemory() const override { return driver_memory(); }
   size_t getRecommendedMaxMemory() const override { return runtime::device_memory(); }
   void setMemoryFraction(double ratio) const override { set_memory_ratio(ratio); }
 

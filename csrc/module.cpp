@@ -3,6 +3,7 @@
 #include "functionality.h"
 #include "generator.h"
 #include "hooks.h"
+#include "pinned.h"
 #include "pointwise.h"
 #include "quantized.h"
 #include "recorder.h"
@@ -16,6 +17,7 @@ PYBIND11_MODULE(TORCH_EXTENSION_NAME, module) {
   // Without this, storages that torch makes by device (torch.load, UntypedStorage) find no
   // allocator.
   c10::SetAllocator(c10::DeviceType::MPS, allocator());
+  register_pinned_allocator();
   become_the_accelerator();
 
   bind_recorder(module);
@@ -23,21 +25,15 @@ PYBIND11_MODULE(TORCH_EXTENSION_NAME, module) {
   bind_functionality(module);
   bind_quantized(module);
 
-  module.def("memory_stats", [] {
-    const MemoryStats stats = memory_stats();
-    py::dict result;
-    result["allocated"] = stats.allocated;
-    result["peak_allocated"] = stats.peak_allocated;
-    result["driver"] = stats.driver;
-    result["allocations"] = stats.allocations;
-    result["slabs"] = stats.slabs;
-    return result;
-  });
+  module.def("allocated_memory", &allocated_memory);
+  module.def("driver_memory", &driver_memory);
   // For torch.UntypedStorage(..., allocator=): torch itself knows no allocator of this device off
   // the Mac.
   module.def("allocator_address", [] { return reinterpret_cast<uintptr_t>(allocator()); });
-  module.def("empty_cache", &empty_cache, py::call_guard<py::gil_scoped_release>());
+  module.def(
+      "empty_cache", [] { allocator()->emptyCache(); }, py::call_guard<py::gil_scoped_release>());
   module.def("set_memory_ratio", &set_memory_ratio);
+  module.def("set_default_memory_ratio", &set_default_memory_ratio);
 
   module.def("default_generator", [] { return default_generator(); });
   module.def("reserve_philox", &reserve_philox);

@@ -1,21 +1,35 @@
 #include "pinned.h"
 
+#include <c10/macros/Macros.h>
+
+// The header aligns to a cache line, about which g++ warns.
+C10_DIAGNOSTIC_PUSH_AND_IGNORED_IF_DEFINED("-Winterference-size")
+#include <ATen/core/CachingHostAllocator.h>
+C10_DIAGNOSTIC_POP()
 #include <c10/core/CPUAllocator.h>
 #include <c10/core/impl/alloc_cpu.h>
 
+#include <array>
 #include <map>
 #include <mutex>
 
 namespace portable_mps {
 namespace {
 
-class PinnedAllocator final : public c10::Allocator {
+class PinnedAllocator final : public at::HostAllocator {
  public:
   c10::DataPtr allocate(size_t bytes) override {
     void* data = c10::alloc_cpu(bytes);
     if (data != nullptr) {
       const std::lock_guard<std::mutex> guard(lock_);
       sizes_[static_cast<char*>(data)] = bytes;
+      for (auto* figure : {&stats_.active_requests, &stats_.allocations}) {
+        figure->increase(1);
+      }
+      for (auto* figure : {&stats_.active_bytes, &stats_.allocated_bytes}) {
+        figure->increase(bytes);
+      }
+      ++stats_.num_host_alloc;
     }
     return {data, data, &release, c10::Device(c10::DeviceType::CPU)};
   }
@@ -24,6 +38,30 @@ class PinnedAllocator final : public c10::Allocator {
 
   void copy_data(void* to, const void* from, size_t bytes) const override {
     default_copy_data(to, from, bytes);
+  }
+
+  // Uploads have read the memory when they return, and nothing is cached.
+  bool record_event(void*, void*, c10::Stream) override { return true; }
+  void empty_cache() override {}
+
+  at::HostStats get_stats() override {
+    const std::lock_guard<std::mutex> guard(lock_);
+    return stats_;
+  }
+
+  void reset_accumulated_stats() override {
+    const std::lock_guard<std::mutex> guard(lock_);
+    for (auto* figure : figures()) {
+      figure->reset_accumulated();
+    }
+    stats_.num_host_alloc = stats_.num_host_free = 0;
+  }
+
+  void reset_peak_stats() override {
+    const std::lock_guard<std::mutex> guard(lock_);
+    for (auto* figure : figures()) {
+      figure->reset_peak();
+    }
   }
 
   bool owns(const void* data) {
@@ -39,8 +77,27 @@ class PinnedAllocator final : public c10::Allocator {
  private:
   static void release(void* data);
 
+  std::array<c10::CachingAllocator::Stat*, 4> figures() {
+    return {&stats_.active_requests, &stats_.active_bytes, &stats_.allocations,
+            &stats_.allocated_bytes};
+  }
+
+  void forget(void* data) {
+    const std::lock_guard<std::mutex> guard(lock_);
+    const auto found = sizes_.find(static_cast<char*>(data));
+    for (auto* figure : {&stats_.active_requests, &stats_.allocations}) {
+      figure->decrease(1);
+    }
+    for (auto* figure : {&stats_.active_bytes, &stats_.allocated_bytes}) {
+      figure->decrease(found->second);
+    }
+    ++stats_.num_host_free;
+    sizes_.erase(found);
+  }
+
   std::mutex lock_;
   std::map<char*, size_t> sizes_;
+  at::HostStats stats_;
 };
 
 // Never destroyed, since tensors may outlive the interpreter.
@@ -51,11 +108,7 @@ PinnedAllocator& instance() {
 
 void PinnedAllocator::release(void* data) {
   if (data != nullptr) {
-    PinnedAllocator& self = instance();
-    {
-      const std::lock_guard<std::mutex> guard(self.lock_);
-      self.sizes_.erase(static_cast<char*>(data));
-    }
+    instance().forget(data);
     c10::free_cpu(data);
   }
 }
@@ -63,6 +116,8 @@ void PinnedAllocator::release(void* data) {
 }  // namespace
 
 c10::Allocator* pinned_allocator() { return &instance(); }
+
+void register_pinned_allocator() { at::setHostAllocator(c10::DeviceType::MPS, &instance()); }
 
 bool is_pinned(const void* data) { return instance().owns(data); }
 

@@ -10,6 +10,9 @@ namespace portable_mps {
 
 c10::Allocator* pinned_allocator();
 
+// Make it torch's host allocator of this device, for torch.accelerator.
+void register_pinned_allocator();
+
 // Whether `data` points into memory of that allocator.
 bool is_pinned(const void* data);
 

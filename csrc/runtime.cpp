@@ -2,6 +2,8 @@
 
 #include "python.h"
 
+#include <pybind11/stl.h>
+
 namespace portable_mps::runtime {
 namespace {
 
@@ -19,10 +21,19 @@ Result call(const char* function, Args... args) {
 
 }  // namespace
 
+void check_index(c10::DeviceIndex index) {
+  TORCH_CHECK(index == 0 || index == -1, "MPS device index ", static_cast<int>(index),
+              " is out of range: a process has one MPS device, with index 0");
+}
+
 void open() { call<void>("open_device"); }
 uint64_t create_slab(size_t bytes) { return call<uint64_t>("create_slab", bytes); }
 void destroy_slab(uint64_t address) { call<void>("destroy_slab", address); }
 size_t device_memory() { return call<size_t>("device_memory"); }
+size_t free_memory() { return call<size_t>("free_memory"); }
+std::pair<size_t, size_t> allocation_limits() {
+  return call<std::pair<size_t, size_t>>("allocation_limits");
+}
 bool has_float64() { return call<bool>("has_float64"); }
 void copy(uint64_t destination, uint64_t source, size_t bytes) {
   call<void>("copy", destination, source, bytes);

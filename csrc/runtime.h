@@ -7,10 +7,14 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <utility>
 
 namespace portable_mps::runtime {
 
 inline c10::Device mps_device() { return {c10::DeviceType::MPS, 0}; }
+
+// RuntimeError for an index that names no device; -1 is the current one.
+void check_index(c10::DeviceIndex index);
 
 // Open the device, which sets the recorder.
 void open();
@@ -21,6 +25,13 @@ void destroy_slab(uint64_t address);
 
 // Bytes that the adapter's own memory holds; opens the device.
 size_t device_memory();
+
+// Bytes of it that nobody uses; opens the device.
+size_t free_memory();
+
+// Bytes that the driver promises to give in one allocation, and the most that a buffer may have;
+// opens the device.
+std::pair<size_t, size_t> allocation_limits();
 
 // Whether the adapter computes in float64; opens the device.
 bool has_float64();

@@ -37,6 +37,10 @@ def report() -> str:
     return "\n".join(lines)
 
 
+def _limit(size: int) -> str:
+    return f"{size / 2**30:.1f} GiB" if size < 1 << 48 else "any size"
+
+
 def _describe(adapter: Adapter, is_chosen: bool) -> list[str]:
     shapes = ", ".join(f"{m}x{n}x{k} {a}->{result}" for m, n, k, a, result in adapter.coop_matrices) or "none"
     features = adapter.features
@@ -45,6 +49,7 @@ def _describe(adapter: Adapter, is_chosen: bool) -> list[str]:
         f"  kind         {adapter.kind}",
         f"  driver       {adapter.driver}, Vulkan {adapter.api_version}",
         f"  memory       {adapter.memory / 2**30:.1f} GiB",
+        f"  allocation   {_limit(adapter.max_buffer)} a tensor at most, {_limit(adapter.sure_allocation)} promised",
         f"  subgroup     {adapter.subgroup_size} threads, {adapter.max_shared_memory >> 10} KiB shared a workgroup",
     ]
     for label, name in (("float16", "float16"), ("float64", "float64"), ("int64", "shaderInt64")):

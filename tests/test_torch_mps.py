@@ -1,4 +1,4 @@
-"""torch.mps and torch.backends.mps beyond memory and events: shaders, the profiler, what needs Metal."""
+"""torch.mps and torch.backends.mps beyond memory, events and shaders: the profiler, what needs Metal."""
 
 import logging
 
@@ -7,43 +7,6 @@ import torch
 from processes import run_script
 
 from portable_mps.runtime import profiler
-
-SHADER = """
-[shader("compute")] [numthreads(64, 1, 1)]
-void full(uint3 id : SV_DispatchThreadID, uniform float* out, uniform uint n, uniform float value)
-{ if (id.x < n) out[id.x] = value; }
-
-[shader("compute")] [numthreads(8, 8, 1)]
-void transpose(uint3 id : SV_DispatchThreadID, uniform int* out, uniform int* x, uniform uint rows,
-               uniform uint columns)
-{ if (id.x < columns && id.y < rows) out[id.x * rows + id.y] = x[id.y * columns + id.x]; }
-"""
-
-
-def test_compile_shader():
-    library = torch.mps.compile_shader(SHADER)
-    assert sorted(dir(library)) == ["full", "transpose"]
-    x = torch.zeros(100, device="mps")
-    library.full(x, 100, 3.5)
-    assert (x + 1).cpu().eq(4.5).all()
-    library.full(x, 100, 1.0, threads=64)
-    assert x.sum().item() == 64 + 36 * 3.5
-    a = torch.arange(15, dtype=torch.int32, device="mps").view(3, 5)
-    out = torch.empty(5, 3, dtype=torch.int32, device="mps")
-    library.transpose(out, a, 3, 5, threads=(5, 3))
-    assert out.cpu().equal(a.cpu().t())
-
-
-def test_compile_shader_errors():
-    with pytest.raises(SyntaxError, match="failed to compile"):
-        torch.mps.compile_shader("this is no shader")
-    library = torch.mps.compile_shader(SHADER)
-    with pytest.raises(AttributeError, match="no kernel 'empty'"):
-        library.empty  # noqa: B018
-    with pytest.raises(RuntimeError, match="takes 3 arguments, got 1"):
-        library.full(torch.zeros(1, device="mps"))
-    with pytest.raises(RuntimeError, match="same device"):
-        library.full(torch.zeros(1), 1, 1.0)
 
 
 @pytest.mark.parametrize("wait", [False, True])

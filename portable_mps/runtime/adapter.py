@@ -46,7 +46,8 @@ class NoAdapterError(RuntimeError):
 class Adapter:
     """One Vulkan physical device and what it offers.
 
-    memory is the size of its largest device-local heap in bytes, coop_matrices the supported
+    memory is the size of its largest device-local heap in bytes, max_buffer the most bytes that a buffer may have,
+    sure_allocation up to how many the driver promises to give in one piece, coop_matrices the supported
     (M, N, K, A type, result type) shapes at subgroup scope.
     """
 
@@ -56,10 +57,13 @@ class Adapter:
     kind: str
     api_version: str
     memory: int
+    max_buffer: int
+    sure_allocation: int
     subgroup_size: int
     max_push_constants: int
     max_shared_memory: int
     max_workgroup: int
+    max_groups: tuple[int, int, int]
     timestamp_period_ns: float
     features: dict[str, bool]
     coop_matrices: tuple[tuple[int, int, int, str, str], ...] = ()
@@ -149,6 +153,37 @@ def _host_memory() -> int:
     return 8 << 30  # Windows has no sysconf
 
 
+def free_memory(adapter: Adapter, taken: int) -> int:
+    """Bytes of `adapter.memory` that nobody uses; without VK_EXT_memory_budget, that this process has not `taken`."""
+    if adapter.is_software:
+        return _free_host_memory()
+    vk = _vulkan()
+    extensions = {e.extensionName for e in vk.vkEnumerateDeviceExtensionProperties(adapter.handle, None)}
+    if "VK_EXT_memory_budget" not in extensions:
+        return max(adapter.memory - taken, 0)
+    budget = vk.VkPhysicalDeviceMemoryBudgetPropertiesEXT()
+    properties = vk.VkPhysicalDeviceMemoryProperties2(pNext=budget)
+    vk.vkGetPhysicalDeviceMemoryProperties2(adapter.handle, properties)
+    heap = _main_heap(properties.memoryProperties)
+    return max(budget.heapBudget[heap] - budget.heapUsage[heap], 0)
+
+
+def _main_heap(properties: Any) -> int:
+    """The largest device-local heap."""
+    local = _vulkan().VK_MEMORY_HEAP_DEVICE_LOCAL_BIT
+    heaps = range(properties.memoryHeapCount)
+    return max(heaps, key=lambda i: (properties.memoryHeaps[i].flags & local, properties.memoryHeaps[i].size))
+
+
+def _free_host_memory() -> int:
+    """What Linux thinks could be had without swapping."""
+    try:
+        with open("/proc/meminfo") as lines:
+            return next(int(line.split()[1]) << 10 for line in lines if line.startswith("MemAvailable:"))
+    except (OSError, StopIteration):
+        return _host_memory()
+
+
 def _version(number: int) -> str:
     return f"{number >> 22}.{number >> 12 & 0x3FF}.{number & 0xFFF}"
 
@@ -189,7 +224,9 @@ def _pointer(struct: Any) -> Any:
 def _describe(index: int, handle: Any) -> Adapter:
     vk = _vulkan()
     subgroup = vk.VkPhysicalDeviceSubgroupProperties()
-    driver = vk.VkPhysicalDeviceDriverProperties(pNext=subgroup)
+    buffers = vk.VkPhysicalDeviceMaintenance4Properties(pNext=subgroup)
+    allocations = vk.VkPhysicalDeviceMaintenance3Properties(pNext=buffers)
+    driver = vk.VkPhysicalDeviceDriverProperties(pNext=allocations)
     properties2 = vk.VkPhysicalDeviceProperties2(pNext=driver)
     vk.vkGetPhysicalDeviceProperties2(handle, properties2)
     properties = properties2.properties
@@ -210,12 +247,11 @@ def _describe(index: int, handle: Any) -> Adapter:
         "bfloat16": "VK_KHR_shader_bfloat16" in extensions,
     }
     heaps = vk.vkGetPhysicalDeviceMemoryProperties(handle)
-    all_heaps = [heaps.memoryHeaps[i] for i in range(heaps.memoryHeapCount)]
-    local = [heap.size for heap in all_heaps if heap.flags & vk.VK_MEMORY_HEAP_DEVICE_LOCAL_BIT]
     limits = properties.limits
+    count = limits.maxComputeWorkGroupCount
     kind = _KINDS.get(properties.deviceType, "other")
     # A software driver names a heap of some size; what it can take is the machine's memory.
-    memory = _host_memory() if kind == _SOFTWARE else max(local, default=0)
+    memory = _host_memory() if kind == _SOFTWARE else heaps.memoryHeaps[_main_heap(heaps)].size
     return Adapter(
         index=index,
         name=_text(properties.deviceName),
@@ -223,10 +259,13 @@ def _describe(index: int, handle: Any) -> Adapter:
         kind=kind,
         api_version=_version(properties.apiVersion),
         memory=memory,
+        max_buffer=buffers.maxBufferSize,
+        sure_allocation=allocations.maxMemoryAllocationSize,
         subgroup_size=subgroup.subgroupSize,
         max_push_constants=limits.maxPushConstantsSize,
         max_shared_memory=limits.maxComputeSharedMemorySize,
         max_workgroup=limits.maxComputeWorkGroupInvocations,
+        max_groups=(count[0], count[1], count[2]),
         timestamp_period_ns=limits.timestampPeriod,
         features=features,
         coop_matrices=_cooperative_shapes(handle) if features["cooperative_matrix"] else (),

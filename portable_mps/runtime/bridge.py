@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from portable_mps import _C
 from portable_mps.runtime import adapter, device
 
 
@@ -26,6 +27,15 @@ def destroy_slab(address: int) -> None:
 
 def device_memory() -> int:
     return device.current().adapter.memory
+
+
+def free_memory() -> int:
+    return adapter.free_memory(device.current().adapter, _C.driver_memory())
+
+
+def allocation_limits() -> tuple[int, int]:
+    chosen = device.current().adapter
+    return chosen.sure_allocation, chosen.max_buffer
 
 
 def has_float64() -> bool:

@@ -56,7 +56,7 @@ class Device:
         self.errors = ErrorRecord(self.stream, self.slabs)
         self.stream.error_check = self.errors.check
         self.compiler = Compiler(self.raw, self.stream.recorder, self.adapter.max_push_constants)
-        _C.set_memory_ratio(settings.high_watermark_ratio())
+        _C.set_default_memory_ratio(settings.high_watermark_ratio())
 
     def close(self) -> None:
         """Wait for work in flight; the driver's own objects go with the process."""

@@ -8,7 +8,9 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import torch
 
+_USER = 1 << 31  # the codes of report_user_error in kernels/lib/indexing.slang
 _RECORD = np.dtype([("code", np.uint32), ("axis", np.uint32), ("index", np.int64)])
 
 
@@ -35,6 +37,10 @@ class ErrorRecord:
             self._messages[code] = (kind, message)
         return code
 
+    def arm_user_errors(self) -> None:
+        """A kernel of torch.mps.compile_shader is about to run that may use `report_user_error`."""
+        self._armed = True
+
     def check(self) -> None:
         """Raise the first error reported since the last check, and clear the record."""
         if not self._armed:
@@ -45,5 +51,9 @@ class ErrorRecord:
         code = int(record["code"][0])
         if code:
             self._clear()
+            if code & _USER:
+                raise torch.AcceleratorError(
+                    f"a kernel of torch.mps.compile_shader reported error {code & ~_USER} ({int(record['index'][0])})"
+                )
             kind, message = self._messages[code]
             raise kind(message.format(index=int(record["index"][0]), axis=int(record["axis"][0])))

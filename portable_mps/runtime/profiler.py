@@ -85,6 +85,8 @@ def stop() -> None:
     """End, keep the result in `last` and log it as a table; nothing where no profile is running."""
     from portable_mps.runtime import device
 
+    if not device.is_open():
+        return
     stream = device.current().stream
     with stream.lock:
         profiler, stream.profiler = stream.profiler, None

@@ -58,11 +58,11 @@ class Stream:
         return encoder
 
     def record(
-        self, pipeline: Any, parameters: np.ndarray | dict[str, Any], groups: tuple[int, int, int], barrier: bool
+        self, pipeline: Any, parameters: np.ndarray | dict[str, bytes], groups: tuple[int, int, int], barrier: bool
     ) -> None:
         """Record one dispatch with slangpy. `barrier` is what the hazard tracker said; hold `lock` since asking it.
 
-        parameters: the bytes of the kernel's `p`, or its uniform parameters by name.
+        parameters: the bytes of the kernel's `p`, or those of its uniform parameters by name.
         """
         encoder = self._open()
         if barrier:
@@ -74,7 +74,7 @@ class Stream:
         cursor = self._spy.ShaderCursor(compute.bind_pipeline(pipeline.pipeline)).find_entry_point(0)
         if isinstance(parameters, dict):
             for name, value in parameters.items():
-                cursor[name] = value
+                cursor[name].set_data(np.frombuffer(value, np.uint8).copy())  # slangpy refuses read-only arrays
         elif pipeline.in_buffer:
             cursor["p"].dereference().set_data(parameters)
         else:
