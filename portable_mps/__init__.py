@@ -24,8 +24,13 @@ def autoload() -> None:
     from portable_mps import _C, torch_mps  # noqa: F401  (the extension registers the hooks on import)
 
     torch_mps.install()
-    from portable_mps import ops  # noqa: F401  (registers the operators)
+    from portable_mps import (
+        compatibility,
+        ops,  # noqa: F401  (registers the operators)
+    )
     from portable_mps.dispatch import fallback  # noqa: F401  (and what happens with all others)
+
+    compatibility.watch()
 
 
 def _reason_to_stay_out() -> str | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import platform
 from typing import TYPE_CHECKING
 
-from portable_mps import __version__, settings
+from portable_mps import __version__, compatibility, settings
 
 if TYPE_CHECKING:
     from portable_mps.runtime.adapter import Adapter
@@ -25,6 +25,8 @@ def report() -> str:
         f"cache folder   {settings.cache_folder()}",
         f"mps is active  {'yes' if reason is None else f'no: {reason}'}",
     ]
+    if reason is None:
+        lines += [f"mended         {mend.module}: {mend.reason}" for mend in compatibility.installed()]
     from portable_mps.runtime import adapter
 
     try:

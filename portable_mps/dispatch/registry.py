@@ -15,6 +15,7 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 
 _library = torch.library.Library("aten", "IMPL", "MPS")
 _autograd_library = torch.library.Library("aten", "IMPL", "AutogradMPS")
+_others: dict[tuple[str, str], torch.library.Library] = {}
 registered: dict[str, Any] = {}
 """What implements each operator, a function or a row, by its ATen name with overload."""
 
@@ -66,6 +67,17 @@ def implements(*names: str) -> Callable[[Function], Function]:
         return function
 
     return decorate
+
+
+def register_for(library: str, name: str, function: Callable[..., Any], key: str = "MPS") -> None:
+    """Make `function` the kernel of an operator that another library defines ("torchvision", "nms") for a dispatch key.
+
+    The library must have been imported. RuntimeError for an operator it does not define.
+    """
+    torch._C._get_schema(f"{library}::{name}", "")
+    if (library, key) not in _others:
+        _others[library, key] = torch.library.Library(library, "IMPL", key)
+    _others[library, key].impl(name, function)
 
 
 def schema(name: str) -> torch._C.FunctionSchema:

@@ -1,0 +1,104 @@
+"""What libraries get wrong about this `mps` device, or lack for it, mended after their import: one row a mend.
+
+No library is imported from here: a finder at the head of `sys.meta_path` waits for the rows' modules. (wrapt has such
+hooks, but importing it costs each `import torch` 10 ms.)
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import sys
+import warnings
+from collections.abc import Sequence
+from importlib.machinery import ModuleSpec
+from types import ModuleType
+from typing import Any, NamedTuple
+
+
+class Mend(NamedTuple):
+    """What is done to a module once its own code has run.
+
+    module must be one that is imported after torch itself, as nothing of ours waits before. function is a file of this
+    package and the function in it that takes the module.
+    """
+
+    module: str
+    reason: str
+    function: str
+
+
+_LIGHTNING = "its accelerator asks for an ARM processor"
+_TORCHVISION = "its operators have kernels for mps on a Mac alone"
+
+MENDS = (
+    Mend("lightning.fabric.accelerators.mps", _LIGHTNING, "lightning.accept"),
+    Mend("lightning_fabric.accelerators.mps", _LIGHTNING, "lightning.accept"),
+    Mend("torchvision.ops", _TORCHVISION, "torchvision.register"),
+)
+
+
+def installed() -> list[Mend]:
+    """The rows whose library is installed here; imports none."""
+    return [mend for mend in MENDS if importlib.util.find_spec(mend.module.partition(".")[0]) is not None]
+
+
+def watch() -> None:
+    """Have the mends applied to each module when it is imported, and now to those that are there."""
+    for mend in MENDS:
+        if mend.module in sys.modules:
+            _apply(sys.modules[mend.module])
+    sys.meta_path.insert(0, _Finder())
+
+
+def _apply(module: ModuleType) -> None:
+    for mend in MENDS:
+        if mend.module == module.__name__:
+            file, _, name = mend.function.partition(".")
+            try:
+                getattr(importlib.import_module(f"{__name__}.{file}"), name)(module)
+            except Exception as error:  # another release than ours was written for must still be importable
+                warnings.warn(
+                    f"portable-mps could not mend {mend.module} ({mend.reason}): {error!r}", UserWarning, stacklevel=2
+                )
+
+
+class _Finder:
+    """Leaves finding to the other finders, and puts a loader that applies the mends around theirs."""
+
+    def __init__(self) -> None:
+        self._awaited = {mend.module for mend in MENDS}
+
+    def find_spec(
+        self, name: str, path: Sequence[str] | None = None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
+        if name not in self._awaited:
+            return None
+        for finder in sys.meta_path:
+            spec = None if finder is self else finder.find_spec(name, path, target)
+            if spec is not None:
+                if spec.loader is not None:
+                    spec.loader = _Loader(spec.loader)  # type: ignore[assignment]
+                return spec
+        return None
+
+
+class _Loader:
+    """The module's own loader, and the mends behind it."""
+
+    def __init__(self, loader: Any) -> None:
+        self._loader = loader
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._loader, name)
+
+    def create_module(self, spec: ModuleSpec) -> ModuleType | None:
+        return self._loader.create_module(spec)
+
+    def exec_module(self, module: ModuleType) -> None:
+        # From here on the module is as if we had not been there: inspect, pickle and importlib.resources ask for these.
+        module.__loader__ = self._loader
+        if module.__spec__ is not None:
+            module.__spec__.loader = self._loader
+        self._loader.exec_module(module)
+        _apply(module)
