@@ -67,13 +67,11 @@ def _adapter() -> str:
 
 def _cache() -> str:
     from portable_mps import settings
+    from portable_mps.runtime import cache
 
     folder = settings.cache_folder()
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        probe = folder / ".probe"
-        probe.write_bytes(b"")
-        probe.unlink()
+        cache.check(folder)
     except OSError as error:
         raise Failure(f"the cache folder {folder} cannot be written ({error}).", "Set PORTABLE_MPS_CACHE.") from error
     return str(folder)

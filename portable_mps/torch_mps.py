@@ -113,6 +113,27 @@ def _support_foreach() -> None:
         module._get_foreach_kernels_supported_devices = devices  # type: ignore[attr-defined]
 
 
+def _support_cpu_collectives() -> None:
+    """Make torch.distributed.init_process_group() without a backend serve CPU tensors too.
+
+    torch takes the backend of the accelerator alone, which for `mps` is gloo for `mps` alone: a script that
+    communicates on the CPU would break where we are installed. Our tensors have no collectives, and say so.
+    """
+    if not torch.distributed.is_available():
+        return
+    from torch.distributed import distributed_c10d
+
+    config = distributed_c10d.BackendConfig
+    made = config.__init__
+
+    def init(self: Any, backend: Any) -> None:
+        made(self, backend)
+        if str(backend) == distributed_c10d.Backend.UNDEFINED and "mps" in self.device_backend_map:
+            self.device_backend_map["cpu"] = self.device_backend_map.pop("mps")
+
+    config.__init__ = init  # type: ignore[method-assign]
+
+
 class _OnlyDevice(contextlib.nullcontext[None]):
     """torch.cuda.device's counterpart, for a process with one GPU."""
 
@@ -163,3 +184,4 @@ def install() -> None:
     torch.mps._initialized = True  # type: ignore[attr-defined]
     torch.mps.device = _OnlyDevice  # type: ignore[attr-defined]
     _support_foreach()
+    _support_cpu_collectives()

@@ -122,3 +122,36 @@ print("done")
 """
     done = run_script(source)
     assert done.returncode == 0 and done.stdout == "done\n" and done.stderr == ""
+
+
+def test_exit_after_an_error_in_a_backward_pass():
+    """The worker frees the graph after the error has arrived here: nodes of Python ask for the GIL then."""
+    source = """
+import time, torch
+
+class Slow:
+    def __del__(self):
+        time.sleep(0.2)
+
+class Fails(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x):
+        ctx.slow = Slow()
+        return x * 2
+
+    @staticmethod
+    def backward(ctx, grad):
+        raise ValueError("in the backward pass")
+
+def run():
+    x = torch.ones(3, device="mps", requires_grad=True)
+    torch.stack([Fails.apply(x) for _ in range(4)]).sum().backward()
+
+try:
+    run()
+except ValueError as error:
+    print(error)
+"""
+    done = run_script(source)
+    assert done.returncode == 0 and done.stderr == "", done.stderr
+    assert done.stdout == "in the backward pass\n"

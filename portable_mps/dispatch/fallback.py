@@ -1,7 +1,8 @@
 """What happens with an operator that has no kernel of its own.
 
 In this order: the CPU with a warning for those in ON_CPU, torch's decomposition of it (torch._decomp), its functional
-form for a form that writes, the CPU with a warning when the user asked for that, and a clear error.
+form for a form that writes, the CPU with a warning when the user asked for that, and a clear error. Only the schemas of
+aten are trusted to tell what an operator writes: those of other namespaces never go to the CPU.
 """
 
 from __future__ import annotations
@@ -37,6 +38,11 @@ _ERROR = (
     "addition please open an issue of portable-mps. As a temporary fix, you can set the environment variable "
     "`PYTORCH_ENABLE_MPS_FALLBACK=1` to use the CPU as a fallback for this op. WARNING: this will be slower than "
     "running natively on MPS."
+)
+_ERROR_OF_OTHERS = (
+    "The operator '{name}' has no kernel for the MPS device. PYTORCH_ENABLE_MPS_FALLBACK does not run operators from "
+    "outside aten on the CPU, as their schemas need not say what they write. Call it with CPU tensors, or register a "
+    "kernel for 'mps' (torch.library.register_kernel)."
 )
 _WARNING = (
     "The operator '{name}' is not currently supported on the MPS backend and will fall back to run on the CPU. This "
@@ -136,6 +142,8 @@ def _layout(tensor: torch.Tensor) -> tuple[torch.Size, tuple[int, ...]] | None:
 def _on_cpu(op: torch._ops.OpOverload, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """Copy the tensors over, run, copy what was written back and the results to the device."""
     name = op.name()
+    if not name.startswith("aten::"):
+        raise NotImplementedError(_ERROR_OF_OTHERS.format(name=name))
     reason = ON_CPU.get(name)
     if reason is None and not settings.fallback_enabled():
         raise NotImplementedError(_ERROR.format(name=name))

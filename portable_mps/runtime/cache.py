@@ -3,32 +3,84 @@
 from __future__ import annotations
 
 import os
+import shutil
+import struct
 import sys
+import warnings
 from pathlib import Path
+
+from portable_mps import settings
 
 if sys.platform != "win32":
     import fcntl
 
+_LEAST_SPACE = 64 << 20  # bytes that must be free on the disk
+_MAGIC = 0xBEEFC0DE  # how LMDB's lock files begin
+_HEADER, _SLOT = 128, 64  # bytes; a slot is the transaction (uint64), the process (int32), the thread
 
-def join(folder: Path) -> int | None:
-    """Make `folder` ready for this process; the cache is in use as long as the returned file descriptor is open.
 
-    A process that is killed leaves its entry in LMDB's table of readers. With 126 of them the table is full and nothing
-    is cached any more, so a process that finds itself alone forgets the tables: LMDB makes them anew.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    if sys.platform == "win32":
-        return None
-    users = os.open(folder / "users", os.O_RDWR | os.O_CREAT, 0o644)
+def join(name: str) -> Path | None:
+    """The folder `name` in the cache, ready for this process; None, with a warning, where there cannot be one."""
     try:
-        fcntl.flock(users, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        folder = settings.cache_folder() / name
+        check(folder)
         for table in folder.rglob("lock.mdb"):
-            table.unlink()
-    except OSError:  # others use it, or the file system has no locks
-        pass
-    try:
-        fcntl.flock(users, fcntl.LOCK_SH)
-    except OSError:
-        os.close(users)
+            forget_dead_readers(table)
+    except (OSError, RuntimeError) as error:  # RuntimeError: no home directory
+        warnings.warn(
+            f"There is no cache of compiled kernels: {error}. Each process compiles its kernels anew, which is slow; "
+            "PORTABLE_MPS_CACHE names another folder.",
+            RuntimeWarning,
+            stacklevel=2,
+        )
         return None
-    return users
+    return folder
+
+
+def check(folder: Path) -> None:
+    """Make `folder`; OSError unless this process may write to it and to what is there, and the disk has space."""
+    folder.mkdir(parents=True, exist_ok=True)
+    probe = folder / f".probe-{os.getpid()}"
+    probe.write_bytes(b"")
+    probe.unlink()
+    for database in folder.rglob("*.mdb"):
+        with database.open("r+b"):
+            pass
+    free = shutil.disk_usage(folder).free
+    if free < _LEAST_SPACE:
+        raise OSError(f"only {free >> 20} MiB are free in {folder}")
+
+
+def forget_dead_readers(table: Path) -> None:
+    """Empty the slots of ended processes in a lock file of LMDB, as its mdb_reader_check does.
+
+    slangpy leaves a process's slot behind at its end, and no one else makes this check: after 126 processes the table
+    would be full, and nothing cached any more. Call it before this process opens the database, as closing the file
+    gives up the locks that this process has on it.
+    """
+    if sys.platform == "win32":
+        return
+    with table.open("r+b", buffering=0) as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # two at a time could empty a slot just taken
+        except OSError:  # another process is at it, or the file system has no locks
+            return
+        content = file.read()
+        if len(content) < _HEADER or struct.unpack_from("<I", content)[0] != _MAGIC:
+            return
+        for slot in range(_HEADER, len(content) - _SLOT + 1, _SLOT):
+            (process,) = struct.unpack_from("<i", content, slot + 8)
+            if process > 0 and _has_ended(file.fileno(), process):
+                os.pwrite(file.fileno(), bytes(4), slot + 8)
+
+
+def _has_ended(lock_file: int, process: int) -> bool:
+    """Whether a reader is gone: a living one holds a lock on the byte whose number is that of its process."""
+    if process == os.getpid():
+        return False
+    try:
+        fcntl.lockf(lock_file, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, process)
+    except OSError:
+        return False
+    fcntl.lockf(lock_file, fcntl.LOCK_UN, 1, process)
+    return True

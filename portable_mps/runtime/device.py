@@ -10,7 +10,7 @@ from typing import Any
 from portable_mps import _C, settings
 from portable_mps.runtime import adapter as adapters
 from portable_mps.runtime import cache as cache_folder
-from portable_mps.runtime import profiler
+from portable_mps.runtime import profiler, workers
 from portable_mps.runtime.errors import ErrorRecord
 from portable_mps.runtime.kernel import KERNELS, Compiler
 from portable_mps.runtime.memory import Slabs
@@ -34,8 +34,7 @@ class Device:
         self.adapter = adapters.choose()
         if self.adapter.missing:
             raise adapters.NoAdapterError(f"{self.adapter.name} lacks {', '.join(self.adapter.missing)}")
-        cache = settings.cache_folder() / _folder_name(f"{self.adapter.name} {self.adapter.driver} {spy.SGL_VERSION}")
-        self._cache_users = cache_folder.join(cache)
+        cache = cache_folder.join(_folder_name(f"{self.adapter.name} {self.adapter.driver} {spy.SGL_VERSION}"))
         options = spy.SlangCompilerOptions()
         options.include_paths = [str(KERNELS)]
         mode = spy.SlangFloatingPointMode
@@ -43,9 +42,9 @@ class Device:
         self.raw = adapters.open_device(
             self.adapter,
             compiler_options=options,
-            shader_cache_path=str(cache / "shaders"),
+            shader_cache_path=None if cache is None else str(cache / "shaders"),
             shader_cache_size=_SHADER_CACHE_BYTES,
-            module_cache_path=str(cache / "modules"),
+            module_cache_path=None if cache is None else str(cache / "modules"),
             label="portable-mps",
         )
         self.cache_folder = cache
@@ -60,6 +59,7 @@ class Device:
 
     def close(self) -> None:
         """Wait for work in flight; the driver's own objects go with the process."""
+        workers.finish()
         self.stream.submit()
         self.raw.wait_for_idle()
 
@@ -89,6 +89,7 @@ def current() -> Device:
             if _device is None:
                 _device = Device()
                 atexit.register(_device.close)
+                workers.prepare()
                 if settings.log_profile():
                     profiler.profile_whole_process()
     return _device
