@@ -10,13 +10,15 @@ export PORTABLE_MPS ?= 1
 export PYTHON VENV
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test operators numerics lint format bench clean
+.PHONY: help setup demo test operators models ecosystem numerics lint format bench clean
 
 help:
 	@echo "make setup   install the system packages that are missing, make $(VENV), build"
 	@echo "make demo    train a network on handwritten digits on the mps device"
 	@echo "make test    run the tests (ARGS='-k softmax' selects)"
 	@echo "make operators   run torch's operator database, write docs/operators.md (ARGS='--operators fft.*' selects)"
+	@echo "make models  compare the architectures of transformers, where that is installed, write docs/models.md"
+	@echo "make ecosystem   try the libraries that are installed, write docs/ecosystem.md"
 	@echo "make lint    ruff, mypy, clang-format; make format repairs what they can"
 	@echo "make numerics    sweep the functions of kernels/lib against mpmath, write docs/numerics.md"
 	@echo "make bench   time operators and training steps"
@@ -37,6 +39,12 @@ test: $(READY)
 
 operators: $(READY)
 	PYTHONPATH=tests $(RUN) -m opinfo --table docs/operators.md $(ARGS)
+
+models: $(READY)
+	PYTHONPATH=tests $(RUN) -m models --write docs/models.md $(ARGS)
+
+ecosystem: $(READY)
+	PYTHONPATH=tests $(RUN) -m ecosystem --write docs/ecosystem.md $(ARGS)
 
 numerics: $(READY)
 	$(RUN) scripts/numerics.py --write docs/numerics.md $(ARGS)

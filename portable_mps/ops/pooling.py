@@ -79,7 +79,8 @@ class Pooling:
             pairs = [sorted(pair) for pair in zip(self.input, self.output, strict=True)]
             spans = [many // max(few, 1) + (2 if few and many % few else 0) for few, many in pairs]
         else:
-            spans = list(self.size)
+            # Windows are clipped to the input, and there are no more around an element than outputs.
+            spans = [min(size, max(n, m)) for size, n, m in zip(self.size, self.input, self.output, strict=True)]
         return spans[0] + spans[0] * spans[1] + math.prod(spans)
 
 

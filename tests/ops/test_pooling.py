@@ -43,6 +43,12 @@ def test_average(dims, options):
     compare(lambda x: pool(x, **options), sample(*SHAPES[dims]), grad=True)
 
 
+def test_windows_far_larger_than_the_input():
+    # A thread's turns are those of the clipped window: 1280 * 1280 would be refused on the software driver.
+    compare(lambda x: F.avg_pool2d(x, 1280, ceil_mode=True), torch.randn(2, 3, 5, 4), grad=True)
+    compare(lambda x: F.max_pool2d(x, 1280, ceil_mode=True), torch.randn(2, 3, 5, 4), grad=True)
+
+
 def test_dilation_and_uneven_windows():
     x = sample(2, 2, 12, 15)
     compare(lambda x: F.max_pool2d(x, 3, 2, 1, dilation=2), x, grad=True)
