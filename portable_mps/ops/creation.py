@@ -6,7 +6,7 @@ import torch
 
 from portable_mps.dispatch.pointwise import Pointwise
 from portable_mps.dispatch.promotion import Promotion
-from portable_mps.dispatch.registry import implements
+from portable_mps.dispatch.registry import implements, register
 
 _fill = Pointwise("fill", ("a",), 1, promotion=Promotion.NONE)
 
@@ -27,6 +27,38 @@ def fill_tensor_(self: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
         return self.copy_(value)
     _fill((self,), (value,))
     return self
+
+
+def _kaiser_window(
+    window_length: int,
+    periodic: bool = True,
+    beta: float = 12.0,
+    *,
+    dtype: torch.dtype | None = None,
+    layout: torch.layout | None = None,
+    device: torch.device | None = None,
+    pin_memory: bool | None = None,
+) -> torch.Tensor:
+    """I0(beta * sqrt(1 - x^2)) / I0(beta) at window_length points x from -1 to 1 (Kaiser, 1966)."""
+    dtype = torch.get_default_dtype() if dtype is None else dtype
+    if window_length < 0:
+        raise RuntimeError(f"kaiser_window requires non-negative window_length, got window_length={window_length}")
+    if layout not in (None, torch.strided):
+        raise RuntimeError(f"kaiser_window is not implemented for sparse types, got: {layout}")
+    if not (dtype.is_floating_point or dtype.is_complex):
+        raise RuntimeError(f"kaiser_window expects floating point dtypes, got: {dtype}")
+    if window_length < 2:
+        return torch.ones(window_length, dtype=dtype, device=device)
+    wide = torch.float64 if dtype == torch.float64 else torch.float32
+    points = window_length + 1 if periodic else window_length
+    x = torch.arange(points, dtype=wide, device=device) * (2 / (points - 1)) - 1
+    window = torch.special.i0((1 - x * x).clamp_min(0).sqrt() * beta)
+    window = window / torch.special.i0(torch.full((), beta, dtype=wide, device=device))
+    return window.to(dtype)[:window_length]
+
+
+for _overload in ("", ".periodic", ".beta"):
+    register(f"kaiser_window{_overload}", _kaiser_window)
 
 
 @implements("zero_")

@@ -8,7 +8,7 @@ import torch
 
 from portable_mps.dispatch.launch import check_turns, grid, launch
 from portable_mps.dispatch.registry import implements
-from portable_mps.dispatch.strided import dtype_defines
+from portable_mps.dispatch.strided import dtype_defines, on_device
 from portable_mps.runtime import device
 from portable_mps.runtime.kernel import Template
 
@@ -28,6 +28,7 @@ class _Problem:
         target_lengths: Sequence[int],
         blank: int,
     ) -> None:
+        on_device(log_probs)
         if log_probs.dtype not in (torch.float32, torch.float64):
             raise NotImplementedError(f'"ctc_loss" not implemented for {log_probs.dtype}')
         if log_probs.dim() != 3:

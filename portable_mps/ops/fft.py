@@ -18,7 +18,7 @@ import torch
 from portable_mps.dispatch.launch import grid, launch
 from portable_mps.dispatch.promotion import storage
 from portable_mps.dispatch.registry import implements
-from portable_mps.dispatch.strided import collapse, resized, wrapped_dim, written
+from portable_mps.dispatch.strided import collapse, resized, wrapped_dim
 from portable_mps.runtime import device
 from portable_mps.runtime.kernel import Template
 
@@ -268,11 +268,32 @@ def _check(self: torch.Tensor, complex: bool) -> None:
         raise RuntimeError(f"FFT doesn't support tensors of type: {name}")
 
 
+def _empty(
+    self: torch.Tensor, shape: Sequence[int], dims: Sequence[int], dtype: torch.dtype, last: bool = False
+) -> torch.Tensor:
+    """An uninitialised result that lies in memory as the CPU's: the batch in the order of self's strides, then `dims`
+    in that order, at most three of them at a time from the back. With `last`, the last of them stays there."""
+    sizes, strides, left = list(self.shape), list(self.stride()), list(dims)
+    while True:
+        fixed = left[-1:] if last else []
+        left = sorted(left[: len(left) - len(fixed)], key=lambda d: -strides[d]) + fixed
+        left, some = left[:-3], left[-3:]
+        batch = sorted((d for d in range(len(sizes)) if d not in some), key=lambda d: -strides[d])
+        step = 1
+        for d in reversed([*batch, *some]):
+            sizes[d] = shape[d]
+            strides[d] = step
+            step *= max(sizes[d], 1)
+        if not left:
+            return torch.empty_strided(tuple(shape), strides, dtype=dtype, device=self.device)
+        last = False
+
+
 def _along_others(
     source: torch.Tensor, dims: Sequence[int], inverse: bool, scale: float, into: torch.Tensor | None = None
 ) -> torch.Tensor:
     """Complex transforms along `dims`, the last first; the first of them may be in place, the others are."""
-    result = torch.empty(source.shape, dtype=source.dtype, device=source.device) if into is None else into
+    result = _empty(source, source.shape, dims, source.dtype) if into is None else into
     for dim in reversed(dims):
         _transform(source, result, dim, source.size(dim), inverse, scale if dim == dims[0] else 1.0)
         source = result
@@ -297,7 +318,7 @@ def fft_r2c(self: torch.Tensor, dim: Sequence[int], normalization: int, onesided
     shape = list(self.shape)
     if onesided:
         shape[last] = n // 2 + 1
-    result = torch.empty(shape, dtype=self.dtype.to_complex(), device=self.device)
+    result = _empty(self, shape, (*others, last), self.dtype.to_complex(), last=True)
     _transform(self, result, last, n, False, 1.0 if others else scale)
     return _along_others(result, others, False, scale, result)
 
@@ -315,14 +336,13 @@ def fft_c2r(self: torch.Tensor, dim: Sequence[int], normalization: int, last_dim
         half_spectrum = _along_others(half_spectrum, others, True, 1.0)
     shape = list(self.shape)
     shape[last] = last_dim_size
-    result = torch.empty(shape, dtype=self.dtype.to_real(), device=self.device)
+    result = _empty(half_spectrum, shape, [last], self.dtype.to_real())
     _transform(half_spectrum, result, last, last_dim_size, True, scale)
     return result
 
 
 def _into(out: torch.Tensor, result: torch.Tensor) -> torch.Tensor:
-    written(out, result.dtype)
-    return resized(out, result.shape).copy_(result)
+    return resized(out, result.shape).copy_(result)  # of any dtype, as on the CPU
 
 
 @implements("_fft_c2c.out")

@@ -15,8 +15,8 @@ import torch
 
 from portable_mps.dispatch.launch import grid, launch
 from portable_mps.dispatch.promotion import scalar_type, storage
-from portable_mps.dispatch.registry import register
-from portable_mps.dispatch.strided import castable, collapse, on_device, written
+from portable_mps.dispatch.registry import implements, register
+from portable_mps.dispatch.strided import castable, collapse, on_device, resized, separate, wrapped_dim, written
 from portable_mps.runtime.kernel import Template
 
 Function = TypeVar("Function", bound=Callable[..., Any])
@@ -57,7 +57,15 @@ def structured(name: str, *outputs: str) -> Callable[[Function], Function]:
             expected = _meta_results(operator, args, kwargs)
             for out, wanted in zip(given, expected, strict=True):
                 _fit(out, wanted)
-            return function(*args, **kwargs, **dict(zip(outputs, given, strict=True)))
+            memory = {out.untyped_storage().data_ptr() for out in given if out.numel()}
+
+            def apart(value: Any) -> Any:
+                """Kernels write outputs before they have read all inputs."""
+                shared = isinstance(value, torch.Tensor) and value.untyped_storage().data_ptr() in memory
+                return value.clone() if shared else value
+
+            inputs, options = [apart(a) for a in args], {name: apart(a) for name, a in kwargs.items()}
+            return function(*inputs, **options, **dict(zip(outputs, given, strict=True)))
 
         register(name, checked)
         return function
@@ -205,3 +213,36 @@ class MatrixKernel:
             THREADS=threads,
             ROWS=rows,
         )
+
+
+def _cross_into(out: torch.Tensor | None, self: torch.Tensor, other: torch.Tensor, dim: int) -> torch.Tensor:
+    if self.dim() != other.dim():
+        raise RuntimeError("linalg.cross: inputs must have the same number of dimensions.")
+    dim = wrapped_dim(dim, self.dim())
+    if self.size(dim) != 3 or other.size(dim) != 3:
+        raise RuntimeError(
+            f"linalg.cross: inputs dimension {dim} must have length 3. Got {self.size(dim)} and {other.size(dim)}"
+        )
+    shape = torch.broadcast_shapes(self.shape, other.shape)
+    dtype = torch.promote_types(self.dtype, other.dtype)
+    if dtype == torch.bool:
+        raise NotImplementedError("\"cross\" not implemented for 'Bool'")
+    if out is not None:
+        written(out, dtype)
+        resized(out, shape)
+        separate(out, self, other)
+    next_, last = (t.roll(-1, dim) for t in (self, other)), (t.roll(-2, dim) for t in (self, other))
+    (a1, b1), (a2, b2) = next_, last
+    result = a1 * b2 - a2 * b1
+    return result if out is None else out.copy_(result)
+
+
+@implements("linalg_cross")
+def linalg_cross(self: torch.Tensor, other: torch.Tensor, *, dim: int = -1) -> torch.Tensor:
+    """The vector product along a dimension of size 3."""
+    return _cross_into(None, self, other, dim)
+
+
+@implements("linalg_cross.out")
+def linalg_cross_out(self: torch.Tensor, other: torch.Tensor, *, dim: int = -1, out: torch.Tensor) -> torch.Tensor:
+    return _cross_into(out, self, other, dim)

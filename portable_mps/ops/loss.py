@@ -71,14 +71,15 @@ class Loss:
         row = self._rows[reduction]
         expanded = torch.broadcast_tensors(*inputs)
         shape = expanded[0].shape if reduction == NONE else ()
+        if isinstance(row, Pointwise):
+            if out is not None:
+                resized(out, shape)
+            return row((out,), inputs, parameter)[0]
         if out is None:
             out = torch.empty(shape, dtype=dtype, device=inputs[0].device)
         else:
             resized(out, shape)
-        if isinstance(row, Pointwise):
-            row((out,), inputs, parameter)
-        else:
-            row((out,), expanded, tuple(range(expanded[0].dim())), parameter)
+        row((out,), expanded, tuple(range(expanded[0].dim())), parameter)
         return out
 
     def gradient_into(
@@ -214,9 +215,10 @@ def _bce_into(
     out: torch.Tensor | None, self: torch.Tensor, target: torch.Tensor, weight: torch.Tensor | None, reduction: int
 ) -> torch.Tensor:
     require_floating("binary_cross_entropy", self)
-    outside = torch.empty(self.shape, dtype=torch.bool, device=self.device)
-    _improbable((outside,), (self,))
-    raise_where(outside, "all elements of input should be between 0 and 1")
+    for name, tensor in (("input", self), ("target", target)):
+        outside = torch.empty(tensor.shape, dtype=torch.bool, device=self.device)
+        _improbable((outside,), (tensor,))
+        raise_where(outside, f"all elements of {name} should be between 0 and 1")
     return (_bce if weight is None else _weighted_bce).into(out, _bce_inputs(self, target, weight), reduction)
 
 

@@ -69,7 +69,9 @@ def multi_margin_loss(
 ) -> torch.Tensor:
     excess, _, weights = _class_margins(self, target, p, margin, weight)
     losses = excess.square() if p == 2 else excess
-    losses = (losses if weights is None else losses * weights).mean(1)
+    if weights is not None:  # an infinite weight of no excess is no loss
+        losses = torch.where(excess > 0, losses * weights, 0.0)
+    losses = losses.mean(1)
     return _reduce(losses if target.dim() else losses.reshape(()), reduction).to(self.dtype)
 
 
@@ -85,7 +87,7 @@ def multi_margin_loss_backward(
 ) -> torch.Tensor:
     excess, labels, weights = _class_margins(self, target, p, margin, weight)
     slopes = 2 * excess if p == 2 else (excess > 0).to(excess.dtype)
-    slopes = slopes if weights is None else slopes * weights
+    slopes = slopes if weights is None else torch.where(excess > 0, slopes * weights, 0.0)
     slopes = slopes * _row_gradients(grad_output, excess, reduction)
     return slopes.scatter_(1, labels, -slopes.sum(1, keepdim=True)).to(self.dtype).reshape(self.shape)
 

@@ -10,7 +10,7 @@ from portable_mps.dispatch.launch import Prepared, launch
 from portable_mps.dispatch.pointwise import Pointwise
 from portable_mps.dispatch.promotion import storage, summed_in
 from portable_mps.dispatch.registry import implements
-from portable_mps.dispatch.strided import on_device
+from portable_mps.dispatch.strided import on_device, separate
 from portable_mps.runtime import device
 from portable_mps.runtime.kernel import Template
 
@@ -24,13 +24,17 @@ _outer = Template("matmul", "matmul", "QQQqqqqqiiiiiiiiiii")
 _MAX_BATCH = 32768  # workgroups in z
 
 
-def _check_out(out: torch.Tensor, shape: tuple[int, ...], dtype: torch.dtype, name: str) -> torch.Tensor:
-    """`out` with the result's shape, by torch's rules for out= arguments."""
+def _check_out(
+    out: torch.Tensor, shape: tuple[int, ...], dtype: torch.dtype, name: str, apart: bool = True
+) -> torch.Tensor:
+    """`out` with the result's shape, by torch's rules for out= arguments. apart: its elements are, too."""
     on_device(out)
     if out.dtype != dtype:
         raise RuntimeError(f"{name}: expected out tensor to have dtype {dtype}, but got {out.dtype} instead")
     if out.shape != shape:
         torch._prims_common.wrappers._maybe_resize_out(out, shape)
+    if apart and 0 in out.stride():
+        separate(out)
     return out
 
 
@@ -266,7 +270,7 @@ def mm_out(self: torch.Tensor, mat2: torch.Tensor, *, out: torch.Tensor) -> torc
 @implements("bmm.out")
 def bmm_out(self: torch.Tensor, mat2: torch.Tensor, *, out: torch.Tensor) -> torch.Tensor:
     _check_batches(self, mat2)
-    _check_out(out, (self.shape[0], self.shape[1], mat2.shape[2]), self.dtype, "bmm")
+    _check_out(out, (self.shape[0], self.shape[1], mat2.shape[2]), self.dtype, "bmm", apart=False)
     product(self, mat2, out)
     return out
 

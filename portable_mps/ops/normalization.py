@@ -11,11 +11,12 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
+from torch._prims_common import suggest_memory_format
 
 from portable_mps.dispatch.pointwise import Pointwise
 from portable_mps.dispatch.promotion import summed_in
 from portable_mps.dispatch.reduction import Accumulate, Reduction
-from portable_mps.dispatch.registry import implements, register, schema
+from portable_mps.dispatch.registry import implements, register, register_composite, schema
 from portable_mps.dispatch.rows import RowKernel
 from portable_mps.dispatch.strided import resized
 
@@ -95,7 +96,7 @@ def _batch_norm(
     """
     _require_floating("batch_norm", input)
     accumulator = summed_in(input.dtype)
-    out = torch.empty_like(input)
+    out = torch.empty_like(input, memory_format=suggest_memory_format(input))
     channels = input.size(1)
     if training:
         mean, rstd, variance = (torch.empty(channels, dtype=accumulator, device=input.device) for _ in range(3))
@@ -238,7 +239,7 @@ def native_batch_norm_backward(
         _gradient_sums((products, sums), operands, _all_but_channels(input))
     grad_input = None
     if output_mask[0]:
-        grad_input = torch.empty_like(input)
+        grad_input = torch.empty_like(input, memory_format=suggest_memory_format(input))
         if train:
             factor = 1 / max(input.numel() // max(input.size(1), 1), 1)
             scale = factor if weight is None else weight.to(accumulator) * factor
@@ -446,7 +447,40 @@ def native_group_norm(
     weight, bias = (None if t is None else t.view(1, group, -1, 1) for t in (weight, bias))
     wide_mean, wide_rstd = mean.view(N, group, 1, 1), rstd.view(N, group, 1, 1)
     _normalize(out.view(grouped.shape), grouped, wide_mean, wide_rstd, weight, bias)
-    return out, mean, rstd
+    return out.contiguous(memory_format=suggest_memory_format(input)), mean, rstd
+
+
+def _group_norm(
+    input: torch.Tensor,
+    num_groups: int,
+    weight: torch.Tensor | None = None,
+    bias: torch.Tensor | None = None,
+    eps: float = 1e-5,
+    cudnn_enabled: bool = True,
+) -> torch.Tensor:
+    """torch's composition, which makes the input contiguous on GPUs, but channels-last as on the CPU."""
+    if input.dim() < 2:
+        raise RuntimeError(f"Expected at least 2 dimensions for input tensor but received {input.dim()}")
+    batch, channels = input.shape[:2]
+    if num_groups <= 0:
+        raise RuntimeError(f"Expected num groups to be greater than 0, got {num_groups}")
+    if channels % num_groups:
+        raise RuntimeError(
+            f"Expected number of channels in input to be divisible by num_groups, but got input of shape "
+            f"{list(input.shape)} and num_groups={num_groups}"
+        )
+    for name, parameter in (("weight", weight), ("bias", bias)):
+        if parameter is not None and parameter.shape != (channels,):
+            raise RuntimeError(
+                f"Expected {name} to be a vector of size equal to the number of channels in input, but got {name} of "
+                f"shape {list(parameter.shape)} and input of shape {list(input.shape)}"
+            )
+    size = math.prod(input.shape[2:])
+    input = input.contiguous(memory_format=suggest_memory_format(input))
+    return torch.native_group_norm(input, weight, bias, batch, channels, size, num_groups, eps)[0]
+
+
+register_composite("group_norm", _group_norm)
 
 
 @implements("native_group_norm_backward")
@@ -479,6 +513,7 @@ def native_group_norm_backward(
         shares = [(t * per_group).sum(2).div_(count).view(N, group, 1, 1) for t in (sums, products)]
         scale = 1.0 if weight is None else weight.view(1, group, -1, 1)
         _input_gradient((grad_input.view(shape),), (gradient, grouped, wide_mean, wide_rstd, scale, *shares))
+        grad_input = grad_input.contiguous(memory_format=suggest_memory_format(input))
     dtype = input.dtype if weight is None else weight.dtype
     return (
         grad_input,

@@ -17,7 +17,7 @@ import torch
 from portable_mps.dispatch.launch import check_turns
 from portable_mps.dispatch.registry import implements, register
 from portable_mps.dispatch.strided import Linear, dtype_defines, resized, written
-from portable_mps.ops.shape import contiguous_out, finish
+from portable_mps.ops.shape import contiguous_out, finish, in_format_of
 
 _LAYOUT = "QQQQx" + "i" * 21
 _forward = Linear("pooling", "forward", _LAYOUT)
@@ -236,7 +236,8 @@ def max_pool3d_with_indices(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     shape = _shape("max_pool3d_with_indices", self, kernel_size, stride, padding, dilation, ceil_mode)
     out, indices = self.new_empty(shape), self.new_empty(shape, dtype=torch.int64)
-    return _pool_max(_fixed(3, self, out, kernel_size, stride, padding, dilation), self, out, indices)
+    _pool_max(_fixed(3, self, out, kernel_size, stride, padding, dilation), self, out, indices)
+    return in_format_of(self, out), in_format_of(self, indices)
 
 
 @implements("max_pool3d_with_indices_backward")
@@ -251,7 +252,7 @@ def max_pool3d_with_indices_backward(
     indices: torch.Tensor,
 ) -> torch.Tensor:
     pooling = _fixed(3, self, grad_output, kernel_size, stride, padding, dilation)
-    return _gradient(3, pooling, grad_output, self, None, indices)
+    return in_format_of(self, _gradient(3, pooling, grad_output, self, None, indices))
 
 
 # Averages, fixed windows ------------------------------------------------------------------------------------------
@@ -313,10 +314,12 @@ def _register_adaptive(dims: int) -> None:
 
     def forward(self: torch.Tensor, output_size: Sequence[int]) -> torch.Tensor:
         out = self.new_empty(_shape(average, self, output_size))
-        return _pool(_adaptive(dims, self, out), self, out)
+        result = _pool(_adaptive(dims, self, out), self, out)
+        return in_format_of(self, result) if dims == 2 else result
 
     def backward(grad_output: torch.Tensor, self: torch.Tensor) -> torch.Tensor:
-        return _gradient(dims, _adaptive(dims, self, grad_output), grad_output, self, None, None)
+        gradient = _gradient(dims, _adaptive(dims, self, grad_output), grad_output, self, None, None)
+        return in_format_of(self, gradient) if dims == 2 else gradient
 
     def backward_out(grad_output: torch.Tensor, self: torch.Tensor, *, grad_input: torch.Tensor) -> torch.Tensor:
         return _gradient(dims, _adaptive(dims, self, grad_output), grad_output, self, grad_input, None)
@@ -345,6 +348,17 @@ def _register_adaptive(dims: int) -> None:
 
 _register_adaptive(2)
 _register_adaptive(3)
+
+
+# Undone -----------------------------------------------------------------------------------------------------------
+
+
+@implements("max_unpool2d")
+def max_unpool2d(self: torch.Tensor, indices: torch.Tensor, output_size: Sequence[int]) -> torch.Tensor:
+    """torch's decomposition, in the memory format of self."""
+    from torch._decomp.decompositions import max_unpool2d as decomposed  # 0.5 s: only when needed
+
+    return in_format_of(self, decomposed(self, indices, list(output_size)))
 
 
 # Fractional -------------------------------------------------------------------------------------------------------

@@ -14,6 +14,7 @@ import torch
 
 from portable_mps import _C
 from portable_mps.dispatch.checks import raise_where
+from portable_mps.dispatch.promotion import scalar_type
 from portable_mps.dispatch.registry import implements, register_composite
 from portable_mps.dispatch.strided import Linear, dtype_defines, resized
 from portable_mps.ops.sort import sort_into
@@ -208,8 +209,15 @@ def normal_out(mean: Any, std: Any = 1.0, *, generator: Any = None, out: torch.T
 # Integers ---------------------------------------------------------------------------------------------------------
 
 
+def _refuse_without_integers(name: str, dtype: torch.dtype) -> None:
+    """NotImplementedError for complex numbers and 8-bit floats, in the words of torch's CPU kernel `name`."""
+    if dtype.is_complex or (dtype.itemsize == 1 and dtype.is_floating_point):
+        raise NotImplementedError(f"\"{name}\" not implemented for '{scalar_type(dtype)}'")
+
+
 def _highest(dtype: torch.dtype) -> int:
     """The highest number that random_() gives: the last of a type's consecutive integers."""
+    _refuse_without_integers("random_kernel_cpu", dtype)
     if dtype.is_floating_point:
         return int(2 ** _BITS[dtype])
     return 1 if dtype == torch.bool else min(torch.iinfo(dtype).max, 2**63 - 1)
@@ -244,6 +252,9 @@ def random_from_(self: torch.Tensor, from_: int, to: int | None, *, generator: A
     dtype = self.dtype
     if to is None and from_ == -(2**63):
         return _integers(self, 0, 0, generator)
+    if dtype.is_complex:
+        raise RuntimeError("check_random_bounds handles only integral, floating-point and boolean types")
+    _refuse_without_integers("random_update_from_to", dtype)
     begin, last = from_, _highest(dtype) if to is None else to - 1
     if to is not None and not from_ < to:
         raise RuntimeError(f"random_ expects 'from' to be less than 'to', but got from={from_} >= to={to}")
@@ -284,6 +295,9 @@ def randperm_generator_out(n: int, *, generator: Any, out: torch.Tensor) -> torc
     """0 … n - 1 in the order of random keys of 63 bits."""
     if n < 0:
         raise RuntimeError(f"n must be non-negative, got{n}")
+    _refuse_without_integers("randperm", out.dtype)
+    if out.dtype == torch.bool:
+        raise NotImplementedError("\"randperm\" not implemented for 'Bool'")
     limit = 2 ** _BITS[out.dtype] if out.dtype in _BITS else torch.iinfo(out.dtype).max
     if n - 1 > limit:
         raise RuntimeError("n is too large for result tensor type: '" + _short(out.dtype) + "'")
@@ -348,11 +362,15 @@ def native_dropout(input: torch.Tensor, p: float, train: bool | None) -> tuple[t
     if not 0 <= p <= 1:
         raise RuntimeError(f"dropout probability has to be between 0 and 1, but got {p:g}")
     if not input.is_floating_point():
+        if input.is_complex() or input.dtype in (torch.uint16, torch.uint32, torch.uint64):
+            raise NotImplementedError(f"\"bernoulli_scalar_cpu_\" not implemented for '{scalar_type(input.dtype)}'")
         raise RuntimeError(f"result type Float can't be cast to the desired output type {_short(input.dtype)}")
     if p == 1:
         return torch.zeros_like(input), torch.zeros_like(input, dtype=torch.bool)
-    source = input.contiguous()
-    out, mask = torch.empty_like(source), torch.empty_like(source, dtype=torch.bool)
+    out = torch.empty_like(input)
+    mask = torch.empty_like(out, dtype=torch.bool)
+    # The kernel goes through memory: in the order of the strides, which empty_like takes over.
+    source = input if input.stride() == out.stride() else torch.empty_like(out).copy_(input)
     real = "double" if input.dtype == torch.float64 else "float"
     seed, offset = _C.reserve_philox(None, 1)
     _dropout[real](

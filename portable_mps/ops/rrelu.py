@@ -34,6 +34,7 @@ def _into(
         )
     if not self.is_floating_point():
         raise NotImplementedError(f'"rrelu_with_noise" not implemented for {self.dtype}')
+    out = torch.empty_like(self, memory_format=torch.contiguous_format) if out is None and training else out
     out = torch.empty_like(self) if out is None else out
     if not training:
         return torch.ops.aten.leaky_relu.out(self, (lower + upper) / 2, out=out)

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+from torch._prims_common import suggest_memory_format
 
 from portable_mps.dispatch import deterministic
 from portable_mps.dispatch.lists import ListKernel
@@ -36,6 +37,11 @@ _ramps = {"double": Linear("shape", "ramp", "Qxdddd"), "float": Linear("shape", 
 def finish(out: torch.Tensor, result: torch.Tensor) -> torch.Tensor:
     """`result` into `out`, unless it is there already: kernels here write contiguous tensors."""
     return out if out is result else out.copy_(result)
+
+
+def in_format_of(like: torch.Tensor, result: torch.Tensor) -> torch.Tensor:
+    """`result`, channels-last where `like` is: kernels here write contiguous tensors."""
+    return result.contiguous(memory_format=suggest_memory_format(like))
 
 
 def contiguous_out(out: torch.Tensor, shape: Sequence[int]) -> torch.Tensor:
@@ -421,17 +427,17 @@ def _register_padding(kind: str, dims: int) -> None:
     ) -> torch.Tensor:
         return pad_backward(name, grad_output, self, padding, grad_input, reflect)
 
-    if name == "reflection_pad2d":  # the only one that is not structured
+    if dims > 1:  # not structured, or structured without a memory format
 
         @implements(name)
         def functional(self: torch.Tensor, padding: Sequence[int]) -> torch.Tensor:
-            return pad_out(name, self, padding, None, reflect)
+            return in_format_of(self, pad_out(name, self, padding, None, reflect))
 
-    if name in ("reflection_pad2d", "replication_pad2d", "replication_pad3d"):  # not structured
+    if dims > 1:
 
         @implements(f"{name}_backward")
         def backward(grad_output: torch.Tensor, self: torch.Tensor, padding: Sequence[int]) -> torch.Tensor:
-            return pad_backward(name, grad_output, self, padding, None, reflect)
+            return in_format_of(self, pad_backward(name, grad_output, self, padding, None, reflect))
 
 
 for _kind in ("reflection", "replication"):
@@ -449,4 +455,4 @@ def channel_shuffle(self: torch.Tensor, groups: int) -> torch.Tensor:
             f"Number of channels must be divisible by groups. Got {channels} channels and {groups} groups."
         )
     split = self.reshape(self.size(0), groups, channels // groups, *self.shape[2:])
-    return split.transpose(1, 2).reshape(self.shape)
+    return in_format_of(self, split.transpose(1, 2).reshape(self.shape))

@@ -134,6 +134,8 @@ def coalesce(self: torch.Tensor) -> torch.Tensor:
 
 @implements_for("Sparse", "add.out")
 def add_out(self: torch.Tensor, other: torch.Tensor, *, alpha: complex = 1, out: torch.Tensor) -> torch.Tensor:
+    if not (isinstance(self, torch.Tensor) and isinstance(other, torch.Tensor)):  # a Python number arrives as it is
+        raise RuntimeError("add(sparse, dense) is not supported. Use add(dense, sparse) instead.")
     if self.is_sparse and not other.is_sparse:
         raise RuntimeError("add(sparse, dense) is not supported. Use add(dense, sparse) instead.")
     _same_shape("add", self, other)

@@ -60,18 +60,20 @@ def _is_alike(tensor: torch.Tensor, other: torch.Tensor) -> bool:
 
 
 def _self_overlapping(like: torch.Tensor) -> Iterator[tuple[str, torch.Tensor]]:
-    """Tensors of its shape and first values, several of whose elements share memory."""
+    """Tensors of its shape and first values, several of whose elements share memory.
+
+    Each has memory for all its elements behind it: the CPU's kernels that take outputs for contiguous write there.
+    """
     if like.layout != torch.strided or like.numel() < 2:
         return
-    like = like.detach()
-    for dim, size in enumerate(like.shape):
-        if size > 1:
-            yield f"expanded along {dim}", like.narrow(dim, 0, 1).clone().expand(like.shape)
-            break
-    yield "expanded along all", like.flatten()[:1].clone().expand(like.numel()).as_strided(like.shape, [0] * like.dim())
+    flat = like.detach().flatten().clone()
+    strides = list(torch.empty(like.shape, device="meta").stride())
+    first = next(dim for dim, size in enumerate(like.shape) if size > 1)
+    strides[first] = 0
+    yield f"expanded along {first}", flat.clone().as_strided(like.shape, strides)
+    yield "expanded along all", flat.clone().as_strided(like.shape, [0] * like.dim())
     if like.dim() > 1:
-        reach = sum(size - 1 for size in like.shape) + 1
-        yield "partially overlapping", like.flatten()[:reach].clone().as_strided(like.shape, [1] * like.dim())
+        yield "partially overlapping", flat.as_strided(like.shape, [1] * like.dim())
 
 
 def _overlapping(written: torch.Tensor, read: torch.Tensor) -> Iterator[tuple[str, torch.Tensor, torch.Tensor]]:
@@ -93,10 +95,15 @@ def _judged(op: Any, dtype: torch.dtype, function: Any, name: str, sample: Sampl
         yield both.named(name, both.different_refusal(refusal, error))
         return
 
+    plain = _without_overlap(op, function, sample)
+    meant = compare.promises_values(op) and compare.are_equal(expected, plain, compare.tolerance(op, dtype))
+
     def check() -> None:
-        actual = samples.call(op, function, sample, "mps")
-        plain = _without_overlap(op, function, sample)
-        meant = compare.promises_values(op) and compare.are_equal(expected, plain, compare.tolerance(op, dtype))
+        actual, error = both.attempt(lambda: samples.call(op, function, sample, "mps"))
+        if error is not None and (meant or "unsupported operation" not in str(error)):
+            raise error  # where the CPU computes something else, a refusal is as good
+        if error is not None:
+            return
         compare.assert_agree(
             both.processed(op, sample, actual),
             both.processed(op, sample, expected),

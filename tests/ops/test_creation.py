@@ -99,3 +99,16 @@ def test_triangle_indices(size):
         for function in (torch.tril_indices, torch.triu_indices):
             assert_same(function(*size, offset, device="mps"), function(*size, offset))
     assert_same(torch.eye(*size, device="mps"), torch.eye(*size))
+
+
+@pytest.mark.parametrize("length", [0, 1, 2, 7])
+@pytest.mark.parametrize("periodic", [True, False])
+def test_kaiser_window(length, periodic):
+    for dtype in (torch.float32, torch.float64, torch.float16):
+        expected = torch.kaiser_window(length, periodic, 8.0, dtype=dtype)
+        actual = torch.kaiser_window(length, periodic, 8.0, dtype=dtype, device="mps")
+        torch.testing.assert_close(actual.cpu(), expected, rtol=2e-3 if dtype == torch.float16 else 1e-6, atol=1e-6)
+    with pytest.raises(RuntimeError, match="floating point"):
+        torch.kaiser_window(length, dtype=torch.int64, device="mps")
+    with pytest.raises(RuntimeError, match="non-negative"):
+        torch.kaiser_window(-1, device="mps")

@@ -76,3 +76,11 @@ def test_errors():
         torch.cdist(a, a, -1.0)
     with pytest.raises(RuntimeError, match="floating-point"):
         torch.cdist(a.int(), a.int())
+
+
+@pytest.mark.parametrize("p", [0.0, 0.5, 1.0, 2.0, 3.0])
+def test_nan_is_at_nan(p):
+    nan, inf = torch.nan, torch.inf
+    x = torch.tensor([[1, 2, nan], [1, 2, inf], [0, 0, 0], [nan, nan, nan]])
+    y = torch.tensor([[1, 2, 3], [1, nan, inf], [0, inf, -inf]])
+    torch.testing.assert_close(torch.cdist(x.to("mps"), y.to("mps"), p).cpu(), torch.cdist(x, y, p), equal_nan=True)

@@ -187,3 +187,22 @@ def test_errors(name):
         ERRORS[name]("cpu")
     with pytest.raises(on_cpu.type):
         ERRORS[name]("mps")
+
+
+@pytest.mark.parametrize("order", [(0, 1, 2), (2, 1, 0), (1, 2, 0)])
+@pytest.mark.parametrize("name,options", [
+    ("fft", {"dim": 0}), ("fft", {"dim": 1}), ("rfft", {"dim": 1}), ("irfft", {"dim": 0}), ("hfft", {"dim": 1}),
+    ("fft2", {}), ("rfft2", {}), ("fftn", {}), ("irfftn", {}), ("ihfftn", {}),
+])  # fmt: skip
+def test_results_lie_as_the_cpus(name, options, order):
+    x = torch.randn(4, 5, 6).permute(order).contiguous().permute([order.index(i) for i in range(3)])
+    function = getattr(torch.fft, name)
+    assert function(x.to("mps"), **options).stride() == function(x, **options).stride()
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float16])
+def test_outputs_of_another_precision(dtype):
+    x = torch.randn(5, dtype=torch.complex64)
+    expected = torch.fft.irfft(x, out=torch.empty(8, dtype=dtype))
+    actual = torch.fft.irfft(x.to("mps"), out=torch.empty(8, dtype=dtype, device="mps"))
+    torch.testing.assert_close(actual.cpu(), expected, rtol=1e-3, atol=1e-3)

@@ -73,3 +73,13 @@ def test_errors():
                 call(device)
             raised.append(type(info.value))
         assert raised[0] is raised[1]
+
+
+def test_solving_into_an_argument():
+    a = torch.randn(4, 4, generator=torch.Generator().manual_seed(0))
+    factors, pivots = torch.linalg.ldl_factor(a + a.mT)
+    b = torch.randn(4, 4, generator=torch.Generator().manual_seed(1))
+    expected = torch.linalg.ldl_solve(factors, pivots, b)
+    into = factors.to("mps")
+    actual = torch.linalg.ldl_solve(into, pivots.to("mps"), b.to("mps"), out=into)
+    torch.testing.assert_close(actual.cpu(), expected, rtol=1e-4, atol=1e-4)

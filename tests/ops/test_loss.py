@@ -156,3 +156,20 @@ def test_errors():
             F.mse_loss(torch.ones(2, dtype=torch.int64, device=device), torch.ones(2, dtype=torch.int64, device=device))
         with pytest.raises(RuntimeError):
             F.huber_loss(torch.ones(2, device=device), torch.ones(2, device=device), delta=-1.0)
+
+
+@pytest.mark.parametrize("position", ["input", "target"])
+def test_binary_cross_entropy_refuses_nan(position):
+    tensors = {"input": torch.tensor([0.5]), "target": torch.tensor([0.5])}
+    tensors[position] = torch.tensor([torch.nan])
+    with pytest.raises(RuntimeError, match=f"all elements of {position} should be between 0 and 1"):
+        F.binary_cross_entropy(*(t.to("mps") for t in tensors.values())).item()
+
+
+@pytest.mark.parametrize("name", ["huber_loss", "mse_loss", "binary_cross_entropy_with_logits", "soft_margin_loss"])
+def test_unreduced_losses_lie_as_the_cpus(name):
+    x, y = torch.rand(4, 5).t(), torch.rand(4, 5).t()
+    function = getattr(F, name)
+    expected, actual = function(x, y, reduction="none"), function(x.to("mps"), y.to("mps"), reduction="none")
+    assert actual.stride() == expected.stride()
+    torch.testing.assert_close(actual.cpu(), expected)

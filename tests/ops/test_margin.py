@@ -47,3 +47,13 @@ def test_margin_targets_out_of_range():
     F.multilabel_margin_loss(x, torch.tensor([[0, 9, -1, -1]] * 2, device="mps"))
     with pytest.raises(RuntimeError, match=r"argument #2 .target. is out of range"):
         torch.mps.synchronize()
+
+
+@pytest.mark.parametrize("weight", [torch.inf, -torch.inf])
+def test_an_infinite_weight_of_no_excess_is_no_loss(weight):
+    scores, target = torch.tensor([[5.0, 1.0, 0.0], [0.0, 0.5, 0.2]]), torch.tensor([0, 1])
+    weights = torch.tensor([weight, 1.0, 1.0])
+    expected = F.multi_margin_loss(scores, target, weight=weights)
+    assert torch.equal(
+        F.multi_margin_loss(*(t.to("mps") for t in (scores, target)), weight=weights.to("mps")).cpu(), expected
+    )

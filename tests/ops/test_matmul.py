@@ -220,3 +220,32 @@ def test_outer_product_into_an_output():
     for wrong in (torch.empty(4, 3), torch.empty(4, 3, dtype=torch.int64, device="mps")):
         with pytest.raises(RuntimeError):
             torch.addr(*(torch.ones(shape, device="mps") for shape in ((4, 3), 4, 3)), out=wrong)
+
+
+def test_an_expanded_output_is_refused():
+    a, b = torch.ones(3, 3, device="mps"), torch.ones(3, device="mps")
+    matrix, vector = torch.zeros(3, 1, device="mps").expand(3, 3), torch.zeros(1, device="mps").expand(3)
+    for call in (
+        lambda: torch.mm(a, a, out=matrix),
+        lambda: torch.addmm(a, a, a, out=matrix),
+        lambda: matrix.addmm_(a, a),
+        lambda: torch.addmv(b, a, b, out=vector),
+        lambda: torch.addbmm(a, a[None], a[None], out=matrix),
+        lambda: torch.baddbmm(a[None], a[None], a[None], out=matrix[None]),
+    ):
+        with pytest.raises(RuntimeError, match="single memory location"):
+            call()
+
+
+def test_cross_products():
+    a, b = torch.randn(2, 3, 4), torch.randn(1, 3, 4)
+    torch.testing.assert_close(
+        torch.linalg.cross(a.to("mps"), b.to("mps"), dim=1).cpu(), torch.linalg.cross(a, b, dim=1)
+    )
+    c = a[0].to("mps")
+    with pytest.raises(RuntimeError, match="single memory location"):
+        torch.linalg.cross(c, c, dim=0, out=c)
+    with pytest.raises(RuntimeError, match="dtype"):
+        torch.linalg.cross(c, c, dim=0, out=torch.empty(3, 4, dtype=torch.float16, device="mps"))
+    with pytest.raises(NotImplementedError):
+        torch.linalg.cross(c > 0, c > 0, dim=0)

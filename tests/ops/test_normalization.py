@@ -178,3 +178,34 @@ def test_batch_norm_into_given_tensors():
             given = dict(zip(("out", "save_mean", "save_invstd"), outputs, strict=True))
             function(arguments[0], None, None, *arguments[1:], *rest, **given)
         assert_same(actual, expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize("layout", ["contiguous", "channels_last", "transposed"])
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda x: F.group_norm(x, 2),
+        lambda x: F.batch_norm(x, None, None, training=True),
+        lambda x: F.batch_norm(x, torch.zeros(4, device=x.device), torch.ones(4, device=x.device)),
+        lambda x: F.instance_norm(x),
+        lambda x: F.layer_norm(x, x.shape[1:]),
+    ],
+    ids=["group", "batch", "batch_eval", "instance", "layer"],
+)
+def test_memory_formats_are_the_cpus(function, layout):
+    x = torch.randn(2, 4, 5, 6)
+    if layout == "channels_last":
+        x = x.contiguous(memory_format=torch.channels_last)
+    elif layout == "transposed":
+        x = x.transpose(0, 1).contiguous().transpose(0, 1)
+    expected, actual = function(x), function(x.to("mps"))
+    assert actual.stride() == expected.stride()
+    torch.testing.assert_close(actual.cpu(), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_group_norm_refuses_what_torch_refuses():
+    x = torch.randn(2, 6, 3, device="mps")
+    with pytest.raises(RuntimeError, match="divisible by num_groups"):
+        F.group_norm(x, 4)
+    with pytest.raises(RuntimeError, match="vector of size equal to the number of channels"):
+        torch.group_norm(x, 2, torch.ones(5, device="mps"))

@@ -202,3 +202,29 @@ def test_given_tensors_are_resized_and_checked():
             indices[:1],
             grad_input=torch.empty_like(on_device),
         )
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda x: F.adaptive_avg_pool2d(x, 3),
+        lambda x: F.adaptive_max_pool2d(x, 3),
+        lambda x: F.max_pool2d(x, 2),
+        lambda x: F.max_unpool2d(*F.max_pool2d(x, 2, return_indices=True), 2),
+        lambda x: F.interpolate(x, scale_factor=2, mode="area"),
+    ],
+    ids=["adaptive_avg", "adaptive_max", "max", "unpool", "area"],
+)
+def test_layouts_are_the_cpus(function):
+    x = torch.randn(2, 4, 6, 6).contiguous(memory_format=torch.channels_last)
+    expected = function(x)
+    actual = function(x.to("mps"))
+    assert actual.stride() == expected.stride()
+    torch.testing.assert_close(actual.cpu(), expected)
+
+
+def test_channels_last_stays_in_three_dimensions():
+    x = torch.randn(2, 4, 6, 6, 6).contiguous(memory_format=torch.channels_last_3d)
+    expected, actual = (F.max_pool3d(t, 2, return_indices=True) for t in (x, x.to("mps")))
+    for mine, theirs in zip(actual, expected, strict=True):
+        assert mine.stride() == theirs.stride() and torch.equal(mine.cpu(), theirs)

@@ -282,3 +282,25 @@ def test_errors(case):
         call(torch.ones(3))
     with pytest.raises(kind):
         call(torch.ones(3, device="mps"))
+
+
+@pytest.mark.parametrize("layout", ["channels_last", "transposed"])
+def test_dropout_keeps_the_layout(layout):
+    x = torch.ones(2, 4, 5, 6)
+    x = x.contiguous(memory_format=torch.channels_last) if layout == "channels_last" else x.transpose(0, 3)
+    torch.manual_seed(0)
+    result = torch.nn.functional.dropout(x.to("mps"), 0.25)
+    assert result.stride() == torch.nn.functional.dropout(x, 0.25).stride()
+    torch.testing.assert_close(result.cpu().unique(), torch.tensor([0.0, 1 / 0.75]))
+    assert 0.6 < (result != 0).float().mean().item() < 0.9
+
+
+@pytest.mark.parametrize("dtype", [torch.complex64, torch.float8_e5m2])
+@pytest.mark.parametrize(
+    "call", [lambda t: t.random_(), lambda t: t.random_(5), lambda t: torch.randperm(3, dtype=t.dtype, device=t.device)]
+)
+def test_dtypes_without_random_integers(call, dtype):
+    with pytest.raises((RuntimeError, NotImplementedError)) as expected:
+        call(torch.zeros(3, dtype=dtype))
+    with pytest.raises(expected.type):
+        call(torch.zeros(3, dtype=dtype, device="mps"))

@@ -214,3 +214,16 @@ def test_narrow_copy_out_of_range(arguments):
 def test_ramps_of_integers(dtype, ends):
     """Start and step are truncated, the length is not."""
     assert_same(torch.arange(*ends, dtype=dtype, device="mps"), torch.arange(*ends, dtype=dtype))
+
+
+@pytest.mark.parametrize("mode", ["reflect", "replicate"])
+@pytest.mark.parametrize("dims", [2, 3])
+def test_padding_keeps_channels_last(mode, dims):
+    last = {2: torch.channels_last, 3: torch.channels_last_3d}[dims]
+    x = torch.randn(2, 3, *[4] * dims).contiguous(memory_format=last)
+    strides = []
+    for t in (x.clone().requires_grad_(), x.to("mps").requires_grad_()):
+        padded = torch.nn.functional.pad(t, [1, 2] * dims, mode=mode)
+        gradient = torch.autograd.grad(padded, t, torch.ones_like(padded))[0]
+        strides.append((padded.stride(), gradient.stride()))
+    assert strides[0] == strides[1]

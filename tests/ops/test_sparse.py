@@ -214,3 +214,10 @@ def test_gradient_of_relu():
         return torch.autograd.grad(torch.relu(x).to_dense().sin().sum(), x)[0]
 
     check(run, sample(4, 5, coalesced=True))
+
+
+def test_a_number_cannot_be_added():
+    sparse = torch.eye(2).to_sparse().to("mps")
+    for call in (lambda: sparse + 2, lambda: sparse.add_(2), lambda: 2 - sparse, lambda: sparse.sub_(2)):
+        with pytest.raises(RuntimeError, match="add"):
+            call()
