@@ -24,12 +24,10 @@ def autoload() -> None:
     from portable_mps import _C, torch_mps  # noqa: F401  (the extension registers the hooks on import)
 
     torch_mps.install()
-    from portable_mps import (
-        compatibility,
-        ops,  # noqa: F401  (registers the operators)
-    )
-    from portable_mps.dispatch import fallback  # noqa: F401  (and what happens with all others)
+    from portable_mps import compatibility
+    from portable_mps.dispatch import first
 
+    first.register()
     compatibility.watch()
 
 

@@ -8,7 +8,13 @@ from typing import Any
 import torch
 
 from portable_mps import _C
-from portable_mps.runtime import bridge
+
+
+def _bridge() -> Any:
+    """Imported by the first call that asks the device something, not by `import torch`."""
+    from portable_mps.runtime import bridge
+
+    return bridge
 
 
 class _Events:
@@ -29,22 +35,22 @@ class _Events:
         self._recorded.pop(number, None)
 
     def record(self, number: int) -> None:
-        self._recorded[number] = bridge.record_event(self._timed[number])
+        self._recorded[number] = _bridge().record_event(self._timed[number])
 
     def wait(self, number: int) -> None:
         """Nothing to do: there is one in-order stream, so later work runs behind the event anyway."""
 
     def query(self, number: int) -> bool:
-        return number not in self._recorded or bridge.query_event(self._recorded[number])
+        return number not in self._recorded or _bridge().query_event(self._recorded[number])
 
     def synchronize(self, number: int) -> None:
         if number in self._recorded:
-            bridge.synchronize_event(self._recorded[number])
+            _bridge().synchronize_event(self._recorded[number])
 
     def elapsed(self, start: int, end: int) -> float:
         if start not in self._recorded or end not in self._recorded:
             raise RuntimeError("both events must be recorded before elapsed_time is asked for")
-        return bridge.elapsed_milliseconds(self._recorded[start], self._recorded[end])
+        return _bridge().elapsed_milliseconds(self._recorded[start], self._recorded[end])
 
 
 def _is_in_bad_fork() -> bool:
@@ -146,17 +152,17 @@ def install() -> None:
     events = _Events()
     functions: dict[str, Any] = {
         "_mps_is_in_bad_fork": _is_in_bad_fork,
-        "_mps_is_available": lambda: bridge.adapter_count() > 0,
+        "_mps_is_available": lambda: _bridge().adapter_count() > 0,
         "_mps_is_on_macos_or_newer": lambda major, minor: True,
         "_mps_get_name": _name,
         "_mps_get_core_count": _core_count,
         "_mps_get_default_generator": _C.default_generator,
-        "_mps_deviceSynchronize": bridge.synchronize,
+        "_mps_deviceSynchronize": lambda: _bridge().synchronize(),
         "_mps_emptyCache": _C.empty_cache,
         "_mps_setMemoryFraction": _set_memory_fraction,
         "_mps_currentAllocatedMemory": _C.allocated_memory,
         "_mps_driverAllocatedMemory": _C.driver_memory,
-        "_mps_recommendedMaxMemory": bridge.device_memory,
+        "_mps_recommendedMaxMemory": lambda: _bridge().device_memory(),
         "_mps_acquireEvent": events.acquire,
         "_mps_releaseEvent": events.release,
         "_mps_recordEvent": events.record,

@@ -11,6 +11,15 @@ def test_import_opens_no_device_and_loads_no_gpu_layer():
     assert output_of(source).split() == ["True", "False", "False"]
 
 
+def test_import_registers_no_operator():
+    """Nor reads what opens the device: `import torch` must not take longer with us (benchmarks/start.py)."""
+    source = "import sys, torch; print(*(name for name in sys.modules if name.startswith('portable_mps.')))"
+    loaded = set(output_of(source).split())
+    assert "portable_mps.dispatch.first" in loaded
+    assert not {name for name in loaded if name.startswith(("portable_mps.ops", "portable_mps.runtime"))}
+    assert len(loaded) < 12
+
+
 def test_asking_whether_it_is_available_opens_no_device():
     assert output_of("import torch; print(torch.backends.mps.is_available()); " + IS_OPEN).split() == ["True", "False"]
 

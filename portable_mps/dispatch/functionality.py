@@ -9,6 +9,7 @@ the device's as the host's.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -17,18 +18,38 @@ import torch
 from portable_mps import _C
 from portable_mps.dispatch import registry
 
+FACTORIES = {
+    # name, and whether the CPU's kernel holds
+    "Sparse": {"_sparse_coo_tensor_with_dims": True, "empty.memory_format": True},
+    "SparseCsr": {"_sparse_compressed_tensor_with_dims": False, "empty.memory_format": True},
+    "Quantized": {"_empty_affine_quantized": False},
+}
+"""Operators that make such a tensor of none: they can be a process's first call (dispatch/first.py)."""
+_functions: dict[tuple[str, str], Callable[..., Any]] = {}  # of the FACTORIES that are ours
+
+
+def register_first(functionality: str) -> None:
+    """Register the factories of one functionality."""
+    for name, is_taken in FACTORIES[functionality].items():
+        if is_taken:
+            _C.take_kernel(functionality, name)
+        else:
+            find = functools.partial(_functions.__getitem__, (functionality, name))
+            _C.implement_kernel(functionality, name, registry.once_loaded(find))
+
 
 def take(functionality: str, names: Iterable[str]) -> None:
     """Make the CPU's kernels of these operators those of `mps` for one functionality."""
     for name in names:
-        _C.take_kernel(functionality, name)
+        if name not in FACTORIES[functionality]:
+            _C.take_kernel(functionality, name)
 
 
 def take_for_dense(names: Iterable[str]) -> None:
     """Make the CPU's kernels of these operators, which make such tensors of dense ones, those of `mps`."""
     for name in names:
-        registry.reserve(name, "the kernel of torch's CPU")
-        _C.take_kernel("", name)
+        if registry.reserve(name, "the kernel of torch's CPU"):
+            _C.take_kernel("", name)
 
 
 def taken(functionality: str, op: torch._ops.OpOverload) -> Callable[..., Any]:
@@ -42,7 +63,10 @@ def implements_for(functionality: str, *names: str) -> Callable[[Any], Any]:
 
     def decorate(function: Any) -> Any:
         for name in names:
-            _C.implement_kernel(functionality, name, function)
+            if name in FACTORIES[functionality]:
+                _functions[functionality, name] = function
+            else:
+                _C.implement_kernel(functionality, name, function)
         return function
 
     return decorate

@@ -241,8 +241,8 @@ def register(row: Pointwise, *names: str) -> Pointwise:
     in-place operator) are outputs; self of an in-place operator is also an input where the row has one for it.
     """
     for name in names:
-        registry.reserve(name, row)
-        _C.register_pointwise(name, row.kernels, *_positions(row, name))
+        if registry.reserve(name, row):
+            _C.register_pointwise(name, row.kernels, *_positions(row, name))
     return row
 
 

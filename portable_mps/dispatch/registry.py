@@ -1,6 +1,7 @@
 """Registration of operators with torch's dispatcher: the only caller of torch.library.
 
-Elementwise rows are registered by C++ (csrc/pointwise.cpp) and noted here.
+Elementwise rows are registered by C++ (csrc/pointwise.cpp) and noted here. `import torch` waits for none of them: all
+are registered when the first tensor is allocated, but for those that can be called before (dispatch/first.py).
 """
 
 from __future__ import annotations
@@ -15,22 +16,27 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 
 _library = torch.library.Library("aten", "IMPL", "MPS")
 _autograd_library = torch.library.Library("aten", "IMPL", "AutogradMPS")
+_fallback_library = torch.library.Library("_", "IMPL", "MPS")
 _others: dict[tuple[str, str], torch.library.Library] = {}
 registered: dict[str, Any] = {}
 """What implements each operator, a function or a row, by its ATen name with overload."""
 
 
-def reserve(name: str, implementation: Any) -> None:
-    """Note that ATen operator `name` ("add.out") has this implementation. Raises for a second one."""
+def reserve(name: str, implementation: Any) -> bool:
+    """Note that ATen operator `name` ("add.out") has this implementation. Raises for a second one.
+
+    Whether to register it: a kernel that a script has registered before its first tensor stays.
+    """
     if name in registered:
         raise RuntimeError(f"aten::{name} is registered twice")
     registered[name] = implementation
+    return not torch._C._dispatch_has_kernel_for_dispatch_key(f"aten::{name}", "MPS")
 
 
 def register(name: str, function: Callable[..., Any]) -> None:
     """Make `function` the `mps` kernel of ATen operator `name`. Raises for a second registration."""
-    reserve(name, function)
-    _library.impl(name, _untraced(function) if name in _RECORDED_BY_HAND else function)
+    if reserve(name, function):
+        _library.impl(name, _untraced(function) if name in _RECORDED_BY_HAND else function)
 
 
 # torch.jit.trace leaves its recording on inside these: sizes would be tensors there, and our steps part of the graph.
@@ -53,9 +59,40 @@ def _untraced(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def register_composite(name: str, function: Callable[..., Any]) -> None:
-    """Replace a composite operator: `function` calls differentiable operators, so it serves above autograd too."""
-    register(name, function)
+    """Replace a composite operator: `function` calls differentiable operators, so it serves above autograd too.
+
+    Fake tensors come by there, and need no tensor of ours: what is replaced is in first.COMPOSITES.
+    """
+    if name not in composites:
+        raise RuntimeError(f"aten::{name} is not in first.COMPOSITES")
+    reserve(name, function)
+
+
+composites: set[str] = set()
+
+
+def register_composite_first(name: str) -> None:
+    """Register what calls the function that `register_composite` will be given for this operator."""
+    composites.add(name)
+    function = once_loaded(lambda: registered[name])
+    _library.impl(name, function)
     _autograd_library.impl(name, function)
+
+
+def register_fallback(function: Callable[..., Any]) -> None:
+    """Have `function` called with each operator that has no kernel, and its arguments."""
+    _fallback_library.fallback(function)
+
+
+def once_loaded(find: Callable[[], Callable[..., Any]]) -> Callable[..., Any]:
+    """What has all operators registered, then calls the function that `find` returns."""
+
+    def call(*args: Any, **kwargs: Any) -> Any:
+        import portable_mps.ops  # noqa: F401
+
+        return find()(*args, **kwargs)
+
+    return call
 
 
 def implements(*names: str) -> Callable[[Function], Function]:
