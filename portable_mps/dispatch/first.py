@@ -10,7 +10,7 @@ from typing import Any
 
 from portable_mps.dispatch import functionality, registry
 
-COMPOSITES = ("dropout", "renorm", "scaled_dot_product_attention")
+COMPOSITES = ("dropout", "group_norm", "renorm", "scaled_dot_product_attention")
 """Composite operators that we replace."""
 
 

@@ -61,19 +61,21 @@ def _untraced(function: Callable[..., Any]) -> Callable[..., Any]:
 def register_composite(name: str, function: Callable[..., Any]) -> None:
     """Replace a composite operator: `function` calls differentiable operators, so it serves above autograd too.
 
-    Fake tensors come by there, and need no tensor of ours: what is replaced is in first.COMPOSITES.
+    Fake tensors come by there before there is a tensor of ours: what is replaced belongs into first.COMPOSITES.
     """
-    if name not in composites:
-        raise RuntimeError(f"aten::{name} is not in first.COMPOSITES")
-    reserve(name, function)
+    if name in _composites:
+        reserve(name, function)
+    else:
+        register(name, function)
+        _autograd_library.impl(name, function)
 
 
-composites: set[str] = set()
+_composites: set[str] = set()
 
 
 def register_composite_first(name: str) -> None:
     """Register what calls the function that `register_composite` will be given for this operator."""
-    composites.add(name)
+    _composites.add(name)
     function = once_loaded(lambda: registered[name])
     _library.impl(name, function)
     _autograd_library.impl(name, function)
