@@ -39,6 +39,11 @@ def cache_folder() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "portable-mps"
 
 
+def quiet() -> bool:
+    """PORTABLE_MPS_QUIET: print no notices on the terminal (a slow software driver, kernels being compiled)."""
+    return bool(_flag("PORTABLE_MPS_QUIET"))
+
+
 def fallback_enabled() -> bool:
     """PYTORCH_ENABLE_MPS_FALLBACK: run operators that the device lacks on the CPU, with a warning."""
     return bool(_flag("PYTORCH_ENABLE_MPS_FALLBACK"))

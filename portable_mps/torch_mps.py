@@ -76,8 +76,10 @@ def _compile_shader(source: str) -> Any:
 
 
 def _core_count() -> int:
-    """Vulkan does not tell the number of compute units; 0 says that it is unknown."""
-    return 0
+    """Compute units of the adapter; 0 where the driver does not tell."""
+    from portable_mps.runtime import adapter
+
+    return adapter.choose().cores
 
 
 def _name() -> str:

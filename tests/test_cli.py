@@ -20,7 +20,7 @@ def test_info():
     assert f"portable-mps   {portable_mps.__version__}" in printed and "mps is active  yes" in printed
     name = adapter.choose().name
     assert f"{name}  <- mps:0" in printed
-    facts = ["driver", "memory", "allocation", "subgroup", "float16", "float64", "int64", "matrices", "torch"]
+    facts = ["driver", "cores", "memory", "allocation", "subgroup", "float16", "float64", "int64", "matrices", "torch"]
     for fact in (*facts, "cache folder"):
         assert fact in printed
 

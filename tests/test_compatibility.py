@@ -159,3 +159,19 @@ def test_lightning_can_still_be_kept_off_the_device(fabric, pytorch):
     source = f"from {pytorch}.accelerators import MPSAccelerator; print(MPSAccelerator.is_available())"
     assert output_of(source, DISABLE_MPS="1").split()[-1] == "False"
     assert output_of(source).split()[-1] == "True"
+
+
+ACCELERATE = """
+from types import SimpleNamespace
+import accelerate.commands.env as env
+import torch
+env.env_command(SimpleNamespace(config_file=None))
+print("name:", torch.backends.mps.get_name())
+"""
+
+
+@_missing("accelerate")
+def test_accelerate_names_the_adapter():
+    lines = output_of(ACCELERATE).splitlines()
+    assert f"- MPS type: {lines[-1].removeprefix('name: ')}" in lines
+    assert any(line.startswith("- Platform: ") for line in lines)

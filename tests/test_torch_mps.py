@@ -1,12 +1,13 @@
 """torch.mps and torch.backends.mps beyond memory, events and shaders: the profiler, what needs Metal."""
 
 import logging
+import os
 
 import pytest
 import torch
 from processes import run_script
 
-from portable_mps.runtime import profiler
+from portable_mps.runtime import adapter, profiler
 
 
 @pytest.mark.parametrize("wait", [False, True])
@@ -45,7 +46,10 @@ def test_what_needs_metal_says_so():
 def test_backends():
     assert torch.backends.mps.is_built() and torch.backends.mps.is_available()
     assert torch.backends.mps.is_macos_or_newer(14, 0) and torch.backends.mps.is_macos13_or_newer()
-    assert isinstance(torch.backends.mps.get_name(), str) and torch.backends.mps.get_core_count() >= 0
+    assert isinstance(torch.backends.mps.get_name(), str)
+    chosen = adapter.choose()
+    count = len(os.sched_getaffinity(0)) if chosen.is_software and hasattr(os, "sched_getaffinity") else chosen.cores
+    assert torch.backends.mps.get_core_count() == count
 
 
 def test_rng_state():

@@ -31,7 +31,10 @@ class Mend(NamedTuple):
 _LIGHTNING = "its accelerator asks for an ARM processor"
 _TORCHVISION = "its operators have kernels for mps on a Mac alone"
 
+_ACCELERATE = "`accelerate env` names the processor as the GPU, or Apple"
+
 MENDS = (
+    Mend("accelerate.commands.env", _ACCELERATE, "accelerate.name_the_adapter"),
     Mend("lightning.fabric.accelerators.mps", _LIGHTNING, "lightning.accept"),
     Mend("lightning_fabric.accelerators.mps", _LIGHTNING, "lightning.accept"),
     Mend("torchvision.ops", _TORCHVISION, "torchvision.register"),

@@ -46,9 +46,10 @@ class NoAdapterError(RuntimeError):
 class Adapter:
     """One Vulkan physical device and what it offers.
 
-    memory is the size of its largest device-local heap in bytes, max_buffer the most bytes that a buffer may have,
-    sure_allocation up to how many the driver promises to give in one piece, coop_matrices the supported
-    (M, N, K, A type, result type) shapes at subgroup scope.
+    cores is how many units compute independently (compute units, streaming multiprocessors, shader cores; processors
+    for a software driver), 0 where the driver does not tell. memory is the size of its largest device-local heap in
+    bytes, max_buffer the most bytes that a buffer may have, sure_allocation up to how many the driver promises to give
+    in one piece, coop_matrices the supported (M, N, K, A type, result type) shapes at subgroup scope.
     """
 
     index: int
@@ -56,6 +57,7 @@ class Adapter:
     driver: str
     kind: str
     api_version: str
+    cores: int
     memory: int
     max_buffer: int
     sure_allocation: int
@@ -151,6 +153,33 @@ def _host_memory() -> int:
     if hasattr(os, "sysconf"):
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     return 8 << 30  # Windows has no sysconf
+
+
+def _processors() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 0
+
+
+def _cores(handle: Any) -> int:
+    """What the extensions of the makers tell; Intel's driver has none."""
+    vk = _vulkan()
+    available = {e.extensionName for e in vk.vkEnumerateDeviceExtensionProperties(handle, None)}
+
+    def ask(extension: str, struct: str) -> Any:
+        if extension not in available:
+            return None
+        answer = getattr(vk, struct)()
+        vk.vkGetPhysicalDeviceProperties2(handle, vk.VkPhysicalDeviceProperties2(pNext=answer))
+        return answer
+
+    if nvidia := ask("VK_NV_shader_sm_builtins", "VkPhysicalDeviceShaderSMBuiltinsPropertiesNV"):
+        return int(nvidia.shaderSMCount)
+    if amd := ask("VK_AMD_shader_core_properties2", "VkPhysicalDeviceShaderCoreProperties2AMD"):
+        return int(amd.activeComputeUnitCount)
+    if amd := ask("VK_AMD_shader_core_properties", "VkPhysicalDeviceShaderCorePropertiesAMD"):
+        return int(amd.shaderEngineCount * amd.shaderArraysPerEngineCount * amd.computeUnitsPerShaderArray)
+    if arm := ask("VK_ARM_shader_core_builtins", "VkPhysicalDeviceShaderCoreBuiltinsPropertiesARM"):
+        return int(arm.shaderCoreCount)
+    return 0
 
 
 def free_memory(adapter: Adapter, taken: int) -> int:
@@ -258,6 +287,7 @@ def _describe(index: int, handle: Any) -> Adapter:
         driver=f"{_text(driver.driverName)} {_text(driver.driverInfo)}".strip(),
         kind=kind,
         api_version=_version(properties.apiVersion),
+        cores=_processors() if kind == _SOFTWARE else _cores(handle),
         memory=memory,
         max_buffer=buffers.maxBufferSize,
         sure_allocation=allocations.maxMemoryAllocationSize,

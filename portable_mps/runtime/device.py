@@ -10,7 +10,7 @@ from typing import Any
 from portable_mps import _C, settings
 from portable_mps.runtime import adapter as adapters
 from portable_mps.runtime import cache as cache_folder
-from portable_mps.runtime import profiler, workers
+from portable_mps.runtime import notices, profiler, workers
 from portable_mps.runtime.errors import ErrorRecord
 from portable_mps.runtime.kernel import KERNELS, Compiler
 from portable_mps.runtime.memory import Slabs
@@ -54,7 +54,11 @@ class Device:
         _C.set_recorder(self.stream.recorder)
         self.errors = ErrorRecord(self.stream, self.slabs)
         self.stream.error_check = self.errors.check
-        self.compiler = Compiler(self.raw, self.stream.recorder, self.adapter.max_push_constants)
+        self.compiler = Compiler(
+            self.raw, self.stream.recorder, self.adapter.max_push_constants, is_cached=cache is not None
+        )
+        if self.adapter.is_software:
+            notices.software(self.adapter.name)
         _C.set_default_memory_ratio(settings.high_watermark_ratio())
 
     def close(self) -> None:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from portable_mps import _C
+from portable_mps.runtime.notices import Compiling
 
 KERNELS = Path(__file__).resolve().parent.parent / "kernels"
 
@@ -32,11 +33,12 @@ class Pipeline:
 class Compiler:
     """Compiles Slang for one device, whose `recorder` the kernels are for."""
 
-    def __init__(self, device: Any, recorder: _C.Recorder, max_push_constants: int) -> None:
+    def __init__(self, device: Any, recorder: _C.Recorder, max_push_constants: int, is_cached: bool) -> None:
         self._device = device
         self._recorder = recorder
         self._max_push_constants = max_push_constants
         self._lock = threading.Lock()
+        self._compiling = Compiling(is_cached)
         self._kernels: dict[tuple[str, str], _C.Kernel] = {}
 
     def compile(self, name: str, source: str, parameter_bytes: int, entry: str = "main") -> _C.Kernel:
@@ -49,15 +51,19 @@ class Compiler:
         with self._lock:
             known = self._kernels.get((digest, entry))
             if known is None:
-                module = self._device.load_module_from_source(f"{name}_{digest}", text)
-                program = self._device.link_program([module], [module.entry_point(entry)])
-                pipeline = self._device.create_compute_pipeline(program)
-                handle = 0 if in_buffer else pipeline.native_handle.value
-                parameters = program.layout.entry_points[0].parameters
-                push_bytes = max((p.type_layout.size for p in parameters if p.name == "p"), default=0)
-                known = self._recorder.kernel(Pipeline(name, pipeline, in_buffer), handle, push_bytes)
+                with self._compiling:
+                    known = self._make(name, f"{name}_{digest}", text, entry, in_buffer)
                 self._kernels[digest, entry] = known
         return known
+
+    def _make(self, name: str, module_name: str, text: str, entry: str, in_buffer: bool) -> _C.Kernel:
+        module = self._device.load_module_from_source(module_name, text)
+        program = self._device.link_program([module], [module.entry_point(entry)])
+        pipeline = self._device.create_compute_pipeline(program)
+        handle = 0 if in_buffer else pipeline.native_handle.value
+        parameters = program.layout.entry_points[0].parameters
+        push_bytes = max((p.type_layout.size for p in parameters if p.name == "p"), default=0)
+        return self._recorder.kernel(Pipeline(name, pipeline, in_buffer), handle, push_bytes)
 
 
 @functools.cache
