@@ -1,4 +1,7 @@
-"""Scaled dot-product attention: products and a fused softmax, in blocks of heads that bound the memory taken."""
+"""Scaled dot-product attention: products and a fused softmax, in blocks of heads that bound the memory taken.
+
+Which arguments come here, and which go to torch's composition of other operators, csrc/attention.cpp decides.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +12,7 @@ import torch
 
 from portable_mps.dispatch.launch import check_turns, grid, launch
 from portable_mps.dispatch.promotion import storage, summed_in
-from portable_mps.dispatch.registry import implements, register_composite
+from portable_mps.dispatch.registry import implements, reserve
 from portable_mps.dispatch.rows import THREADS, threads_along
 from portable_mps.ops.matmul import product
 from portable_mps.runtime.kernel import Template
@@ -23,57 +26,29 @@ _backward_biased = Template("attention", "backward", "QQQ" + _BIAS + _SIZES)
 _SCORE_BYTES = 1 << 28  # scores held at a time
 
 
-def is_fused(
-    query: torch.Tensor,
-    key: torch.Tensor,
-    value: torch.Tensor,
-    attn_mask: torch.Tensor | None,
-    dropout_p: float,
-    is_causal: bool,
-) -> bool:
-    """Whether the fused kernels take these arguments; torch's composition of other operators takes all."""
-    return (
-        query.dim() == 4
-        and key.dim() == value.dim() == 4
-        and query.is_floating_point()
-        and dropout_p == 0.0
-        and query.shape[:2] == key.shape[:2] == value.shape[:2]
-        and query.shape[3] == key.shape[3]
-        and key.shape[2] == value.shape[2]
-        and 0 not in (*query.shape, *key.shape, *value.shape)
-        and not (attn_mask is not None and (is_causal or attn_mask.requires_grad))
-    )
+reserve("scaled_dot_product_attention", "csrc/attention.cpp")
+reserve("_fused_sdp_choice", "csrc/attention.cpp")
 
 
-def scaled_dot_product_attention(
+@implements("_scaled_dot_product_attention_math_for_mps")
+def math_for_mps(
     query: torch.Tensor,
     key: torch.Tensor,
     value: torch.Tensor,
     attn_mask: torch.Tensor | None = None,
     dropout_p: float = 0.0,
     is_causal: bool = False,
+    dropout_mask: torch.Tensor | None = None,
     *,
     scale: float | None = None,
     enable_gqa: bool = False,
-) -> torch.Tensor:
-    """torch's own composite asks a dispatch table that has no room for `mps`; this takes its place."""
-    if not query.dtype == key.dtype == value.dtype:
-        raise RuntimeError(
-            f"Expected query, key, and value to have the same dtype, but got query.dtype: {query.dtype} key.dtype: "
-            f"{key.dtype} and value.dtype: {value.dtype} instead."
-        )
-    if not is_fused(query, key, value, attn_mask, dropout_p, is_causal):
-        return torch.ops.aten._scaled_dot_product_attention_math(
-            query, key, value, attn_mask, dropout_p, is_causal, scale=scale, enable_gqa=enable_gqa
-        )[0]
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """(output, weights): what programs that were exported on a Mac call."""
     if attn_mask is not None and attn_mask.dtype == torch.bool:
         attn_mask = torch.zeros_like(attn_mask, dtype=query.dtype).masked_fill_(~attn_mask, -math.inf)
-    return torch.ops.aten._scaled_dot_product_fused_attention_overrideable(
-        query, key, value, attn_mask, dropout_p, is_causal, False, scale=scale
-    )[0]
-
-
-register_composite("scaled_dot_product_attention", scaled_dot_product_attention)
+    return torch.ops.aten._scaled_dot_product_attention_math(
+        query, key, value, attn_mask, dropout_p, is_causal, dropout_mask, scale=scale, enable_gqa=enable_gqa
+    )
 
 
 def _flat(tensor: torch.Tensor) -> torch.Tensor:
@@ -96,11 +71,11 @@ def _geometry(scores: torch.Tensor) -> tuple[tuple[int, int, int], tuple[int, ..
 
 
 def _variant(dtype: torch.dtype, causal: bool, bias: torch.Tensor | None, backward: bool) -> dict[str, object]:
-    row = storage(dtype)
+    row = storage(dtype if bias is None else bias.dtype)
     return {
         "T": row.type,
         "LOAD(x)": row.load.format("x"),
-        "A": row.compute,
+        "A": storage(dtype).compute,
         "CAUSAL": int(causal),
         "BIASED": int(bias is not None),
         "BACKWARD": int(backward),
@@ -114,8 +89,7 @@ def _bias_arguments(bias: torch.Tensor | None) -> tuple[object, ...]:
 def _expand_bias(bias: torch.Tensor | None, query: torch.Tensor, key: torch.Tensor) -> torch.Tensor | None:
     if bias is None:
         return None
-    shape = (*query.shape[:2], query.shape[2], key.shape[2])
-    return _flat(bias.to(query.dtype).expand(shape))
+    return _flat(bias.expand(*query.shape[:3], key.shape[2]))
 
 
 @implements("_scaled_dot_product_fused_attention_overrideable")

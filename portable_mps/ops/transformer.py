@@ -5,27 +5,8 @@ from __future__ import annotations
 import math
 
 import torch
-from torch.nn.attention import SDPBackend
 
 from portable_mps.dispatch.registry import implements
-from portable_mps.ops.attention import is_fused
-
-
-@implements("_fused_sdp_choice")
-def fused_sdp_choice(
-    query: torch.Tensor,
-    key: torch.Tensor,
-    value: torch.Tensor,
-    attn_mask: torch.Tensor | None = None,
-    dropout_p: float = 0.0,
-    is_causal: bool = False,
-    *,
-    scale: float | None = None,
-    enable_gqa: bool = False,
-) -> int:
-    """The number of the backend that scaled_dot_product_attention takes."""
-    fused = is_fused(query, key, value, attn_mask, dropout_p, is_causal)
-    return int((SDPBackend.OVERRIDEABLE if fused else SDPBackend.MATH).value)
 
 
 @implements("_transform_bias_rescale_qkv")

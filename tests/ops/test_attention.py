@@ -54,6 +54,148 @@ def test_a_mask_that_learns():
     compare(lambda q, k, v, m: attend(q, k, v, attn_mask=m), *heads(), torch.randn(2, 3, 11, 13), grad=True, **CLOSE)
 
 
+BOOLEAN = {
+    "square": lambda: torch.ones(6, 6).tril().bool(),
+    "padding": lambda: torch.arange(6) < torch.tensor([6, 4])[:, None, None, None],
+    "a row with nothing": lambda: (torch.arange(6) != 2)[:, None].expand(6, 6),
+    "nothing": lambda: torch.zeros(6, 6).bool(),
+    "per head": lambda: torch.rand(2, 4, 6, 6, generator=torch.Generator().manual_seed(2)) > 0.3,
+}
+
+
+@pytest.mark.parametrize("mask", BOOLEAN)
+@pytest.mark.parametrize("case", ["heads", "grouped", "dropout", "one", "two", "five"])
+def test_boolean_masks_beyond_the_fused_kernels(mask, case):
+    """A boolean mask says what takes part, on every path; dropout of 1e-9 drops nothing."""
+    allowed = BOOLEAN[mask]()
+    generator = torch.Generator().manual_seed(3)
+    q, k, v = (torch.randn(2, 4, 6, 8, generator=generator) for _ in range(3))
+    options = {"dropout": {"dropout_p": 1e-9}, "grouped": {"enable_gqa": True}}.get(case, {})
+    if case == "grouped":
+        k, v = k[:, :2], v[:, :2]
+    elif case in ("one", "two"):  # three dimensions, two dimensions
+        part = (0,) if case == "one" else (0, 0)
+        q, k, v = q[part], k[part], v[part]
+        allowed = allowed[part] if allowed.dim() == 4 else allowed
+        allowed = allowed[0] if case == "two" and allowed.dim() == 3 else allowed
+    elif case == "five":
+        q, k, v = (t.expand(3, -1, -1, -1, -1) for t in (q, k, v))
+    compare(lambda q, k, v, m: attend(q, k, v, attn_mask=m, **options), q, k, v, allowed, grad=True, **CLOSE)
+
+
+@pytest.mark.parametrize("options", [{}, {"enable_gqa": True}, {"dropout_p": 1e-9}, {"scale": 0.3}])
+def test_masks_of_float32_keep_their_range_beside_half_types(options):
+    """finfo.min hides an element beside others and nothing where all have it; in float16 it is infinite."""
+    q, k, v = (t.half() for t in heads(4, 4))
+    lowest = torch.finfo(torch.float32).min
+    mask = torch.zeros(4, 4).masked_fill(torch.ones(4, 4).triu(1).bool(), lowest)
+    mask[2] = lowest
+    compare(lambda q, k, v, m: attend(q, k, v, attn_mask=m, **options), q, k, v, mask, **LOOSE)
+
+
+def test_masks_and_causality_at_once():
+    q, k, v = heads(5, 7)
+    for mask in (torch.rand(5, 7, generator=torch.Generator().manual_seed(0)) > 0.2, torch.randn(2, 1, 5, 7)):
+        compare(lambda q, k, v, m: attend(q, k, v, attn_mask=m, is_causal=True), q, k, v, mask, **CLOSE)
+    with pytest.raises(RuntimeError, match="is_causal"):
+        attend(*to_mps((q[0], k[0], v[0])), attn_mask=torch.ones(5, 7, device="mps"), is_causal=True)
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int64, torch.float64])
+def test_masks_of_other_dtypes(dtype):
+    with pytest.raises(RuntimeError, match="attn_mask dtype"):
+        attend(*to_mps(heads()), attn_mask=torch.ones(11, 13, dtype=dtype, device="mps"))
+
+
+def test_a_mask_of_more_dimensions_is_refused():
+    for arguments in (heads(2, 3), to_mps(heads(2, 3))):
+        with pytest.raises(RuntimeError, match="broadcast shape"):
+            attend(*arguments, attn_mask=torch.ones(2, 1, 1, 2, 3, dtype=torch.bool, device=arguments[0].device))
+
+
+def test_gradients_of_gradients():
+    """Against torch's composition in double: the CPU's own kernel has none."""
+
+    def penalty(attention, *inputs, **options):
+        inputs = [t.detach().requires_grad_() for t in inputs]
+        first = torch.autograd.grad(attention(*inputs, **options).square().sum(), inputs, create_graph=True)
+        return torch.autograd.grad(sum(g.square().sum() for g in first), inputs)
+
+    def composed(q, k, v, attn_mask=None, is_causal=False):
+        scores = q @ k.mT / math.sqrt(q.size(-1))
+        hidden = torch.ones_like(scores).triu(1).bool() if is_causal else None
+        hidden = ~attn_mask if attn_mask is not None else hidden
+        return (scores if hidden is None else scores.masked_fill(hidden, -math.inf)).softmax(-1) @ v
+
+    mask = torch.ones(4, 4).bool()
+    mask[1, 2] = mask[3, 0] = False
+    for options in ({}, {"is_causal": True}, {"attn_mask": mask}):
+        inputs = [t.double() for t in heads(4, 4)]
+        expected = penalty(composed, *inputs, **options)
+        actual = penalty(attend, *to_mps([t.float() for t in inputs]), **to_mps(options))
+        for mine, theirs in zip(actual, expected, strict=True):
+            assert_same(mine, theirs.float(), rtol=1e-4, atol=1e-4)
+
+
+def test_functional_transforms():
+    q, k, v = heads(4, 4)
+    mask = torch.ones(4, 4).tril().bool()
+
+    def loss(q, k, v):
+        return attend(q, k, v).square().sum()
+
+    def along(q, k, v):
+        return torch.func.jvp(lambda q: attend(q[0], k[0], v[0]), (q,), (k,))
+
+    for function in (
+        torch.func.grad(loss, (0, 1, 2)),
+        torch.func.jacrev(loss),
+        torch.func.vmap(attend),
+        torch.func.vmap(lambda q, k, v: attend(q[None], k[None], v[None])),
+        torch.func.vmap(torch.func.grad(loss)),
+        along,
+    ):
+        compare(function, q, k, v, **CLOSE)
+    compare(
+        torch.func.vmap(lambda m, q: attend(q, q, q, attn_mask=m), (0, None)), torch.stack([mask, mask]), q, **CLOSE
+    )
+    # The CPU has no derivative of this kind for its kernel: against three dimensions, which it composes.
+    others = to_mps((k, v))
+    whole = torch.func.jvp(lambda q: attend(q, *others), to_mps((q,)), others[:1])
+    assert_same(tuple(t[0] for t in whole), along(q, k, v), **CLOSE)
+
+
+def test_exported_programs():
+    class Attention(nn.Module):
+        def forward(self, q, k, v):
+            return attend(q, k, v)
+
+    inputs = to_mps(heads())
+    program = torch.export.export(Attention(), inputs).run_decompositions()
+    assert_same(program.module()(*inputs), attend(*heads()), **CLOSE)
+
+
+def test_what_programs_exported_on_a_mac_call():
+    q, k, v = heads()
+    mask = torch.rand(11, 13, generator=torch.Generator().manual_seed(0)) > 0.2
+    output, weights = torch.ops.aten._scaled_dot_product_attention_math_for_mps(*to_mps((q, k, v, mask)))
+    assert_same(output, attend(q, k, v, attn_mask=mask), **CLOSE)
+    assert weights.shape == (2, 3, 11, 13) and weights.sum(-1).allclose(torch.ones((), device="mps"))
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_multihead_attention_with_padding(training):
+    torch.manual_seed(0)
+    module = nn.MultiheadAttention(8, 2, batch_first=True).train(training)
+    mine = copy.deepcopy(module).to("mps")
+    x, padding = torch.randn(2, 5, 8), torch.arange(5) >= torch.tensor([3, 5])[:, None]
+    for mask in (None, torch.ones(5, 5).triu(1).bool(), torch.randn(5, 5)):
+        for weights in (True, False):
+            options = {"key_padding_mask": padding, "attn_mask": mask, "need_weights": weights}
+            expected, actual = module(x, x, x, **options), mine(*to_mps([x] * 3), **to_mps(options))
+            assert_same(actual[0], expected[0], **CLOSE)
+
+
 def test_rows_with_nothing_to_attend_to():
     q, k, v = heads(4, 5)
     mask = torch.ones(4, 5, dtype=torch.bool)
