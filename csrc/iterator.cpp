@@ -46,10 +46,17 @@ class Packer {
   Parameters bytes_;
 };
 
+// The bits of an integer; floating-point numbers are truncated.
+int64_t integer_of(const at::Scalar& scalar) {
+  if (scalar.isFloatingPoint()) {
+    return static_cast<int64_t>(scalar.toDouble());
+  }
+  return scalar.isUnsigned() ? static_cast<int64_t>(scalar.toUInt64()) : scalar.toLong();
+}
+
 // An operand on the CPU is cast to the integer type like any tensor: it wraps around.
 int64_t wrapped_to(at::ScalarType type, const at::Scalar& scalar) {
-  const int64_t value =
-      scalar.isFloatingPoint() ? static_cast<int64_t>(scalar.toDouble()) : scalar.toLong();
+  const int64_t value = integer_of(scalar);
   switch (type) {
     case at::kBool:
       return scalar.isFloatingPoint() ? scalar.toDouble() != 0 : value != 0;
@@ -110,7 +117,8 @@ void put_scalar(Packer& packer, const at::Scalar& number, char format, at::Scala
     } else if (at::isFloatingType(common)) {
       format = 'f';
     } else {
-      format = common == at::kLong ? 'l' : 'i';
+      const bool wide = common == at::kLong || common == at::kUInt32 || common == at::kUInt64;
+      format = wide ? 'l' : 'i';  // as the compute types of dispatch/promotion.py
     }
   }
   switch (format) {
@@ -120,8 +128,7 @@ void put_scalar(Packer& packer, const at::Scalar& number, char format, at::Scala
       return packer.put(number.toDouble());
     case 'i':
     case 'l': {
-      const int64_t integer =
-          number.isFloatingPoint() ? static_cast<int64_t>(number.toDouble()) : number.toLong();
+      const int64_t integer = integer_of(number);
       return format == 'l' ? packer.put(integer) : packer.put(static_cast<int32_t>(integer));
     }
     default:
@@ -155,13 +162,15 @@ at::TensorIterator build(const std::vector<at::Tensor>& outputs,
       config.promote_inputs_to_common_dtype(true);
       break;
   }
-  bool static_bool = false;
+  bool allocates = false;
   for (const auto& output : outputs) {
-    static_bool = static_bool || !output.defined();
+    allocates = allocates || !output.defined();
     config.add_output(output);
   }
-  if (promotion == Promotion::kBool && static_bool) {
+  if (allocates && promotion == Promotion::kBool) {
     config.declare_static_dtype(at::kBool);
+  } else if (allocates && promotion == Promotion::kNone) {
+    config.declare_static_dtype(inputs.back().scalar_type());
   }
   for (const auto& input : inputs) {
     config.add_const_input(input);

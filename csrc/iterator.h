@@ -16,7 +16,8 @@ namespace portable_mps {
 
 // How operand dtypes relate; the values are shared with portable_mps/dispatch/promotion.py.
 enum class Promotion : int {
-  kNone = 0,     // every operand keeps its dtype (copy, where): no common dtype is computed
+  kNone = 0,     // every operand keeps its dtype (copy, where); an output that is allocated has the
+                 // last input's
   kDefault = 1,  // torch.result_type of the inputs, cast to the outputs
   kFloat = 2,    // kDefault, with integers promoted to the default float dtype
   kBool = 3,     // inputs promoted, outputs are bool or whatever out= says

@@ -18,7 +18,12 @@ at::Scalar scalar_of(py::handle number) {
     return number.cast<bool>();
   }
   if (PyLong_Check(number.ptr())) {
-    return number.cast<int64_t>();
+    int overflow = 0;
+    const long long value = PyLong_AsLongLongAndOverflow(number.ptr(), &overflow);
+    if (overflow == 0) {
+      return static_cast<int64_t>(value);
+    }
+    return overflow > 0 ? at::Scalar(number.cast<uint64_t>()) : at::Scalar(number.cast<int64_t>());
   }
   if (PyComplex_Check(number.ptr())) {
     const Py_complex value = PyComplex_AsCComplex(number.ptr());

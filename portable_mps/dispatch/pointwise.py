@@ -14,6 +14,7 @@ import torch
 
 from portable_mps import _C
 from portable_mps.dispatch import registry
+from portable_mps.dispatch.probe import refuse_as_cpu
 from portable_mps.dispatch.promotion import COMPLEX_TYPES, Promotion, Storage, storage_of_code
 from portable_mps.runtime import device
 
@@ -41,7 +42,8 @@ class Pointwise:
     what to import beside the library. by_type: other expressions for some compute types ("bool" is the common dtype,
     the rest what it is computed in). only: "integral" or "floating" dtypes; others raise NotImplementedError, as on
     the CPU; so do complex ones unless by_type has "Complex" or `complex` says that the expressions hold for them.
-    in_double: as by_type, where the adapter has float64 and the compute type alone is too rough.
+    in_double: as by_type, where the adapter has float64 and the compute type alone is too rough. like: the ATen
+    operator whose dtypes on the CPU are the row's; that of the first registration, if not said.
     """
 
     name: str
@@ -55,6 +57,7 @@ class Pointwise:
     only: str = ""
     complex: bool = False
     check: Check = Check.NONE
+    like: str = ""
 
     def __post_init__(self) -> None:
         self.kernels = _C.PointwiseKernels(self.scalars, self.promotion, self.check, self._compile)
@@ -69,6 +72,10 @@ class Pointwise:
         return self.kernels.run(outputs, inputs, scalars)
 
     def _compile(self, dtypes: int, common: int, shape: int, parameter_bytes: int) -> _C.Kernel:
+        if self.like:
+            count, outputs = len(self.expressions) + self.inputs, len(self.expressions)
+            of = [storage_of_code(dtypes >> 6 * i & 63).dtype for i in range(count)]
+            refuse_as_cpu(self.like, *of[outputs:], out=tuple(of[:outputs]))
         return device.current().compiler.compile(self.name, self.source(dtypes, common, shape), parameter_bytes)
 
     def source(self, dtypes: int, common: int, shape: int) -> str:
@@ -240,6 +247,7 @@ def register(row: Pointwise, *names: str) -> Pointwise:
     Tensors are inputs in order and numbers are scalars in order. Arguments that are written (out=, or self of an
     in-place operator) are outputs; self of an in-place operator is also an input where the row has one for it.
     """
+    row.like = row.like or names[0]
     for name in names:
         if registry.reserve(name, row):
             _C.register_pointwise(name, row.kernels, *_positions(row, name))

@@ -49,7 +49,7 @@ _ROWS = (
     Storage(torch.bfloat16, 15, "uint16_t", "float", "bf16_to_f32({})", "cast_bf16({})"),
     Storage(torch.uint16, 27, "uint16_t", "int", "int({})", "uint16_t(cast_int32({}))"),
     Storage(torch.uint32, 28, "uint", "int64_t", "int64_t({})", "uint(cast_int64({}))"),
-    Storage(torch.uint64, 29, "uint64_t", "uint64_t", "{}", "uint64_t(cast_int64({}))"),
+    Storage(torch.uint64, 29, "uint64_t", "uint64_t", "{}", "cast_uint64({})"),
 )
 # torch 2.11 makes NaN of what float8_e4m3fn cannot hold, later versions the largest value.
 _E4M3_OVERFLOW = int(torch.tensor(1e9).to(torch.float8_e4m3fn).view(torch.uint8))

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import torch
 
 from portable_mps.dispatch.launch import grid
+from portable_mps.dispatch.probe import refuse_as_cpu
 from portable_mps.dispatch.promotion import COMPLEX_TYPES, Storage, storage
 from portable_mps.dispatch.strided import on_device, resized, wrapped_dim, written
 from portable_mps.runtime import device
@@ -29,6 +30,8 @@ _RANKS = (1, 2, 4)  # kept or reduced dimensions that a kernel takes; more are m
 _STATE_BYTES = 32  # at most, in the memory between two dispatches
 _LETTERS = "abcdefgh"
 _CACHED = 8192  # launches remembered by a row
+
+_ROUNDED = (torch.float16, torch.bfloat16, torch.bool)  # dtypes whose conversion a wider accumulator would not show
 
 _LIMITS = {
     "float": ("asfloat(0xff800000u)", "asfloat(0x7f800000u)"),
@@ -53,7 +56,9 @@ class Reduction:
     values `a`, `b`, … (in the accumulator type A), and scalars `k0`, `k1`, … (in A, too). merge: of the states `x` and
     `y`. results: one an output, of `s`, the count `n` of elements and the scalars. LOWEST and HIGHEST are A's ends.
     kernels/reducers.slangh has states and helpers. ordered: `i` counts in the input's logical order. complex: the texts
-    hold for complex numbers, too, which have neither ends nor helpers.
+    hold for complex numbers, too, which have neither ends nor helpers. converts: elements are converted to the first
+    output's dtype before they are accumulated, as ATen does for dtype=. like: the ATen operator whose dtypes on the CPU
+    are the row's.
     """
 
     name: str
@@ -67,6 +72,8 @@ class Reduction:
     accumulate: Accumulate = Accumulate.INPUT
     ordered: bool = False
     complex: bool = False
+    converts: bool = False
+    like: str = ""
     _launches: dict[tuple[Any, ...], _Launch] = field(default_factory=dict, repr=False)
 
     def __call__(
@@ -127,6 +134,8 @@ class Reduction:
             output.copy_(result.view(output.shape))
 
     def _prepare(self, plan: _Plan, dtypes: tuple[torch.dtype, ...], outputs: int, aligned: bool) -> _Launch:
+        if self.like:
+            refuse_as_cpu(self.like, *(dtypes[:1] if self.converts else dtypes[outputs:]))
         operands = [storage(dtype, self.complex) for dtype in dtypes]
         accumulator = self._accumulator(operands[0], operands[outputs])
         kept_count = math.prod(d[0] for d in plan.kept)
@@ -199,8 +208,9 @@ class Reduction:
         values = [f"let {c} = v.{c};" for c in letters]
         results = [f"p.o{k}[at] = {o.store.format(f'({self.results[k]})')};" for k, o in enumerate(outputs)]
         loads = []
+        target = outputs[0] if self.converts and outputs[0].dtype in _ROUNDED else None
         for k, operand in enumerate(inputs):
-            loads.append(f"{letters[k]} = {_loaded(operand, accumulator, f'p.i{k}[at.i{k}]')};")
+            loads.append(f"{letters[k]} = {_loaded(operand, accumulator, f'p.i{k}[at.i{k}]', target)};")
         lines = [
             *("import lib.dtypes;", "import lib.casts;", "import lib.maths;"),
             *(f"typealias A = {accumulator};", f"typealias Index = {index};", f"typealias Offset = {offset};"),
@@ -230,15 +240,18 @@ class Reduction:
             lines += [
                 f"{{ {pointee} raw = (({pointee}*)(p.i0 + base.i0))[unit];",
                 "[ForceUnroll] for (uint c = 0; c < WIDTH; ++c)",
-                f"    v[c].a = {_loaded(inputs[0], accumulator, 'raw[c]')}; }}",
+                f"    v[c].a = {_loaded(inputs[0], accumulator, 'raw[c]', target)}; }}",
             ]
         else:
             lines.append("{ v[0] = load_one(p, base, unit); }")
         return "\n".join(lines) + "\n" + (KERNELS / "reduction.slang").read_text()
 
 
-def _loaded(operand: Storage, accumulator: str, element: str) -> str:
+def _loaded(operand: Storage, accumulator: str, element: str, target: Storage | None) -> str:
+    """An element in the accumulator's type, by way of `target`'s dtype."""
     value = operand.load.format(element)
+    if target is not None and target.dtype != operand.dtype:
+        operand, value = target, target.load.format(target.store.format(value))
     return value if operand.compute == accumulator else f"cast_{accumulator}({value})"
 
 

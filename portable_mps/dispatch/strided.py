@@ -159,6 +159,16 @@ def on_device(out: torch.Tensor) -> None:
         )
 
 
+def same_device(self: torch.Tensor, *others: torch.Tensor) -> None:
+    """Refuse operands that are elsewhere."""
+    for other in others:
+        if other.device != self.device:
+            raise RuntimeError(
+                "Expected all tensors to be on the same device, but found at least two devices, "
+                f"{self.device} and {other.device}!"
+            )
+
+
 def resized(out: torch.Tensor, shape: Sequence[int]) -> torch.Tensor:
     """`out` with this shape, by torch's rules for out=: a warning where it had elements of another shape."""
     on_device(out)
@@ -175,26 +185,80 @@ def resized(out: torch.Tensor, shape: Sequence[int]) -> torch.Tensor:
     return out
 
 
+def resized_like(out: torch.Tensor, *inputs: torch.Tensor) -> torch.Tensor:
+    """`resized` to the shape that the inputs broadcast to, laid out as TensorIterator lays out new outputs."""
+    shape = torch.broadcast_shapes(*(t.shape for t in inputs))
+    if out.shape != shape:
+        strides = torch._prims_common.compute_elementwise_output_strides(*(t.expand(shape) for t in inputs))
+        resized(out, shape).as_strided_(shape, strides)
+    return out
+
+
 def castable(out: torch.Tensor, dtype: torch.dtype, kind: type[Exception] = RuntimeError) -> None:
     """Check that a result of this dtype may go into an out= argument."""
     if not torch.can_cast(dtype, out.dtype):
         raise kind(f"result type {dtype} can't be cast to the desired output type {out.dtype}")
 
 
+def has_repeats(tensor: torch.Tensor) -> bool:
+    """Whether some elements certainly share memory, by the rule of ATen's MemoryOverlap.h."""
+    return torch._debug_has_internal_overlap(tensor) == 1
+
+
+def once_each(tensor: torch.Tensor) -> torch.Tensor:
+    """Each element of an expanded tensor's memory once: repeated dimensions shrink to one."""
+    sizes = [1 if stride == 0 and size else size for size, stride in zip(tensor.shape, tensor.stride(), strict=True)]
+    return tensor.as_strided(sizes, tensor.stride())
+
+
+def extent(tensor: torch.Tensor) -> torch.Tensor:
+    """The memory that an expanded tensor lies in, as a vector: for kernels whose writes may meet; others as is."""
+    if not has_repeats(tensor):
+        return tensor
+    last = sum((size - 1) * stride for size, stride in zip(tensor.shape, tensor.stride(), strict=True))
+    return tensor.as_strided((last + 1,), (1,))
+
+
+def warn_if_expanded(name: str, self: torch.Tensor) -> bool:
+    """torch's warning of in-place operators that it still lets write into an expanded tensor; whether it is one."""
+    is_expanded = has_repeats(self)
+    if is_expanded:
+        warnings.warn(
+            f"Use of {name} on expanded tensors is deprecated. Please clone() the tensor before performing this "
+            "operation. This also applies to advanced indexing e.g. tensor[indices] = tensor",
+            UserWarning,
+            stacklevel=3,
+        )
+    return is_expanded
+
+
 def separate(out: torch.Tensor, *inputs: torch.Tensor) -> None:
     """Refuse an out= argument with elements that share memory with each other or with an input's, by the rules of
     ATen's MemoryOverlap.h, which let through what would take long to find out."""
-    if torch._debug_has_internal_overlap(out) == 1:
+    _refuse(out, inputs, identical=False)
+
+
+def apart_or_same(out: torch.Tensor, *inputs: torch.Tensor) -> None:
+    """As `separate`, for operators that can work in place: an input may be the output, not only a part of it."""
+    _refuse(out, inputs, identical=True)
+
+
+def _refuse(out: torch.Tensor, inputs: Sequence[torch.Tensor], identical: bool) -> None:
+    if has_repeats(out):
         raise RuntimeError(
             "unsupported operation: more than one element of the written-to tensor refers to a single memory location. "
             "Please clone() the tensor before performing the operation."
         )
     for tensor in inputs:
-        if _overlapping(out, tensor):
+        if _overlapping(out, tensor) and not (identical and _is_same_part(out, tensor)):
             raise RuntimeError(
                 "unsupported operation: some elements of the input tensor and the written-to tensor refer to a single "
                 "memory location. Please clone() the tensor before performing the operation."
             )
+
+
+def _is_same_part(a: torch.Tensor, b: torch.Tensor) -> bool:
+    return a is b or (a.data_ptr() == b.data_ptr() and a.numel() == b.numel() and a.stride() == b.stride())
 
 
 def _overlapping(a: torch.Tensor, b: torch.Tensor) -> bool:

@@ -7,6 +7,7 @@ import torch
 from portable_mps.dispatch.pointwise import Pointwise, register
 from portable_mps.dispatch.promotion import Promotion
 from portable_mps.dispatch.registry import implements
+from portable_mps.dispatch.strided import once_each
 
 register(
     Pointwise(
@@ -15,7 +16,18 @@ register(
     "relu",
     "relu_",
 )
-register(Pointwise("threshold", ("a <= s0 ? s1 : a",), 1, "cc"), "threshold.out")
+_threshold = Pointwise("threshold", ("a <= s0 ? s1 : a",), 1, "cc", like="threshold")
+
+
+@implements("threshold.out")
+def threshold_out(self: torch.Tensor, threshold: float, value: float, *, out: torch.Tensor) -> torch.Tensor:
+    if out is self:  # ATen checks no overlap here: an expanded tensor is done once
+        self = once_each(self)
+        _threshold((self,), (self,), (threshold, value))
+        return out
+    return _threshold((out,), (self,), (threshold, value))[0]
+
+
 register(Pointwise("threshold_backward", ("b <= s0 ? C(0) : a",), 2, "c"), "threshold_backward.grad_input")
 register(
     Pointwise("hardtanh", ("maths::minimum(maths::maximum(a, s0), s1)",), 1, "cc"),
@@ -79,10 +91,18 @@ register(
     Pointwise("hardsigmoid_backward", ("b > C(-3) && b < C(3) ? a / C(6) : C(0)",), 2),
     "hardsigmoid_backward.grad_input",
 )
-register(Pointwise("hardshrink", ("a >= -s0 && a <= s0 ? C(0) : a",), 1, "c"), "hardshrink.out")
+register(
+    Pointwise("hardshrink", ("a >= -s0 && a <= s0 ? C(0) : a",), 1, "c", promotion=Promotion.SAME), "hardshrink.out"
+)
 register(Pointwise("shrink_backward", ("b >= -s0 && b <= s0 ? C(0) : a",), 2, "c"), "hardshrink_backward.grad_input")
 register(
-    Pointwise("softshrink", ("a > s0 ? a - s0 : (a < -s0 ? a + s0 : maths::isnan(a) ? a : C(0))",), 1, "c"),
+    Pointwise(
+        "softshrink",
+        ("a > s0 ? a - s0 : (a < -s0 ? a + s0 : maths::isnan(a) ? a : C(0))",),
+        1,
+        "c",
+        promotion=Promotion.SAME,
+    ),
     "softshrink.out",
 )
 register(
@@ -98,7 +118,9 @@ register(
 )
 
 # The buffer of log_sigmoid belongs to the CPU's vectorised kernel; it stays empty here, as on CUDA.
-_log_sigmoid = Pointwise("log_sigmoid", ("maths::log_sigmoid(a)",), 1)
+_log_sigmoid = Pointwise(
+    "log_sigmoid", ("maths::log_sigmoid(a)",), 1, promotion=Promotion.SAME, like="log_sigmoid_forward"
+)
 _log_sigmoid_backward = Pointwise("log_sigmoid_backward", ("a * maths::sigmoid(-b)",), 2)
 
 
@@ -127,8 +149,8 @@ def log_sigmoid_backward_out(
 
 
 _gelu = {
-    "none": Pointwise("gelu", ("maths::gelu(a)",), 1, modules=("lib.special",), only="floating"),
-    "tanh": Pointwise("gelu_tanh", ("maths::gelu_tanh(a)",), 1, only="floating"),
+    "none": Pointwise("gelu", ("maths::gelu(a)",), 1, promotion=Promotion.SAME, modules=("lib.special",), like="gelu"),
+    "tanh": Pointwise("gelu_tanh", ("maths::gelu_tanh(a)",), 1, promotion=Promotion.SAME, like="gelu"),
 }
 # d/dx x Phi(x) = Phi(x) + x phi(x), with 1/sqrt(2) and 1/sqrt(2 pi).
 _PHI = "C(0.5) * (C(1) + maths::erf(b * K(0.70710678118654752440)))"
@@ -164,7 +186,7 @@ def gelu_backward_out(
     return _approximation(_gelu_backward, approximate)((grad_input,), (grad_output, self))[0]
 
 
-_glu = Pointwise("glu", ("a * maths::sigmoid(b)",), 2)
+_glu = Pointwise("glu", ("a * maths::sigmoid(b)",), 2, only="floating")
 _glu_backward = Pointwise(
     "glu_backward",
     ("a * maths::sigmoid(c)", "a * b * maths::sigmoid(c) * (C(1) - maths::sigmoid(c))"),

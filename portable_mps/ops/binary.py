@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import math
+import warnings
 
 import torch
 
 from portable_mps.dispatch.pointwise import Check, Pointwise, register
 from portable_mps.dispatch.promotion import Promotion, scalar_type
 from portable_mps.dispatch.registry import implements
-from portable_mps.dispatch.strided import castable, on_device, resized
+from portable_mps.dispatch.strided import castable, on_device, resized, resized_like
 
 # Arithmetic. `alpha` is 1 in nearly every call, and IEEE makes a + 1 * b exactly a + b. The commonest operators are
 # registered in all forms: their structured form would plan each call twice.
-register(Pointwise("rsub", ("b - s0 * a",), 2, "c", complex=True), "rsub.Tensor")
+register(Pointwise("rsub", ("b - s0 * a",), 2, "c", complex=True, check=Check.SUBTRACTION), "rsub.Tensor")
 register(Pointwise("mul", ("a * b",), 2, complex=True), "mul.out", "mul.Tensor", "mul_.Tensor")
 _true_divide = register(
     Pointwise("div", ("maths::div(a, b)",), 2, promotion=Promotion.FLOAT, complex=True),
@@ -44,6 +45,7 @@ _trunc_divide = Pointwise(
     2,
     by_type={"int": "a / b", "int64_t": "a / b"},
     check=Check.DIVISOR,
+    like="fmod.Tensor",
 )
 
 
@@ -79,7 +81,17 @@ register(Pointwise("fmax", ("maths::fmax(a, b)",), 2), "fmax.out")
 register(Pointwise("fmin", ("maths::fmin(a, b)",), 2), "fmin.out")
 register(Pointwise("gcd", ("maths::gcd(a, b)",), 2, only="integral"), "gcd.out")
 register(Pointwise("lcm", ("maths::lcm(a, b)",), 2, only="integral"), "lcm.out")
-register(Pointwise("heaviside", ("a == C(0) ? b : (a > C(0) ? C(1) : C(0))",), 2), "heaviside.out")
+_heaviside = Pointwise("heaviside", ("a == C(0) ? b : (a > C(0) ? C(1) : C(0))",), 2, like="heaviside")
+
+
+@implements("heaviside.out")
+def heaviside_out(self: torch.Tensor, values: torch.Tensor, *, out: torch.Tensor) -> torch.Tensor:
+    if self.is_complex() or values.is_complex():
+        raise RuntimeError("heaviside is not yet implemented for complex tensors.")
+    if not self.dtype == values.dtype == out.dtype:
+        raise RuntimeError("heaviside is not yet implemented for tensors with different dtypes.")
+    return _heaviside((out,), (self, values))[0]
+
 
 for _name in ["atan2", "copysign"]:
     register(Pointwise(_name, (f"maths::{_name}(a, b)",), 2, promotion=Promotion.FLOAT), f"{_name}.out")
@@ -145,8 +157,10 @@ register(Pointwise("addcmul", ("a + s0 * b * c",), 3, "c", complex=True), "addcm
 register(Pointwise("addcdiv", ("a + s0 * maths::div(b, c)",), 3, "c", complex=True), "addcdiv.out")
 # The form that is exact at both ends, as ATen's lerp.
 _lerp = "maths::abs({0}) < K(0.5) ? a + {0} * (b - a) : b - (b - a) * (C(1) - {0})"
-register(Pointwise("lerp_scalar", (_lerp.format("s0"),), 2, "c", complex=True), "lerp.Scalar_out")
-register(Pointwise("lerp", (_lerp.format("c"),), 3, complex=True), "lerp.Tensor_out")
+register(
+    Pointwise("lerp_scalar", (_lerp.format("s0"),), 2, "c", promotion=Promotion.SAME, complex=True), "lerp.Scalar_out"
+)
+register(Pointwise("lerp", (_lerp.format("c"),), 3, promotion=Promotion.SAME, complex=True), "lerp.Tensor_out")
 
 
 def _register_complex(name: str, function: str) -> None:
@@ -170,7 +184,7 @@ def _register_complex(name: str, function: str) -> None:
                 f"Expected object of scalar type {scalar_type(first.dtype.to_complex())} but got scalar type "
                 f"{scalar_type(out.dtype)} for argument 'out'"
             )
-        return row((resized(out, torch.broadcast_shapes(first.shape, second.shape)),), (first, second))[0]
+        return row((resized_like(out, first, second),), (first, second))[0]
 
 
 _register_complex("complex", "of_parts")
@@ -187,6 +201,14 @@ def _where_operands(
         raise RuntimeError(
             f"where expected condition to be a boolean tensor, but got a tensor with dtype {condition.dtype}"
         )
+    if condition.dtype == torch.uint8:
+        warnings.warn(
+            "where received a uint8 condition tensor. This behavior is deprecated and will be removed in a future "
+            "version of PyTorch. Use a boolean condition instead.",
+            UserWarning,
+            stacklevel=3,
+        )
+        condition = condition != 0
     dtype = torch.result_type(self, other)
     self, other = (
         torch.as_tensor(t, dtype=dtype) if not isinstance(t, torch.Tensor) else t.to(dtype) for t in (self, other)
@@ -200,10 +222,7 @@ def _where_operands(
 
 @implements("where.self")
 def where(condition: torch.Tensor, self: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
-    operands = _where_operands(condition, self, other)
-    shape = torch.broadcast_shapes(*(t.shape for t in operands))
-    out = torch.empty(shape, dtype=operands[1].dtype, device="mps")
-    return _where((out,), operands)[0]
+    return _where((None,), _where_operands(condition, self, other))[0]
 
 
 @implements("where.self_out")
@@ -215,8 +234,8 @@ def where_out(condition: torch.Tensor, self: torch.Tensor, other: torch.Tensor, 
     return _where((out,), operands)[0]
 
 
-_clamp = Pointwise("clamp", ("maths::minimum(maths::maximum(a, b), c)",), 3)
-_clamp_numbers = Pointwise("clamp_numbers", ("maths::minimum(maths::maximum(a, s0), s1)",), 1, "cc")
+_clamp = Pointwise("clamp", ("maths::minimum(maths::maximum(a, b), c)",), 3, like="clamp.Tensor")
+_clamp_numbers = Pointwise("clamp_numbers", ("maths::minimum(maths::maximum(a, s0), s1)",), 1, "cc", like="clamp")
 _clamp_min = Pointwise("clamp_min", ("maths::maximum(a, b)",), 2)
 _clamp_max = Pointwise("clamp_max", ("maths::minimum(a, b)",), 2)
 register(_clamp_min, "clamp_min.out", "clamp_min.Tensor_out")
@@ -227,10 +246,15 @@ register(_clamp_max, "clamp_max.out", "clamp_max.Tensor_out")
 def clamp_out(
     self: torch.Tensor, min: float | None = None, max: float | None = None, *, out: torch.Tensor
 ) -> torch.Tensor:
+    dtype = self.dtype
+    for bound in (min, max):
+        if bound is not None:
+            dtype = torch.promote_types(dtype, torch.result_type(self, bound))
+    if out.dtype != dtype:
+        raise RuntimeError(f"Found dtype {scalar_type(out.dtype)} but expected {scalar_type(dtype)}")
     if min is None or max is None:
         return clamp_tensor_out(self, min, max, out=out)
-    self = self.to(torch.result_type(self, min + max))
-    return _clamp_numbers((out,), (self,), (min, max))[0]
+    return _clamp_numbers((out,), (self.to(dtype),), (min, max))[0]
 
 
 @implements("clamp.Tensor_out")

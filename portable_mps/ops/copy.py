@@ -14,6 +14,7 @@ from portable_mps.runtime import device
 
 _assign = Pointwise("copy", ("a",), inputs=1, promotion=Promotion.NONE)
 _assign_negated = Pointwise("copy_negated", ("-a",), inputs=1, promotion=Promotion.NONE)
+_assign_truth = Pointwise("copy_truth", ("cast_bool(a)",), inputs=1, promotion=Promotion.NONE, complex=True)
 _FLOAT8 = {getattr(torch, name) for name in dir(torch) if name.startswith("float8_")}
 
 
@@ -43,6 +44,12 @@ def copy_on_device(destination: torch.Tensor, source: torch.Tensor) -> None:
 def _copy_complex(destination: torch.Tensor, source: torch.Tensor) -> None:
     """copy_on_device by parts, for a destination that is not a negative view."""
     if destination.numel() == 0:
+        return None
+    if destination.dtype == torch.bool:  # true where either part is
+        if source.is_neg() or source.is_conj():
+            source = torch._neg_view(source) if source.is_neg() else source
+            source = source.conj() if source.is_conj() else source
+        _assign_truth((destination,), (source,))
         return None
     if not destination.is_complex():
         warnings.warn("Casting complex values to real discards the imaginary part", UserWarning, stacklevel=2)

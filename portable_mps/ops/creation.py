@@ -7,6 +7,7 @@ import torch
 from portable_mps.dispatch.pointwise import Pointwise
 from portable_mps.dispatch.promotion import Promotion
 from portable_mps.dispatch.registry import implements, register
+from portable_mps.dispatch.strided import once_each
 
 _fill = Pointwise("fill", ("a",), 1, promotion=Promotion.NONE)
 
@@ -23,9 +24,11 @@ def fill_tensor_(self: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
         raise RuntimeError(
             f"fill_ only supports 0-dimension value tensor but got tensor with {value.dim()} dimensions."
         )
+    target = once_each(self)  # filling an expanded tensor is allowed
     if self.is_complex() or value.is_complex():
-        return self.copy_(value)
-    _fill((self,), (value,))
+        target.copy_(value)
+    else:
+        _fill((target,), (value,))
     return self
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import math
+import warnings
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -18,7 +19,19 @@ from portable_mps.dispatch.checks import raise_where
 from portable_mps.dispatch.pointwise import Pointwise
 from portable_mps.dispatch.promotion import Promotion, scalar_type
 from portable_mps.dispatch.registry import implements
-from portable_mps.dispatch.strided import Strided, dtype_defines, resized, separate, word, wrapped_dim, written
+from portable_mps.dispatch.strided import (
+    Strided,
+    dtype_defines,
+    extent,
+    once_each,
+    resized,
+    same_device,
+    separate,
+    warn_if_expanded,
+    word,
+    wrapped_dim,
+    written,
+)  # fmt: skip
 from portable_mps.runtime import device
 
 _MAX_INDICES = 8
@@ -109,7 +122,7 @@ def _launch(access: _Access) -> None:
         (values, base, errors.address, *indices),
         extras,
         [*indices, base if action == "get" else values],
-        [values if action == "get" else base],
+        [values if action == "get" else extent(base)],
         **defines,
     )
 
@@ -165,6 +178,20 @@ def along(
 _OUT_OF_BOUNDS = "index {index} is out of bounds for dimension {dim} with size {size}"
 
 
+def _on_device(self: torch.Tensor, indices: Sequence[torch.Tensor | None]) -> list[torch.Tensor | None]:
+    """The index tensors, which may be on the CPU, where `self` is."""
+    result: list[torch.Tensor | None] = []
+    for index in indices:
+        if index is not None and index.device != self.device:
+            if index.device.type != "cpu":
+                raise RuntimeError(
+                    f"indices should be either on cpu or on the same device as the indexed tensor ({self.device})"
+                )
+            index = index.to(self.device)
+        result.append(index)
+    return result
+
+
 def _expand_masks(self: torch.Tensor, indices: Sequence[torch.Tensor | None]) -> list[torch.Tensor | None]:
     """Boolean masks become one long index for each of their dimensions; the host waits for their length."""
     result: list[torch.Tensor | None] = []
@@ -172,6 +199,12 @@ def _expand_masks(self: torch.Tensor, indices: Sequence[torch.Tensor | None]) ->
         if index is None:
             result.append(None)
         elif index.dtype in (torch.bool, torch.uint8):
+            if index.dtype == torch.uint8:
+                warnings.warn(
+                    "indexing with dtype torch.uint8 is now deprecated, please use a dtype torch.bool instead.",
+                    UserWarning,
+                    stacklevel=4,
+                )
             at = len(result)
             if index.dim() > self.dim() - at or index.shape != self.shape[at : at + index.dim()]:
                 for offset in range(index.dim()):
@@ -194,9 +227,9 @@ class _Plan:
     """Advanced indexing of `self`: the result's shape, and over it the strides of self and the index tensors."""
 
     def __init__(self, self_: torch.Tensor, indices: Sequence[torch.Tensor | None]) -> None:
-        found = _expand_masks(self_, indices)
+        found = _expand_masks(self_, _on_device(self_, indices))
         self.dims = [d for d, index in enumerate(found) if index is not None]
-        tensors = [index.to(self_.device) for index in found if index is not None]
+        tensors = [index for index in found if index is not None]
         try:
             common = torch.broadcast_shapes(*(index.shape for index in tensors))
         except RuntimeError:
@@ -260,7 +293,11 @@ def _index_put_impl_(
             f"Index put requires the source and destination dtypes match, got {scalar_type(self.dtype)} for the "
             f"destination and {scalar_type(values.dtype)} for the source."
         )
-    values = values.to(self.device)
+    if values.device != self.device and values.dim() == 0 and values.device.type == "cpu":
+        values = values.to(self.device)
+    same_device(self, values)
+    warn_if_expanded("index_put_", self)
+    indices = _on_device(self, indices)
     if not accumulate and values.numel() == 1 and _is_one_mask(self, indices):
         mask = next(i for i in indices if i is not None)
         before = sum(i is None for i in indices[: next(d for d, i in enumerate(indices) if i is not None)])
@@ -285,22 +322,28 @@ def _index_put_impl_(
 def _is_one_mask(self: torch.Tensor, indices: Sequence[torch.Tensor | None]) -> bool:
     """Whether `indices` is one boolean mask that fits, so that no index needs to be known."""
     present = [(d, index) for d, index in enumerate(indices) if index is not None]
-    if len(present) != 1 or present[0][1].dtype not in (torch.bool, torch.uint8):
+    if len(present) != 1:
         return False
     at, mask = present[0]
-    return mask.dim() > 0 and mask.shape == self.shape[at : at + mask.dim()]
+    return mask.dtype == torch.bool and mask.dim() > 0 and mask.shape == self.shape[at : at + mask.dim()]
 
 
 # Masks ------------------------------------------------------------------------------------------------------------
 
-masked_assign = Pointwise("masked_fill", ("b ? c : a",), 3, promotion=Promotion.NONE, complex=True)
+masked_assign = Pointwise(
+    "masked_fill", ("b ? c : a",), 3, promotion=Promotion.NONE, complex=True, like="masked_fill.Scalar"
+)
 
 
-def _masked(self: torch.Tensor, mask: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
+def _masked(self: torch.Tensor, mask: torch.Tensor, value: torch.Tensor) -> None:
+    """self[mask] = value, in place."""
     if mask.dtype != torch.bool:
         raise RuntimeError(f"masked_fill_ only supports boolean masks, but got mask with dtype {mask.dtype}")
-    masked_assign((self,), (self, mask.expand(self.shape), value))
-    return self
+    mask = mask.expand(self.shape)
+    if warn_if_expanded("masked_fill_", self):
+        self, repeated = once_each(self), [d for d, stride in enumerate(self.stride()) if stride == 0]
+        mask = mask.any(repeated, keepdim=True)
+    masked_assign((self,), (self, mask, value))
 
 
 @implements("masked_fill_.Scalar")
@@ -308,7 +351,8 @@ def masked_fill_scalar_(self: torch.Tensor, mask: torch.Tensor, value: float) ->
     number = torch.full((), value, dtype=self.dtype, device="cpu")
     if self.is_floating_point() and number.isinf() and math.isfinite(value):
         raise RuntimeError(f"value cannot be converted to type {self.dtype} without overflow")
-    return _masked(self, mask, number)
+    _masked(self, mask, number)
+    return self
 
 
 @implements("masked_fill_.Tensor")
@@ -321,7 +365,8 @@ def masked_fill_tensor_(self: torch.Tensor, mask: torch.Tensor, value: torch.Ten
         )
     if value.is_complex() and not self.is_complex():
         return masked_fill_scalar_(self, mask, value.item())  # which refuses what does not fit
-    return _masked(self, mask, value.to(self.dtype))
+    _masked(self, mask, value.to(self.dtype))
+    return self
 
 
 # One dimension ----------------------------------------------------------------------------------------------------
@@ -441,6 +486,7 @@ def index_fill_tensor_(self: torch.Tensor, dim: int, index: torch.Tensor, value:
         raise IndexError("index_fill_(): Expected dtype int64 for index.")
     if index.dim() > 1:
         raise IndexError("Index has to be a vector/scalar")
+    warn_if_expanded("index_fill_", self)
     dim = wrapped_dim(dim, self.dim())
     view = self if self.dim() else self.reshape(1)
     shape = list(view.shape)

@@ -15,13 +15,19 @@ from portable_mps.dispatch.strided import castable, resized, written
 
 Dims = int | Sequence[int] | None
 
-_sum = Reduction("sum", "A(0)", "s + a", "x + y", accumulate=Accumulate.OUTPUT)
-_nansum = Reduction("nansum", "A(0)", "is_nan(a) ? s : s + a", "x + y", accumulate=Accumulate.OUTPUT)
-_prod = Reduction("prod", "A(1)", "s * a", "x * y", accumulate=Accumulate.OUTPUT, complex=True)
-_mean = Reduction("mean", "A(0)", "s + a", "x + y", ("maths::div(s, A(n))",), accumulate=Accumulate.OUTPUT)
-_max = Reduction("max", "LOWEST", "larger(s, a)", "larger(x, y)")
-_min = Reduction("min", "HIGHEST", "smaller(s, a)", "smaller(x, y)")
-_range = Reduction("range", "{ HIGHEST, LOWEST }", "span(s, { a, a })", "span(x, y)", ("s.low", "s.high"), "Range")
+_sum = Reduction("sum", "A(0)", "s + a", "x + y", accumulate=Accumulate.OUTPUT, converts=True, like="sum")
+_nansum = Reduction("nansum", "A(0)", "is_nan(a) ? s : s + a", "x + y", accumulate=Accumulate.OUTPUT, converts=True)
+_prod = Reduction(
+    "prod", "A(1)", "s * a", "x * y", accumulate=Accumulate.OUTPUT, complex=True, converts=True, like="prod"
+)
+_mean = Reduction(
+    "mean", "A(0)", "s + a", "x + y", ("maths::div(s, A(n))",), accumulate=Accumulate.OUTPUT, converts=True
+)
+_max = Reduction("max", "LOWEST", "larger(s, a)", "larger(x, y)", like="max")
+_min = Reduction("min", "HIGHEST", "smaller(s, a)", "smaller(x, y)", like="min")
+_range = Reduction(
+    "range", "{ HIGHEST, LOWEST }", "span(s, { a, a })", "span(x, y)", ("s.low", "s.high"), "Range", like="aminmax"
+)
 _any = Reduction("any", "0u", "s | (cast_bool(a) ? 1u : 0u)", "x | y", state="uint")
 _all = Reduction("all", "1u", "s & (cast_bool(a) ? 1u : 0u)", "x & y", state="uint")
 _count = Reduction("count_nonzero", "Index(0)", "s + (cast_bool(a) ? 1 : 0)", "x + y", state="Index")
@@ -32,7 +38,8 @@ _hash = Reduction("hash", "0ull", "s ^ double_bits(a)", "x ^ y", state="uint64_t
 
 def _ranked(name: str, identity: str, better: str, results: tuple[str, ...]) -> Reduction:
     empty = f"{{ {identity}, ~Index(0) }}"
-    return Reduction(name, empty, f"{better}(s, {{ a, i }})", f"{better}(x, y)", results, "Ranked", ordered=True)
+    step, merge, like = f"{better}(s, {{ a, i }})", f"{better}(x, y)", name.replace("_", ".")
+    return Reduction(name, empty, step, merge, results, "Ranked", ordered=True, like=like)
 
 
 _max_dim = _ranked("max_dim", "LOWEST", "largest", ("s.value", "s.index"))
@@ -95,6 +102,8 @@ def _into(
     shape = reduced_shape(input.shape, dims, keepdim)
     for output in outputs:
         check_out(output, shape, dtype if output is outputs[0] else None)
+    if row.converts and input.is_complex() and not outputs[0].is_complex():
+        input = input.to(outputs[0].dtype)
     if outputs[0].is_complex() and row in (_sum, _mean):  # by parts
         input = torch.view_as_real(input.to(outputs[0].dtype).resolve_conj())
         outputs = [torch.view_as_real(outputs[0])]
@@ -130,9 +139,10 @@ def nansum_out(
     if dtype is not None and dtype != out.dtype:
         got = f"Got {scalar_type(out.dtype)} and {scalar_type(dtype)}."
         raise RuntimeError(f"nansum: provided dtype must match dtype of result. {got}")
-    if not out.is_floating_point():
-        raise NotImplementedError(f"\"nansum\" not implemented for '{scalar_type(out.dtype)}'")
-    _into(_nansum, (out,), self, dim, keepdim)
+    if out.is_floating_point():
+        _into(_nansum, (out,), self, dim, keepdim)
+    else:  # which have no NaN: it is left out before the conversion
+        _into(_sum, (out,), self.masked_fill(self.isnan(), 0), dim, keepdim)
     return out
 
 
@@ -271,6 +281,8 @@ def _truth_dtype(input: torch.Tensor) -> torch.dtype:
 
 def _register_truth(name: str, row: Reduction) -> None:
     def along(self: torch.Tensor, dim: Dims = None, keepdim: bool = False, *, out: torch.Tensor) -> torch.Tensor:
+        if out.dtype not in (torch.bool, torch.uint8):
+            raise RuntimeError(f"{name} only supports bool tensor for result, got: {scalar_type(out.dtype)}")
         _into(row, (out,), self != 0 if self.is_complex() else self, dim, keepdim)
         return out
 
@@ -431,6 +443,9 @@ def _register_moments(name: str, row: Reduction, with_mean: Reduction) -> None:
             check_out(out, result.shape)
             return out.copy_(result)
         castable(out, self.dtype)
+        if out.is_complex():
+            result = one(self, dim, correction=correction, keepdim=keepdim)
+            return resized(out, result.shape).copy_(result)
         _into(row, (out,), self, dim, keepdim, None, prepare(self, correction))
         return out
 

@@ -7,11 +7,12 @@ from typing import Any
 import torch
 
 from portable_mps.dispatch.launch import grid, launch
+from portable_mps.dispatch.probe import refuse_as_cpu
 from portable_mps.dispatch.promotion import COMPLEX_TYPES, storage
 from portable_mps.dispatch.reduction import check_out
 from portable_mps.dispatch.registry import implements, register
 from portable_mps.dispatch.rows import split_at
-from portable_mps.dispatch.strided import wrapped_dim
+from portable_mps.dispatch.strided import apart_or_same, wrapped_dim
 from portable_mps.runtime import device
 from portable_mps.runtime.kernel import Template
 
@@ -116,6 +117,8 @@ def _register_sum(name: str, kind: str) -> None:
     ) -> torch.Tensor:
         integral = not (self.is_floating_point() or self.is_complex())
         check_out(out, self.shape, dtype or out.dtype)
+        refuse_as_cpu(f"{name}.out", out.dtype)
+        apart_or_same(out, self)
         # The elements are rounded to a narrow type first, as torch does.
         keeps = self.dtype == out.dtype or (integral and out.dtype == torch.int64)
         source = self if keeps else self.to(out.dtype)

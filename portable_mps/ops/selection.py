@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 
 from portable_mps.dispatch.launch import grid, launch
+from portable_mps.dispatch.promotion import scalar_type
 from portable_mps.dispatch.registry import implements
 from portable_mps.dispatch.strided import resized, separate, written
 from portable_mps.ops.indexing import indexed, masked_assign
@@ -127,26 +128,27 @@ def masked_select_out(self: torch.Tensor, mask: torch.Tensor, *, out: torch.Tens
 
 @implements("masked_scatter_")
 def masked_scatter_(self: torch.Tensor, mask: torch.Tensor, source: torch.Tensor) -> torch.Tensor:
-    """The set elements take those of `source` in order. Too few of them raise at the next synchronisation."""
+    """The set elements take those of `source` in order. Where there may be too few, the host waits for the count."""
     if self.dtype != source.dtype:
         raise RuntimeError(
-            f"masked_scatter_: expected self and source to have same dtypes but got {self.dtype} and {source.dtype}"
+            "masked_scatter: expected self and source to have same dtypes but got "
+            f"{scalar_type(self.dtype)} and {scalar_type(source.dtype)}"
         )
     if mask.dtype != torch.bool:
         raise RuntimeError(f"masked_scatter_ only supports boolean masks, but got mask with dtype {mask.dtype}")
+    flags = mask.expand(self.shape).contiguous()
     if self.numel() == 0:
         return self
-    flags = mask.expand(self.shape).contiguous()
-    ranks = Compaction(flags).ranks().view(self.shape)
-    flat = source.reshape(-1)
-    if flat.numel() == 0:
-        flat = torch.zeros(1, dtype=source.dtype, device=source.device)
+    found = Compaction(flags)
+    if source.numel() < self.numel() and found.total() > source.numel():
+        raise RuntimeError("Number of elements of source < number of ones in mask")
+    if source.numel() == 0:
+        return self
+    ranks = found.ranks().view(self.shape)
     taken = torch.empty(self.shape, dtype=self.dtype, device=self.device)
     # Elements that are not set look at place 0 and are thrown away.
     ranks.masked_fill_(~flags, 0)
-    message = "masked_scatter: expected source to have at least as many elements as the mask has true ones"
-    indexed(
-        "get", flat, [0] * self.dim(), taken, (ranks,), ((source.numel() or 1, flat.stride(0)),), message, RuntimeError
-    )
+    flat = source.reshape(-1)
+    indexed("get", flat, [0] * self.dim(), taken, (ranks,), ((flat.numel(), flat.stride(0)),), "")
     masked_assign((self,), (self, flags, taken))
     return self

@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 
 from portable_mps.dispatch.pointwise import Pointwise, register
-from portable_mps.dispatch.promotion import Promotion
+from portable_mps.dispatch.promotion import Promotion, scalar_type
 from portable_mps.dispatch.registry import implements
-from portable_mps.dispatch.strided import castable, resized
+from portable_mps.dispatch.strided import castable, resized, resized_like
 
 # Results are floating point: integers are promoted to the default dtype first.
 _ELEMENTARY = "acos acosh asin asinh atan atanh cos cosh exp exp2 expm1 log log10 log1p log2 rsqrt sigmoid sin sinc"
@@ -47,7 +47,7 @@ register(
 # Results keep the dtype.
 _WHOLE = {"int": "a", "int64_t": "a"}
 _ABS = {k: "a < C(0) ? -a : a" for k in ("int", "int64_t")}
-_abs = Pointwise("abs", ("maths::abs(a)",), 1, by_type=_ABS)
+_abs = Pointwise("abs", ("maths::abs(a)",), 1, promotion=Promotion.SAME, by_type=_ABS, like="abs")
 _modulus = Pointwise("modulus", ("maths::abs(a)",), 1, promotion=Promotion.NONE, complex=True)
 
 
@@ -56,24 +56,34 @@ def abs_out(self: torch.Tensor, *, out: torch.Tensor) -> torch.Tensor:
     if not self.is_complex():
         return _abs((out,), (self,))[0]
     castable(out, self.dtype.to_real())
-    return _modulus((resized(out, self.shape),), (self,))[0]
+    return _modulus((resized_like(out, self),), (self,))[0]
 
 
-register(Pointwise("neg", ("-a",), 1, complex=True), "neg.out")
-register(
+register(Pointwise("neg", ("-a",), 1, promotion=Promotion.SAME, complex=True), "neg.out")
+_conjugate = register(
     Pointwise("conj_physical", ("a",), 1, promotion=Promotion.SAME, by_type={"Complex": "maths::conj(a)"}),
     "conj_physical.out",
-    "conj_physical_",
 )
-register(Pointwise("ceil", ("maths::ceil(a)",), 1, by_type=_WHOLE), "ceil.out")
-register(Pointwise("floor", ("maths::floor(a)",), 1, by_type=_WHOLE), "floor.out")
-register(Pointwise("trunc", ("maths::trunc(a)",), 1, by_type=_WHOLE), "trunc.out")
-register(Pointwise("round", ("maths::round(a)",), 1, by_type=_WHOLE), "round.out")
-register(Pointwise("frac", ("a - maths::trunc(a)",), 1, only="floating"), "frac.out")
+
+
+@implements("conj_physical_")
+def conj_physical_(self: torch.Tensor) -> torch.Tensor:
+    return _conjugate((self,), (self,))[0] if self.is_complex() else self
+
+
+register(Pointwise("ceil", ("maths::ceil(a)",), 1, promotion=Promotion.SAME, by_type=_WHOLE), "ceil.out")
+register(Pointwise("floor", ("maths::floor(a)",), 1, promotion=Promotion.SAME, by_type=_WHOLE), "floor.out")
+register(Pointwise("trunc", ("maths::trunc(a)",), 1, promotion=Promotion.SAME, by_type=_WHOLE), "trunc.out")
+register(Pointwise("round", ("maths::round(a)",), 1, promotion=Promotion.SAME, by_type=_WHOLE), "round.out")
+register(Pointwise("frac", ("a - maths::trunc(a)",), 1, promotion=Promotion.SAME, only="floating"), "frac.out")
 _SIGN = "(a > C(0) ? C(1) : C(0)) - (a < C(0) ? C(1) : C(0))"
 register(
     Pointwise(
-        "sign", (f"maths::isnan(a) ? C(0) : {_SIGN}",), 1, by_type={k: _SIGN for k in ("int", "int64_t", "bool")}
+        "sign",
+        (f"maths::isnan(a) ? C(0) : {_SIGN}",),
+        1,
+        promotion=Promotion.SAME,
+        by_type={k: _SIGN for k in ("int", "int64_t", "bool")},
     ),
     "sign.out",
 )
@@ -82,35 +92,45 @@ register(
         "sgn",
         (f"maths::isnan(a) ? C(0) : {_SIGN}",),
         1,
+        promotion=Promotion.SAME,
         by_type={**{k: _SIGN for k in ("int", "int64_t", "bool")}, "Complex": "maths::sgn(a)"},
     ),
     "sgn.out",
 )
-register(Pointwise("bitwise_not", ("~a",), 1, only="integral", by_type={"bool": "a == 0"}), "bitwise_not.out")
+register(
+    Pointwise("bitwise_not", ("~a",), 1, promotion=Promotion.SAME, only="integral", by_type={"bool": "a == 0"}),
+    "bitwise_not.out",
+)
 
 # Results are bool, or what out= says.
 _NEVER = {k: "false" for k in ("int", "int64_t", "bool")}
 register(Pointwise("logical_not", ("!cast_bool(a)",), 1, promotion=Promotion.BOOL, complex=True), "logical_not.out")
-register(
-    Pointwise(
-        "signbit",
-        ("maths::signbit(a)",),
-        1,
-        promotion=Promotion.BOOL,
-        by_type={"int": "a < 0", "int64_t": "a < 0", "bool": "false"},
-    ),
-    "signbit.out",
-)
 register(Pointwise("isnan", ("maths::isnan(a)",), 1, promotion=Promotion.BOOL, by_type=_NEVER, complex=True), "isnan")
-register(
-    Pointwise("isposinf", ("maths::isinf(a) && a > C(0)",), 1, promotion=Promotion.BOOL, by_type=_NEVER), "isposinf.out"
-)
-register(
-    Pointwise("isneginf", ("maths::isinf(a) && a < C(0)",), 1, promotion=Promotion.BOOL, by_type=_NEVER), "isneginf.out"
-)
 
-_round_decimals = Pointwise("round_decimals", ("maths::div(maths::round(a * s0), s0)",), 1, "c")
-_round_tens = Pointwise("round_tens", ("maths::round(maths::div(a, s0)) * s0",), 1, "c")
+
+def _register_truth(name: str, expression: str, of_integers: dict[str, str]) -> None:
+    """A property of real numbers, into bool alone."""
+    row = Pointwise(name, (expression,), 1, promotion=Promotion.BOOL, by_type=of_integers, like=name)
+
+    @implements(f"{name}.out")
+    def into(self: torch.Tensor, *, out: torch.Tensor) -> torch.Tensor:
+        if self.is_complex():
+            raise RuntimeError(f"{name} does not support complex inputs.")
+        if out.dtype != torch.bool:
+            raise RuntimeError(f"{name} does not support non-boolean outputs.")
+        return row((out,), (self,))[0]
+
+
+_register_truth("signbit", "maths::signbit(a)", {"int": "a < 0", "int64_t": "a < 0", "bool": "false"})
+_register_truth("isposinf", "maths::isinf(a) && a > C(0)", _NEVER)
+_register_truth("isneginf", "maths::isinf(a) && a < C(0)", _NEVER)
+
+_round_decimals = Pointwise(
+    "round_decimals", ("maths::div(maths::round(a * s0), s0)",), 1, "c", Promotion.SAME, like="round.decimals"
+)
+_round_tens = Pointwise(
+    "round_tens", ("maths::round(maths::div(a, s0)) * s0",), 1, "c", Promotion.SAME, like="round.decimals"
+)
 
 
 @implements("round.decimals_out")
@@ -125,6 +145,7 @@ _nan_to_num = Pointwise(
     1,
     "ccc",
     by_type={k: "a" for k in ("int", "int64_t", "bool")},
+    like="nan_to_num",
 )
 
 
@@ -137,6 +158,9 @@ def nan_to_num_out(
     *,
     out: torch.Tensor,
 ) -> torch.Tensor:
+    if self.dtype != out.dtype:
+        kinds = scalar_type(out.dtype), scalar_type(self.dtype)
+        raise RuntimeError(f"nan_to_num: dtype of out: {kinds[0]} should be same as input: {kinds[1]}")
     limits = torch.finfo(self.dtype) if self.is_floating_point() else torch.iinfo(torch.int32)
     values = (nan or 0.0, limits.max if posinf is None else posinf, limits.min if neginf is None else neginf)
     return _nan_to_num((out,), (self,), values if self.is_floating_point() else (0, 0, 0))[0]
@@ -180,13 +204,14 @@ def angle_out(self: torch.Tensor, *, out: torch.Tensor) -> torch.Tensor:
     if not self.is_complex():
         return _angle((out,), (self,))[0]
     castable(out, self.dtype.to_real())
-    return _argument((resized(out, self.shape),), (self,))[0]
+    return _argument((resized_like(out, self),), (self,))[0]
 
 
 _logit = Pointwise("logit", ("maths::log(maths::div(a, C(1) - a))",), 1, promotion=Promotion.FLOAT)
+_INSIDE = "maths::minimum(maths::maximum(a, s0), C(1) - s0)"  # a NaN stays one
 _logit_clamped = Pointwise(
     "logit_clamped",
-    ("maths::log(maths::div(clamp(a, s0, C(1) - s0), C(1) - clamp(a, s0, C(1) - s0)))",),
+    (f"maths::log(maths::div({_INSIDE}, C(1) - {_INSIDE}))",),
     1,
     "c",
     promotion=Promotion.FLOAT,

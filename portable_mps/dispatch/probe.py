@@ -1,0 +1,60 @@
+"""Which dtypes the CPU has for an operator: asked of the CPU itself, with one element, before a kernel is compiled.
+
+So the device takes the dtypes that the CPU takes, and refuses others in the CPU's words, without a list of ours.
+"""
+
+from __future__ import annotations
+
+import functools
+import warnings
+from typing import Any
+
+import torch
+
+from portable_mps.dispatch import registry
+
+
+def refuse_as_cpu(name: str, *dtypes: torch.dtype, out: tuple[torch.dtype, ...] = ()) -> None:
+    """Raise the CPU's NotImplementedError where it has no kernel of ATen operator `name` for tensors of these dtypes.
+
+    dtypes are those of the schema's tensors in order, the last one also of all that follow; out those of its outputs.
+    """
+    message = _refusal(name, dtypes, out)
+    if message is not None:
+        raise NotImplementedError(message)
+
+
+@functools.cache
+def _refusal(name: str, dtypes: tuple[torch.dtype, ...], outputs: tuple[torch.dtype, ...]) -> str | None:
+    base, _, overload = name.partition(".")
+    schema = registry.schema(name)
+    waiting, results = list(dtypes), list(outputs)
+    positional: list[Any] = []
+    keywords: dict[str, Any] = {}
+    for argument in schema.arguments:
+        kind = str(argument.type)
+        value: Any
+        if argument.is_out:
+            value = torch.empty(0, dtype=results.pop(0) if results else dtypes[0])
+        elif kind == "Tensor":
+            value = torch.ones(1, dtype=waiting.pop(0) if len(waiting) > 1 else waiting[0])
+        elif kind in ("Optional[number]", "number"):
+            value = 1
+        elif argument.has_default_value():
+            value = argument.default_value
+        else:
+            value = 0 if kind == "int" else 1
+        if argument.kwarg_only:
+            keywords[argument.name] = value
+        else:
+            positional.append(value)
+    operator = getattr(getattr(torch.ops.aten, base), overload or "default")
+    try:
+        with warnings.catch_warnings(), torch.no_grad():
+            warnings.simplefilter("ignore")
+            operator(*positional, **keywords)
+    except NotImplementedError as error:
+        return str(error).replace("_cpu", "_mps").replace("CPU", "MPS")
+    except (RuntimeError, TypeError, IndexError, ValueError):
+        pass  # what is wrong with the values or the dtypes together is said elsewhere
+    return None
