@@ -10,8 +10,8 @@ from typing import Any
 
 from portable_mps.dispatch import functionality, registry
 
-COMPOSITES = ("dropout", "group_norm", "renorm", "scaled_dot_product_attention")
-"""Composite operators that we replace."""
+COMPOSITES = ("dropout", "group_norm", "renorm")
+"""Composite operators that we replace in Python; csrc/attention.cpp replaces one by itself."""
 
 
 def register() -> None:

@@ -43,7 +43,7 @@ def _refusal(name: str, dtypes: tuple[torch.dtype, ...], outputs: tuple[torch.dt
         elif argument.has_default_value():
             value = argument.default_value
         else:
-            value = 0 if kind == "int" else 1
+            value = None if kind.startswith("Optional") else {"int": 0, "bool": False}.get(kind, 1)
         if argument.kwarg_only:
             keywords[argument.name] = value
         else:

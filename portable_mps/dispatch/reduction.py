@@ -135,7 +135,7 @@ class Reduction:
 
     def _prepare(self, plan: _Plan, dtypes: tuple[torch.dtype, ...], outputs: int, aligned: bool) -> _Launch:
         if self.like:
-            refuse_as_cpu(self.like, *(dtypes[:1] if self.converts else dtypes[outputs:]))
+            refuse_as_cpu(self.like, *dtypes[outputs:], out=dtypes[:outputs] if self.converts else ())
         operands = [storage(dtype, self.complex) for dtype in dtypes]
         accumulator = self._accumulator(operands[0], operands[outputs])
         kept_count = math.prod(d[0] for d in plan.kept)

@@ -244,7 +244,7 @@ register(Pointwise("prelu", ("a > C(0) ? a : a * b",), 2), "_prelu_kernel")
 register(_prelu_backward, "_prelu_kernel_backward")
 
 register(
-    Pointwise("dropout_backward", ("cast_bool(b) ? a * s0 : C(0)",), 2, "c", promotion=Promotion.FLOAT),
+    Pointwise("dropout_backward", ("a * (cast_bool(b) ? s0 : C(0))",), 2, "c", promotion=Promotion.FLOAT),
     "native_dropout_backward",
 )
 

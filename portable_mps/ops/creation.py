@@ -14,8 +14,10 @@ _fill = Pointwise("fill", ("a",), 1, promotion=Promotion.NONE)
 
 @implements("fill_.Scalar")
 def fill_scalar_(self: torch.Tensor, value: complex) -> torch.Tensor:
-    # Through a tensor of the dtype, which refuses a value that does not fit as torch does.
-    return fill_tensor_(self, torch.full((), value, dtype=self.dtype, device="cpu"))
+    # Through a tensor of the dtype, which refuses a value that does not fit as torch does. Expanded tensors may be
+    # filled with a number, not with a tensor.
+    fill_tensor_(once_each(self), torch.full((), value, dtype=self.dtype, device="cpu"))
+    return self
 
 
 @implements("fill_.Tensor")
@@ -24,11 +26,9 @@ def fill_tensor_(self: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
         raise RuntimeError(
             f"fill_ only supports 0-dimension value tensor but got tensor with {value.dim()} dimensions."
         )
-    target = once_each(self)  # filling an expanded tensor is allowed
     if self.is_complex() or value.is_complex():
-        target.copy_(value)
-    else:
-        _fill((target,), (value,))
+        return self.copy_(value)
+    _fill((self,), (value,))
     return self
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from portable_mps.dispatch.launch import Prepared, launch
+from portable_mps.dispatch.launch import Prepared, grid, launch
 from portable_mps.dispatch.pointwise import Pointwise
 from portable_mps.dispatch.promotion import storage, summed_in
 from portable_mps.dispatch.registry import implements
@@ -15,13 +15,14 @@ from portable_mps.runtime import device
 from portable_mps.runtime.kernel import Template
 
 _plain = Template("matmul", "matmul", "QQQqqqiiiiiiiii")
+_plain_tiny = Template("matmul_tiny", "tiny", "QQQqqqqiiiiiiiii")
 # By the type that is accumulated, which alpha and beta have, too.
-_scaled = {
-    accumulator: Template("matmul", "matmul", f"QQQQqqqqiiiiiiiiiii2{code}")
-    for accumulator, code in {"float": "f", "double": "d", "int": "i", "int64_t": "q"}.items()
-}
+_NUMBERS = {"float": "f", "double": "d", "int": "i", "int64_t": "q"}
+_scaled = {acc: Template("matmul", "matmul", f"QQQQqqqqiiiiiiiiiii2{code}") for acc, code in _NUMBERS.items()}
+_scaled_tiny = {acc: Template("matmul_tiny", "tiny", f"QQQQqqqqqiiiiiiiiiii2{code}") for acc, code in _NUMBERS.items()}
 _outer = Template("matmul", "matmul", "QQQqqqqqiiiiiiiiiii")
 _MAX_BATCH = 32768  # workgroups in z
+_TINY_ELEMENTS, _TINY_DEPTH = 512, 64  # up to which a thread takes an element of the result
 
 
 def _check_out(
@@ -62,7 +63,7 @@ def product(
         return
     if out.is_complex():
         return _complex_product(a, b, out, added, alpha, beta)
-    if batch > _MAX_BATCH:
+    if batch > _MAX_BATCH and not _is_tiny(a.shape[1], n, a.shape[2]):
         for start in range(0, batch, _MAX_BATCH):
             part = slice(start, start + _MAX_BATCH)
             product(a[part], b[part], out[part], None if added is None else added.expand_as(out)[part], alpha, beta)
@@ -121,15 +122,29 @@ def _plan(
     batch, m, k = a.shape
     n = b.shape[2]
     sizes = (m, n, k, a.stride(1), a.stride(2), b.stride(1), b.stride(2), out.stride(1), out.stride(2))
-    batches = (a.stride(0), b.stride(0), out.stride(0))
+    batches: tuple[int, ...] = (a.stride(0), b.stride(0), out.stride(0))
+    added: tuple[Any, ...] = ()
+    types = _types(a, b, out.dtype)
+    if d is not None:
+        number = float if out.is_floating_point() else int
+        batches += (d.stride(0),)
+        added = (d.stride(1), d.stride(2), number(alpha), number(beta))
+    scaled = int(d is not None)
+    if _is_tiny(m, n, k):
+        template = _plain_tiny if d is None else _scaled_tiny[types["ACC"]]
+        groups = grid(-(-out.numel() // 256))
+        return Prepared(
+            template, groups, (*batches, out.numel(), *sizes, *added), SCALED=scaled, OUTER=0, TINY=1, **types
+        )
     tile, per_thread = _tile(m, n, batch)
+    template = _plain if d is None else _scaled[types["ACC"]]
     groups = (-(-n // tile), -(-m // tile), batch)
-    variant = _variant(a, b, out.dtype, tile, per_thread)
-    if d is None:
-        return Prepared(_plain, groups, (*batches, *sizes), SCALED=0, OUTER=0, **variant)
-    number = float if out.is_floating_point() else int
-    numbers = (*batches, d.stride(0), *sizes, d.stride(1), d.stride(2), number(alpha), number(beta))
-    return Prepared(_scaled[variant["ACC"]], groups, numbers, SCALED=1, OUTER=0, **variant)
+    variant = {**types, **_layout(a, b, tile, per_thread)}
+    return Prepared(template, groups, (*batches, *sizes, *added), SCALED=scaled, OUTER=0, **variant)
+
+
+def _is_tiny(m: int, n: int, k: int) -> bool:
+    return m * n <= _TINY_ELEMENTS and k <= _TINY_DEPTH
 
 
 def summed_product(a: torch.Tensor, b: torch.Tensor, out: torch.Tensor) -> None:
@@ -164,19 +179,17 @@ def summed_product(a: torch.Tensor, b: torch.Tensor, out: torch.Tensor) -> None:
     c_batch, c_m, c_n = (0, *partial.stride()) if partial is out else partial.stride()
     batches = (a, b, partial, 0, 0, c_batch, a.stride(0), b.stride(0))
     sizes = (m, n, k, a.stride(1), a.stride(2), b.stride(1), b.stride(2), c_m, c_n, outer, step)
-    variant = _variant(a, b, partial.dtype, tile, per_thread)
+    variant = {**_types(a, b, partial.dtype), **_layout(a, b, tile, per_thread)}
     groups = (-(-n // tile), -(-m // tile), splits)
     launch(_outer, groups, batches + sizes, reads=(a, b), writes=(partial,), SCALED=0, OUTER=1, **variant)
     if splits > 1:
         out.copy_(partial.sum(0))
 
 
-def _variant(a: torch.Tensor, b: torch.Tensor, result: torch.dtype, tile: int, per_thread: int) -> dict[str, Any]:
-    """The compile key: types, tile, and which way the operands are contiguous."""
+def _types(a: torch.Tensor, b: torch.Tensor, result: torch.dtype) -> dict[str, Any]:
+    """The compile key's part that every kernel of products has."""
     a_row, b_row, result_row = storage(a.dtype, float8=True), storage(b.dtype, float8=True), storage(result)
     accumulator = "int" if a_row.compute == "bool" else a_row.compute
-    along_k, along_n = a.stride(2) == 1, b.stride(2) == 1
-    vector = _aligned(a, 2 if along_k else 1) and _aligned(b, 2 if along_n else 1)
     fused = "fma(x, y, z)" if accumulator in ("float", "double") else "(x) * (y) + (z)"
     return {
         "A_T": a_row.type,
@@ -188,6 +201,15 @@ def _variant(a: torch.Tensor, b: torch.Tensor, result: torch.dtype, tile: int, p
         "STORE_C(x)": result_row.store.format("x"),
         "ACC": accumulator,
         "MULTIPLY_ADD(x, y, z)": fused,
+        **({"FLOAT8": 1} if a_row.module else {}),
+    }
+
+
+def _layout(a: torch.Tensor, b: torch.Tensor, tile: int, per_thread: int) -> dict[str, Any]:
+    """The compile key's other part: the tile, and which way the operands are contiguous."""
+    along_k, along_n = a.stride(2) == 1, b.stride(2) == 1
+    vector = _aligned(a, 2 if along_k else 1) and _aligned(b, 2 if along_n else 1)
+    return {
         "BM": tile,
         "BN": tile,
         "TM": per_thread,
@@ -196,7 +218,6 @@ def _variant(a: torch.Tensor, b: torch.Tensor, result: torch.dtype, tile: int, p
         "A_ALONG_K": int(along_k),
         "B_ALONG_N": int(along_n),
         "VECTOR": int(vector),
-        **({"FLOAT8": 1} if a_row.module else {}),
     }
 
 

@@ -366,7 +366,7 @@ def native_dropout(input: torch.Tensor, p: float, train: bool | None) -> tuple[t
             raise NotImplementedError(f"\"bernoulli_scalar_cpu_\" not implemented for '{scalar_type(input.dtype)}'")
         raise RuntimeError(f"result type Float can't be cast to the desired output type {_short(input.dtype)}")
     if p == 1:
-        return torch.zeros_like(input), torch.zeros_like(input, dtype=torch.bool)
+        return input * 0, torch.zeros_like(input, dtype=torch.bool)  # not zeros: NaN stays, as on the CPU
     out = torch.empty_like(input)
     mask = torch.empty_like(out, dtype=torch.bool)
     # The kernel goes through memory: in the order of the strides, which empty_like takes over.

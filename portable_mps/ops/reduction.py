@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from portable_mps.dispatch.probe import refuse_as_cpu
 from portable_mps.dispatch.promotion import scalar_type
 from portable_mps.dispatch.reduction import Accumulate, Reduction, canonical_dims, check_out, reduced_shape
 from portable_mps.dispatch.registry import implements, register, register_composite
@@ -15,14 +16,12 @@ from portable_mps.dispatch.strided import castable, resized, written
 
 Dims = int | Sequence[int] | None
 
-_sum = Reduction("sum", "A(0)", "s + a", "x + y", accumulate=Accumulate.OUTPUT, converts=True, like="sum")
+_sum = Reduction("sum", "A(0)", "s + a", "x + y", accumulate=Accumulate.OUTPUT, converts=True, like="sum.IntList_out")
 _nansum = Reduction("nansum", "A(0)", "is_nan(a) ? s : s + a", "x + y", accumulate=Accumulate.OUTPUT, converts=True)
 _prod = Reduction(
-    "prod", "A(1)", "s * a", "x * y", accumulate=Accumulate.OUTPUT, complex=True, converts=True, like="prod"
+    "prod", "A(1)", "s * a", "x * y", accumulate=Accumulate.OUTPUT, complex=True, converts=True, like="prod.int_out"
 )
-_mean = Reduction(
-    "mean", "A(0)", "s + a", "x + y", ("maths::div(s, A(n))",), accumulate=Accumulate.OUTPUT, converts=True
-)
+_mean = Reduction("mean", "A(0)", "s + a", "x + y", ("maths::div(s, A(n))",), accumulate=Accumulate.OUTPUT)
 _max = Reduction("max", "LOWEST", "larger(s, a)", "larger(x, y)", like="max")
 _min = Reduction("min", "HIGHEST", "smaller(s, a)", "smaller(x, y)", like="min")
 _range = Reduction(
@@ -141,6 +140,8 @@ def nansum_out(
         raise RuntimeError(f"nansum: provided dtype must match dtype of result. {got}")
     if out.is_floating_point():
         _into(_nansum, (out,), self, dim, keepdim)
+    elif dtype is None:
+        raise NotImplementedError(f"\"nansum_mps\" not implemented for '{scalar_type(out.dtype)}'")
     else:  # which have no NaN: it is left out before the conversion
         _into(_sum, (out,), self.masked_fill(self.isnan(), 0), dim, keepdim)
     return out
@@ -173,11 +174,17 @@ def prod(self: torch.Tensor, *, dtype: torch.dtype | None = None) -> torch.Tenso
 def mean_out(
     self: torch.Tensor, dim: Dims, keepdim: bool = False, *, dtype: torch.dtype | None = None, out: torch.Tensor
 ) -> torch.Tensor:
-    if not (out.is_floating_point() or out.is_complex()):
+    given, subject = (self.dtype, "Input") if dtype is None else (dtype, "Optional")
+    if not (given.is_floating_point or given.is_complex):
         raise RuntimeError(
-            f"mean(): could not infer output dtype. Input dtype must be either a floating point or complex dtype. "
-            f"Got: {self.dtype}"
+            f"mean(): could not infer output dtype. {subject} dtype must be either a floating point or complex dtype. "
+            f"Got: {scalar_type(given)}"
         )
+    if not (out.is_floating_point() or out.is_complex()):
+        refuse_as_cpu("sum.IntList_out", self.dtype, out=(out.dtype,))
+        castable(out, given)
+    if self.is_complex() and not out.is_complex():
+        self = self.to(out.dtype)
     _into(_mean, (out,), self, dim, keepdim, dtype)
     return out
 

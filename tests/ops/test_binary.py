@@ -303,3 +303,102 @@ def test_integers_are_not_divided_by_zero(mode):
         divide(x > 1, x > 1)
     assert divide(x.float(), 0).cpu().isfinite().sum() == 0
     assert divide(x, x + 1).cpu().tolist() == divide(x.cpu(), x.cpu() + 1).tolist()
+
+
+WIDE = torch.tensor([2**63 + 100, 5, 2**64 - 1], dtype=torch.uint64)
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda t: torch.full((1,), 2**63 + 100, dtype=torch.uint64, device=t.device),
+        lambda t: torch.full_like(t, 2**64 - 1),
+        lambda t: t.clone().fill_(2**63 + 100),
+        lambda t: t == 2**63 + 100,
+        lambda t: torch.where(t == 5, 2**63 + 7, t),
+        lambda t: t / 3,
+        lambda t: (t.float(), t.double(), t.bfloat16(), t.bool()),
+        lambda t: t.tolist(),
+    ],
+)
+def test_the_upper_half_of_uint64(call):
+    compare(call, WIDE)
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda t: t + t,
+        lambda t: t.clamp(2**63),
+        lambda t: t // 3,
+        lambda t: t % 7,
+        lambda t: t > 5,
+        lambda t: torch.maximum(t, t),
+        lambda t: t >> 1,
+        lambda t: t.max(),
+        lambda t: t.argmax(),
+        lambda t: t.abs(),
+        lambda t: t.sign(),
+        lambda t: t.masked_fill(t == 5, 1),
+    ],
+)
+def test_dtypes_that_the_cpu_lacks(call):
+    for t in (WIDE, WIDE.to("mps")):
+        with pytest.raises(NotImplementedError, match="not implemented for 'UInt64'"):
+            call(t)
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda d: torch.abs(torch.ones(2, dtype=torch.bool, device=d)),
+        lambda d: torch.round(torch.ones(2, dtype=torch.bool, device=d)),
+        lambda d: torch.ceil(torch.ones(2, dtype=torch.bool, device=d)),
+        lambda d: torch.lerp(*torch.ones(3, 2, dtype=torch.uint8, device=d)),
+        lambda d: torch.lerp(*torch.ones(2, 2, dtype=torch.int64, device=d), 0.5),
+        lambda d: torch.softmax(torch.ones(2, dtype=torch.int64, device=d), 0),
+        lambda d: torch.log_softmax(torch.ones(2, dtype=torch.uint8, device=d), 0),
+        lambda d: torch.cumsum(torch.ones(2, device=d), 0, dtype=torch.bool),
+        lambda d: torch.ones(2, device=d) & torch.ones(2, device=d),
+        lambda d: torch.gcd(*torch.ones(2, 2, device=d)),
+        lambda d: torch.hypot(*torch.ones(2, 2, dtype=torch.int32, device=d)),
+        lambda d: torch.nn.functional.gelu(torch.ones(2, dtype=torch.int32, device=d)),
+        lambda d: torch.maximum(*torch.ones(2, 2, dtype=torch.complex64, device=d)),
+    ],
+)
+def test_the_cpu_s_exception_for_other_dtypes(call):
+    with pytest.raises(RuntimeError) as expected:
+        call("cpu")
+    with pytest.raises(RuntimeError) as raised:
+        call("mps")
+    assert raised.type is expected.type
+
+
+def test_subtraction_of_bools_either_way_round():
+    for function in (torch.sub, torch.rsub):
+        with pytest.raises(RuntimeError, match="two bool tensors"):
+            function(*torch.ones(2, 3, dtype=torch.bool, device="mps"))
+
+
+def test_clamp_and_heaviside_into_their_own_dtype():
+    x = torch.arange(3.0, device="mps")
+    with pytest.raises(RuntimeError, match="Found dtype Long but expected Float"):
+        torch.clamp(x, 1, 2, out=torch.empty(3, dtype=torch.int64, device="mps"))
+    with pytest.raises(RuntimeError, match="different dtypes"):
+        torch.heaviside(x, x, out=torch.empty(3, dtype=torch.float64, device="mps"))
+    compare(lambda t: torch.clamp(t, 1.5, 2), torch.arange(4))
+
+
+def test_where_keeps_the_layout():
+    x = torch.rand(3, 4).t()
+    compare(lambda t: torch.where(t > 0.5, t, 0.0).stride(), x)
+    compare(
+        lambda t: torch.where(t > 0.5, t, -t).stride(), torch.rand(2, 3, 4, 5).to(memory_format=torch.channels_last)
+    )
+    compare(lambda t: (torch.complex(t, t).stride(), torch.complex(t, t).abs().stride()), x)
+
+
+def test_bytes_as_a_condition_warn():
+    with pytest.warns(UserWarning, match="uint8 condition"):
+        result = torch.where(*to_mps((torch.tensor([1, 0], dtype=torch.uint8), torch.ones(2), torch.zeros(2))))
+    assert result.tolist() == [1.0, 0.0]

@@ -222,3 +222,66 @@ def test_pinned_memory():
     assert_same(x.to("mps", non_blocking=True), values())
     batches = torch.utils.data.DataLoader(torch.arange(4.0), batch_size=2, pin_memory=True)
     assert [b.to("mps", non_blocking=True).tolist() for b in batches] == [[0, 1], [2, 3]]
+
+
+EVERY = (*REAL, torch.uint16, torch.uint32, torch.uint64, torch.complex32, *COMPLEX)
+SPECIAL = [
+    0.0, -0.0, math.nan, math.inf, -math.inf, 1e-45, -1e-40, 1.2e-38, 3.4028235e38, -3.4028235e38, 1e300, 65504.0,
+    65520.0, 6e-8, 2.98e-8, 1.0, -1.0, 0.5, 2.5, -2.7, 127.0, -129.0, 255.0, 256.0, 32768.0, -32769.0, 65535.0,
+    2.0**24 + 1,
+    2.0**31 - 1, 2.0**31, -(2.0**31), 2.0**32 - 1, 2.0**53 + 1, 2.0**62, 2.0**63, 1e19,
+]  # fmt: skip
+_INTEGERS = [0, 1, -1, 127, -128, 255, 256, 32768, 65535, 65536, 2**24 + 1, 2**31 - 1, -(2**31), 2**32 - 1, 2**63 - 1]
+
+
+def _special(dtype):
+    if dtype.is_complex:
+        parts = torch.tensor(SPECIAL, dtype=torch.float64)
+        return torch.complex(parts.repeat_interleave(len(parts)), parts.repeat(len(parts))).to(dtype)
+    return torch.tensor(SPECIAL, dtype=torch.float64).to(dtype) if dtype.is_floating_point else _whole(dtype)
+
+
+def _whole(dtype):
+    return torch.tensor(_INTEGERS).to(dtype)
+
+
+def _defined(value, target):
+    """Where C++ says what the conversion gives: NaN and what lies outside of an integer type are the compiler's."""
+    if target.is_floating_point or target.is_complex or target == torch.bool:
+        return torch.ones(value.shape, dtype=torch.bool)
+    if not (value.is_floating_point() or value.is_complex()):
+        return torch.ones(value.shape, dtype=torch.bool)
+    real = (value.real if value.is_complex() else value).double()
+    top = 2.0**64 if target == torch.uint64 else 2.0**63 if target == torch.int64 else 2.0**31
+    return (real > -min(top, 2.0**63)) & (real < top)
+
+
+@pytest.mark.parametrize("source", EVERY)
+def test_special_values_between_every_two_dtypes(source):
+    value = _special(source)
+    for target in EVERY:
+        defined = _defined(value, target)
+        on_device = to_mps(value)
+        for result in (on_device.to(target), torch.empty(value.shape, dtype=target, device="mps").copy_(on_device)):
+            have, want = result.cpu()[defined], value.to(target)[defined]
+            if target.is_floating_point or target.is_complex:
+                parts = (torch.view_as_real(t) if t.is_complex() else t for t in (have, want))
+                have, want = (t.double() for t in parts)
+                assert torch.equal(have.isnan(), want.isnan()), target
+                assert torch.equal(have.nan_to_num(0.0), want.nan_to_num(0.0)), target
+                assert torch.equal(have.signbit() & ~have.isnan(), want.signbit() & ~want.isnan()), target
+            else:
+                assert torch.equal(have, want), target
+
+
+def test_a_complex_number_is_true_where_either_part_is():
+    x = torch.tensor([2j, 0, 1, complex(0, math.nan), -0j])
+    for dtype in (torch.complex64, torch.complex128, torch.complex32):
+        for call in (
+            lambda t: t.bool(),
+            lambda t: t.conj().bool(),
+            lambda t: torch.empty(5, dtype=torch.bool, device=t.device).copy_(t),
+            lambda t: torch._neg_view(t).to(torch.bool),
+            lambda t: t[::2].to(torch.bool),
+        ):
+            compare(call, x.to(dtype))

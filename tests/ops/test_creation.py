@@ -112,3 +112,50 @@ def test_kaiser_window(length, periodic):
         torch.kaiser_window(length, dtype=torch.int64, device="mps")
     with pytest.raises(RuntimeError, match="non-negative"):
         torch.kaiser_window(-1, device="mps")
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda t: t.fill_(2.0),
+        lambda t: t.zero_(),
+        lambda t: torch.nn.functional.threshold_(t, 2.0, 5.0),
+        lambda t: t.masked_fill_(torch.tensor([True, False, True], device=t.device), 2.0),
+        lambda t: t.index_fill_(0, torch.tensor([1], device=t.device), 3.0),
+        lambda t: t.index_put_((torch.tensor([1], device=t.device),), torch.tensor(3.0, device=t.device)),
+        lambda t: t.conj_physical_(),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:Use of:UserWarning")
+def test_expanded_tensors_that_may_be_written(call):
+    compare(lambda t: call(t.expand(3, 3)), torch.ones(3, 1))
+    compare(lambda t: call(t.expand(3)), torch.ones(1))
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda t: t.add_(1.0),
+        lambda t: t.fill_(torch.tensor(3.0, device=t.device)),
+        lambda t: t.relu_(),
+        lambda t: t.copy_(torch.ones(3, 3, device=t.device)),
+        lambda t: t.normal_(),
+        lambda t: t.scatter_(0, torch.zeros(1, 3, dtype=torch.int64, device=t.device), 1.0),
+        lambda t: t.index_add_(0, torch.tensor([0], device=t.device), torch.ones(1, 3, device=t.device)),
+        lambda t: t.masked_scatter_(
+            torch.ones(3, 3, dtype=torch.bool, device=t.device), torch.ones(9, device=t.device)
+        ),
+        lambda t: torch.mm(torch.ones(3, 3, device=t.device), torch.ones(3, 3, device=t.device), out=t),
+        lambda t: torch.cumsum(torch.ones(3, 3, device=t.device), 0, out=t),
+        lambda t: torch.cat([torch.ones(2, 3, device=t.device), torch.ones(1, 3, device=t.device)], out=t),
+        lambda t: torch.sort(
+            torch.ones(3, 3, device=t.device), out=(t, torch.zeros(3, 3, dtype=torch.int64, device=t.device))
+        ),
+    ],
+)
+def test_expanded_tensors_that_may_not(call):
+    for device in ("cpu", "mps"):
+        target = torch.zeros(3, 1, device=device)
+        with pytest.raises(RuntimeError, match="single memory location"):
+            call(target.expand(3, 3))
+        assert not target.any()

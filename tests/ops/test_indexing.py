@@ -244,3 +244,46 @@ def test_int32_indices():
         with pytest.raises((IndexError, RuntimeError)):
             call(x.to("mps"), index.to("mps"))
             torch.mps.synchronize()
+
+
+def test_masks_and_indices_from_the_cpu():
+    mask, at = torch.tensor([True, False, True]), torch.tensor([2, 0])
+
+    def write(t):
+        t = t.clone()
+        t[mask] = 0
+        t[at] += 1
+        t[mask] = torch.arange(2.0, device=t.device)
+        t.index_put_((at,), torch.tensor(7.0))
+        return t, t[mask], t[at], t[at.int()]
+
+    compare(write, torch.arange(3.0) + 5)
+    compare(lambda t: (t[mask], t[:, at[:1]], t[mask, 1]), torch.arange(12.0).view(3, 4))
+    x = torch.zeros(3, device="mps")
+    for call in (
+        lambda: x.index_put_((at,), torch.ones(2)),
+        lambda: x.masked_fill_(mask, 1.0),
+        lambda: x.gather(0, at),
+        lambda: x.index_select(0, at),
+    ):
+        with pytest.raises(RuntimeError, match="same device"):
+            call()
+
+
+def test_bytes_as_a_mask_warn():
+    mask = torch.tensor([1, 0, 1], dtype=torch.uint8, device="mps")
+    with pytest.warns(UserWarning, match="torch.uint8 is now deprecated"):
+        assert torch.arange(3.0, device="mps")[mask].tolist() == [0.0, 2.0]
+
+
+def test_writing_into_expanded_tensors_warns():
+    with pytest.warns(UserWarning, match="masked_fill_ on expanded tensors is deprecated"):
+        torch.zeros(1, device="mps").expand(3).masked_fill_(torch.ones(3, dtype=torch.bool, device="mps"), 2.0)
+
+
+def test_masked_scatter_of_too_few():
+    x, mask = torch.zeros(3, device="mps"), torch.tensor([True, True, False], device="mps")
+    with pytest.raises(RuntimeError, match="source < number of ones in mask"):
+        x.masked_scatter_(mask, torch.ones(1, device="mps"))
+    assert not x.any()
+    compare(lambda t, m: t.masked_scatter(m, torch.ones(2, device=t.device)), torch.zeros(3), mask.cpu())

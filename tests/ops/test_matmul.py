@@ -249,3 +249,17 @@ def test_cross_products():
         torch.linalg.cross(c, c, dim=0, out=torch.empty(3, 4, dtype=torch.float16, device="mps"))
     with pytest.raises(NotImplementedError):
         torch.linalg.cross(c > 0, c > 0, dim=0)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.int32, torch.float64, torch.complex64])
+@pytest.mark.parametrize("shape", [(300, 2, 4, 2), (40000, 1, 3, 2), (7, 16, 64, 32), (5, 1, 1, 1), (3, 4, 0, 4)])
+def test_many_tiny_matrices(shape, dtype):
+    batch, m, k, n = shape
+    generator = torch.Generator().manual_seed(0)
+    a, b, added = (
+        (torch.randn(size, generator=generator) * 4).to(dtype) for size in ((batch, m, k), (batch, k, n), (batch, m, n))
+    )
+    limits = {"rtol": 2e-2, "atol": 5e-2} if dtype == torch.bfloat16 else {"rtol": 1e-4, "atol": 1e-4}
+    compare(torch.bmm, a, b, **limits)
+    compare(lambda a, b: a.mT.contiguous().mT @ b.transpose(0, 1).contiguous().transpose(0, 1), a, b, **limits)
+    compare(lambda c, a, b: torch.baddbmm(c, a, b, beta=2, alpha=3), added, a, b, **limits)

@@ -304,3 +304,12 @@ def test_dtypes_without_random_integers(call, dtype):
         call(torch.zeros(3, dtype=dtype))
     with pytest.raises(expected.type):
         call(torch.zeros(3, dtype=dtype, device="mps"))
+
+
+@pytest.mark.parametrize("p", [0.5, 1.0])
+def test_dropout_does_not_hide_nan(p):
+    x = torch.full((64,), float("nan"), device="mps", requires_grad=True)
+    out = torch.nn.functional.dropout(x, p)
+    assert out.isnan().all()
+    (grad,) = torch.autograd.grad(out, x, torch.full_like(x, float("inf")))
+    assert grad.isfinite().sum() == 0

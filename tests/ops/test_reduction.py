@@ -300,3 +300,51 @@ def test_sums_of_powers():
         x = torch.randn(3, 4, dtype=dtype)
         for order in (0, 1, 2, 3, 0.5):
             compare(lambda t, p=order: (call(t, p), call(t, p, [1], True)), x, rtol=1e-5, atol=1e-5)
+
+
+DTYPES = (*FLOATS, torch.float64, *INTEGERS, torch.bool, torch.complex64)
+
+
+@pytest.mark.parametrize("name", ["sum", "prod", "nansum", "mean"])
+@pytest.mark.parametrize("source", DTYPES)
+def test_elements_are_converted_before_they_are_reduced(name, source):
+    """dtype= and out= of every dtype: the result, or the exception, of the CPU."""
+    x = torch.tensor([[0.5, 0.3, -1.5], [2.0, 1e5, -99000.0]])
+    x = torch.complex(x, -x) if source.is_complex else x
+    x = x.to(source) if source.is_floating_point or source.is_complex else x.clamp(-100, 100).to(source)
+    function = getattr(torch, name)
+    for dtype in (*DTYPES, torch.uint16, torch.complex128):
+        for call in (
+            lambda t, d=dtype: function(t, dtype=d),
+            lambda t, d=dtype: function(t, 1, dtype=d),
+            lambda t, d=dtype: function(t, 1, out=torch.empty(2, dtype=d, device=t.device)),
+        ):
+            try:
+                expected = call(x)
+            except RuntimeError as error:
+                with pytest.raises(type(error)) as raised:
+                    call(to_mps(x))
+                assert raised.type is type(error), (dtype, str(raised.value))
+            else:
+                assert_same(call(to_mps(x)), expected, rtol=1e-2, atol=1e-3)
+
+
+def test_sums_of_fractions_as_bool():
+    x = torch.tensor([0.5, 0.3])
+    compare(lambda t: (t.sum(dtype=torch.bool), t.prod(dtype=torch.bool), t.nansum(dtype=torch.bool)), x)
+    compare(lambda t: t.nansum(dtype=torch.int64), torch.tensor([float("nan"), 2.5]))
+
+
+@pytest.mark.parametrize("name", ["any", "all"])
+def test_truth_goes_into_bool_or_bytes(name):
+    function = getattr(torch, name)
+    for dtype in (torch.bool, torch.uint8):
+        compare(
+            lambda t, d=dtype: getattr(torch, name)(t, 0, out=torch.empty(3, dtype=d, device=t.device)), torch.eye(3)
+        )
+    with pytest.raises(RuntimeError, match="only supports bool tensor for result, got: Float"):
+        function(torch.eye(3, device="mps"), 0, out=torch.empty(3, device="mps"))
+
+
+def test_deviations_into_complex():
+    compare(lambda t: torch.std(t, 0, out=torch.empty((), dtype=torch.complex64, device=t.device)), torch.rand(4))

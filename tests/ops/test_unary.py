@@ -126,3 +126,23 @@ def test_errors(call):
         call("cpu")
     with pytest.raises(expected.type):
         call("mps")
+
+
+@pytest.mark.parametrize("eps", [None, 0.1])
+def test_logit_keeps_nan(eps):
+    compare(lambda t: torch.logit(t, eps), torch.tensor([math.nan, 0.5, -1.0, 2.0]))
+
+
+@pytest.mark.parametrize(
+    "name", ["ceil", "floor", "trunc", "round", "neg", "sign", "sgn", "frac", "abs", "bitwise_not"]
+)
+def test_outputs_keep_the_dtype(name):
+    x = torch.arange(3) if name == "bitwise_not" else torch.arange(3.0)
+    with pytest.raises(RuntimeError, match="Found dtype Double but expected"):
+        getattr(torch, name)(to_mps(x), out=torch.empty(3, dtype=torch.float64, device="mps"))
+
+
+@pytest.mark.parametrize("name", ["signbit", "isposinf", "isneginf"])
+def test_properties_go_into_bool_alone(name):
+    with pytest.raises(RuntimeError, match="does not support non-boolean outputs"):
+        getattr(torch, name)(torch.ones(2, device="mps"), out=torch.empty(2, device="mps"))
