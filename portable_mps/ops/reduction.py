@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from portable_mps.dispatch.probe import refuse_as_cpu
-from portable_mps.dispatch.promotion import scalar_type
+from portable_mps.dispatch.promotion import scalar_type, summed_in
 from portable_mps.dispatch.reduction import Accumulate, Reduction, canonical_dims, check_out, reduced_shape
 from portable_mps.dispatch.registry import implements, register, register_composite
 from portable_mps.dispatch.strided import castable, resized, written
@@ -140,7 +140,7 @@ def nansum_out(
         raise RuntimeError(f"nansum: provided dtype must match dtype of result. {got}")
     if out.is_floating_point():
         _into(_nansum, (out,), self, dim, keepdim)
-    elif dtype is None:
+    elif dtype is None or out.is_complex():
         raise NotImplementedError(f"\"nansum_mps\" not implemented for '{scalar_type(out.dtype)}'")
     else:  # which have no NaN: it is left out before the conversion
         _into(_sum, (out,), self.masked_fill(self.isnan(), 0), dim, keepdim)
@@ -184,7 +184,7 @@ def mean_out(
         refuse_as_cpu("sum.IntList_out", self.dtype, out=(out.dtype,))
         castable(out, given)
     if self.is_complex() and not out.is_complex():
-        self = self.to(out.dtype)
+        self = self.to(summed_in(out.dtype))
     _into(_mean, (out,), self, dim, keepdim, dtype)
     return out
 
