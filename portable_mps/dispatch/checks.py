@@ -4,10 +4,21 @@ from __future__ import annotations
 
 import torch
 
+from portable_mps.dispatch.promotion import scalar_type
 from portable_mps.dispatch.strided import Linear
 from portable_mps.runtime import device
 
+FLOATS = frozenset((torch.float16, torch.bfloat16, torch.float32, torch.float64))
+INTEGERS = frozenset((torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64))
+COMPLEX = frozenset((torch.complex32, torch.complex64, torch.complex128))
+
 _report = Linear("checks", "report", "QQxI")
+
+
+def require_dtype(name: str, tensor: torch.Tensor, dtypes: frozenset[torch.dtype]) -> None:
+    """NotImplementedError for other dtypes than these, in the words of torch's CPU kernel `name`."""
+    if tensor.dtype not in dtypes:
+        raise NotImplementedError(f"\"{name}\" not implemented for '{scalar_type(tensor.dtype)}'")
 
 
 def raise_where(flags: torch.Tensor, message: str, kind: type[Exception] = RuntimeError) -> None:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch._prims_common import suggest_memory_format
 
+from portable_mps.dispatch.checks import COMPLEX, FLOATS, INTEGERS, require_dtype
 from portable_mps.dispatch.launch import check_turns, grid, launch
 from portable_mps.dispatch.promotion import storage, summed_in
 from portable_mps.dispatch.registry import implements, register
@@ -25,6 +26,7 @@ _col2im = Template("convolution", "col2im", _LAYOUT)
 _forward = Template("convolution", "forward", _LAYOUT)
 _backward_image = Template("convolution", "backward_image", _LAYOUT)
 _backward_weight = Template("convolution", "backward_weight", _LAYOUT)
+_SLOW = FLOATS | COMPLEX | {torch.int64}
 _SMALL = {torch.float32, torch.float16, torch.bfloat16, torch.complex64, torch.complex32}
 _COLUMN_BYTES = 1 << 30  # columns held at a time: larger batches go in parts
 
@@ -316,6 +318,10 @@ def convolution(
         # torch does not record this operator but the one that it calls.
         arguments = (stride, padding, dilation, transposed, output_padding, groups)
         return torch._convolution(input, weight, bias, *arguments, False, False, True, True)
+    if transposed or any(value != 1 for value in dilation):  # kernels of their own on the CPU
+        require_dtype("slow_conv_transpose2d_out_cpu" if transposed else "slow_conv_dilated<>", input, _SLOW)
+    else:
+        require_dtype("slow_conv2d_cpu", input, _SLOW | INTEGERS)
     _check_windows(stride, padding, groups)
     if weight.dim() < 3:
         raise RuntimeError("weight should have at least three dimensions")

@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 
+from portable_mps.dispatch.checks import FLOATS, INTEGERS, require_dtype
 from portable_mps.dispatch.launch import Prepared, grid, launch
 from portable_mps.dispatch.pointwise import Pointwise
 from portable_mps.dispatch.promotion import storage, summed_in
@@ -263,6 +264,9 @@ def _batched(matrix: torch.Tensor) -> torch.Tensor:
     return matrix.unsqueeze(0)
 
 
+_MULTIPLIED = FLOATS | INTEGERS | {torch.complex32, torch.complex64, torch.complex128}
+
+
 def check_inner(mat1: torch.Tensor, mat2: torch.Tensor) -> None:
     """Refuse two matrices whose inner dimensions differ."""
     if mat1.shape[1] != mat2.shape[0]:
@@ -271,10 +275,14 @@ def check_inner(mat1: torch.Tensor, mat2: torch.Tensor) -> None:
 
 
 def _same_dtype(name: str, first: torch.Tensor, second: torch.Tensor) -> None:
+    require_dtype(_KERNELS.get(name, name), first, _MULTIPLIED)
     if first.dtype != second.dtype:
         raise RuntimeError(
             f"expected m1 and m2 to have the same dtype, but got: {first.dtype} != {second.dtype} ({name})"
         )
+
+
+_KERNELS = {"mm": "addmm_impl_cpu_", "addmm": "addmm_impl_cpu_", "addmv": "addmv_impl_cpu"}
 
 
 @implements("mm.out")
@@ -445,6 +453,7 @@ def addr_out(
 def dot(self: torch.Tensor, tensor: torch.Tensor) -> torch.Tensor:
     if self.dim() != 1 or tensor.dim() != 1:
         raise RuntimeError(f"1D tensors expected, but got {self.dim()}D and {tensor.dim()}D tensors")
+    require_dtype("dot", self, _MULTIPLIED)
     if self.dtype != tensor.dtype:
         raise RuntimeError(f"dot : expected both vectors to have same dtype, but found {self.dtype} and {tensor.dtype}")
     if self.shape != tensor.shape:

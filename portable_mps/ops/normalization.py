@@ -14,7 +14,7 @@ import torch
 from torch._prims_common import suggest_memory_format
 
 from portable_mps.dispatch.pointwise import Pointwise
-from portable_mps.dispatch.promotion import summed_in
+from portable_mps.dispatch.promotion import scalar_type, summed_in
 from portable_mps.dispatch.reduction import Accumulate, Reduction
 from portable_mps.dispatch.registry import implements, register, register_composite, schema
 from portable_mps.dispatch.rows import RowKernel
@@ -54,7 +54,7 @@ _backward_rows = RowKernel("normalization", "backward", tensors=7, scalars=1)
 
 def _require_floating(name: str, input: torch.Tensor) -> None:
     if not input.is_floating_point():
-        raise NotImplementedError(f'"{name}" not implemented for {input.dtype}')
+        raise NotImplementedError(f"\"{name}\" not implemented for '{scalar_type(input.dtype)}'")
 
 
 def _channels(tensor: torch.Tensor, input: torch.Tensor) -> torch.Tensor:
@@ -406,6 +406,7 @@ def native_layer_norm_backward(
 def _fused_rms_norm(
     input: torch.Tensor, normalized_shape: Sequence[int], weight: torch.Tensor | None, eps: float | None
 ) -> tuple[torch.Tensor, torch.Tensor]:
+    _require_floating("rms_norm", input)
     eps = torch.finfo(summed_in(input.dtype)).eps if eps is None else eps
     out, _, rstd = _normalize_rows(input, normalized_shape, weight, None, eps, rms=True)
     return out, rstd

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 import torch
 
+from portable_mps.dispatch.checks import FLOATS, INTEGERS, require_dtype
 from portable_mps.dispatch.launch import check_turns
 from portable_mps.dispatch.registry import implements, register
 from portable_mps.dispatch.strided import Linear, dtype_defines, resized, written
@@ -203,6 +204,7 @@ def max_pool2d_with_indices_out(
     indices: torch.Tensor,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     shape = _shape("max_pool2d_with_indices", self, kernel_size, stride, padding, dilation, ceil_mode)
+    require_dtype("max_pool2d", self, FLOATS | INTEGERS)
     resized(out, shape)
     resized(indices, shape)
     return _pool_max(_fixed(2, self, out, kernel_size, stride, padding, dilation), self, out, indices)
@@ -221,6 +223,7 @@ def max_pool2d_with_indices_backward(
     *,
     grad_input: torch.Tensor,
 ) -> torch.Tensor:
+    require_dtype("max_pool2d_backward", self, FLOATS)
     pooling = _fixed(2, self, grad_output, kernel_size, stride, padding, dilation)
     return _gradient(2, pooling, grad_output, self, grad_input, indices)
 
@@ -235,6 +238,7 @@ def max_pool3d_with_indices(
     ceil_mode: bool = False,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     shape = _shape("max_pool3d_with_indices", self, kernel_size, stride, padding, dilation, ceil_mode)
+    require_dtype("max_pool3d", self, FLOATS | INTEGERS)
     out, indices = self.new_empty(shape), self.new_empty(shape, dtype=torch.int64)
     _pool_max(_fixed(3, self, out, kernel_size, stride, padding, dilation), self, out, indices)
     return in_format_of(self, out), in_format_of(self, indices)
@@ -273,6 +277,7 @@ def _register_average(dims: int) -> None:
         if divisor_override == 0:
             raise RuntimeError("divisor must be not zero")
         windows = (kernel_size, stride, padding)
+        require_dtype(f"avg_pool{dims}d", self, FLOATS | {torch.int64})
         written(out, self.dtype)
         resized(out, _shape(f"avg_pool{dims}d", self, *windows, ceil_mode, count_include_pad, divisor_override))
         pooling = _fixed(dims, self, out, *windows, divisor=divisor_override, padding_counts=count_include_pad)
@@ -309,10 +314,12 @@ def _register_adaptive(dims: int) -> None:
     average = f"_adaptive_avg_pool{dims}d"
 
     def forward_out(self: torch.Tensor, output_size: Sequence[int], *, out: torch.Tensor) -> torch.Tensor:
+        require_dtype(average.removeprefix("_"), self, FLOATS)
         resized(out, _shape(average, self, output_size))
         return _pool(_adaptive(dims, self, out), self, out)
 
     def forward(self: torch.Tensor, output_size: Sequence[int]) -> torch.Tensor:
+        require_dtype(average.removeprefix("_"), self, FLOATS)
         out = self.new_empty(_shape(average, self, output_size))
         result = _pool(_adaptive(dims, self, out), self, out)
         return in_format_of(self, result) if dims == 2 else result
@@ -327,6 +334,7 @@ def _register_adaptive(dims: int) -> None:
     def maximum(
         self: torch.Tensor, output_size: Sequence[int], *, out: torch.Tensor, indices: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
+        require_dtype(f"adaptive_max_pool{dims}d", self, FLOATS)
         shape = _shape(f"adaptive_max_pool{dims}d", self, output_size)
         resized(out, shape)
         resized(indices, shape)
@@ -358,7 +366,22 @@ def max_unpool2d(self: torch.Tensor, indices: torch.Tensor, output_size: Sequenc
     """torch's decomposition, in the memory format of self."""
     from torch._decomp.decompositions import max_unpool2d as decomposed  # 0.5 s: only when needed
 
+    require_dtype("max_unpool2d", self, FLOATS)
     return in_format_of(self, decomposed(self, indices, list(output_size)))
+
+
+@implements("max_unpool3d")
+def max_unpool3d(
+    self: torch.Tensor,
+    indices: torch.Tensor,
+    output_size: Sequence[int],
+    stride: Sequence[int],
+    padding: Sequence[int],
+) -> torch.Tensor:
+    from torch._decomp.decompositions import max_unpool3d as decomposed
+
+    require_dtype("max_unpool3d", self, FLOATS)
+    return decomposed(self, indices, list(output_size), list(stride), list(padding))
 
 
 # Fractional -------------------------------------------------------------------------------------------------------

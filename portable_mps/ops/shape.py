@@ -11,7 +11,9 @@ import torch
 from torch._prims_common import suggest_memory_format
 
 from portable_mps.dispatch import deterministic
+from portable_mps.dispatch.checks import COMPLEX, FLOATS, INTEGERS, require_dtype
 from portable_mps.dispatch.lists import ListKernel
+from portable_mps.dispatch.promotion import scalar_type, type_name
 from portable_mps.dispatch.registry import implements
 from portable_mps.dispatch.strided import (
     Linear,
@@ -144,6 +146,7 @@ def roll(self: torch.Tensor, shifts: Sequence[int], dims: Sequence[int] = ()) ->
 def _triangular(self: torch.Tensor, diagonal: int, out: torch.Tensor, upper: bool) -> torch.Tensor:
     if self.dim() < 2:
         raise RuntimeError(f"{'triu' if upper else 'tril'}: input tensor must have at least 2 dimensions")
+    require_dtype("triu" if upper else "tril", self, FLOATS | INTEGERS | COMPLEX | {torch.bool})
     written(out, self.dtype)
     target = contiguous_out(out, self.shape)
     if self.numel():
@@ -168,12 +171,13 @@ def _triangle_indices(rows: int, columns: int, offset: int, upper: bool, dtype: 
         raise RuntimeError("row and col must be non-negative")
     lower = sum(min(max(r + offset + (0 if upper else 1), 0), columns) for r in range(rows))
     count = rows * columns - lower if upper else lower
-    dtype = dtype or torch.int64
+    result = torch.empty((2, count), dtype=dtype or torch.int64, device="mps")
+    require_dtype("triu_indices" if upper else "tril_indices", result, frozenset((torch.int32, torch.int64)))
     if count == 0:
-        return torch.empty((2, 0), dtype=dtype, device="mps")
+        return result
     mask = torch.ones((rows, columns), dtype=torch.bool, device="mps")
     mask = mask.triu(offset) if upper else mask.tril(offset)
-    return coordinates(Compaction(mask).positions(count), mask.shape, 0).to(dtype)
+    return coordinates(Compaction(mask).positions(count), mask.shape, 0).to(result.dtype)
 
 
 @implements("tril_indices")
@@ -209,6 +213,8 @@ def eye_m_out(n: int, m: int, *, out: torch.Tensor) -> torch.Tensor:
     for name, size in (("n", n), ("m", m)):
         if size < 0:
             raise RuntimeError(f"{name} must be greater or equal to 0, got {size}")
+    if out.dtype == torch.complex32 or out.dtype in (torch.uint16, torch.uint32, torch.uint64):
+        raise NotImplementedError(f"\"eye\" not implemented for '{scalar_type(out.dtype)}'")
     resized(out, (n, m)).zero_()
     out.diagonal().fill_(1)
     return out
@@ -279,6 +285,7 @@ def _check_range(start: float, end: float, step: float) -> None:
 
 @implements("arange.start_out")
 def arange_start_out(start: float, end: float, step: float = 1, *, out: torch.Tensor) -> torch.Tensor:
+    require_dtype("arange_cpu", out, FLOATS | INTEGERS)
     _check_range(start, end, step)
     if out.dtype == torch.int64:
         start, end, step = int(start), int(end), int(step)
@@ -292,6 +299,7 @@ def arange_start_out(start: float, end: float, step: float = 1, *, out: torch.Te
 
 @implements("range.out")
 def range_out(start: float, end: float, step: float = 1, *, out: torch.Tensor) -> torch.Tensor:
+    require_dtype("range_cpu", out, FLOATS | INTEGERS)
     _check_range(start, end, step)
     return _ramp(0, out, math.floor((end - start) / step) + 1, start, end, step, 0)
 
@@ -299,6 +307,8 @@ def range_out(start: float, end: float, step: float = 1, *, out: torch.Tensor) -
 def _spaced(kind: int, out: torch.Tensor, start: Any, end: Any, steps: int, base: float) -> torch.Tensor:
     if steps < 0:
         raise RuntimeError("number of steps must be non-negative")
+    name, allowed = ("linspace_cpu", "logspace_cpu")[kind - 1], FLOATS | INTEGERS | COMPLEX - {torch.complex32}
+    require_dtype(name, out, allowed)
     if out.is_complex():
         ends = complex(start), complex(end)
         real = torch.promote_types(out.dtype.to_real(), torch.float32)
@@ -307,6 +317,9 @@ def _spaced(kind: int, out: torch.Tensor, start: Any, end: Any, steps: int, base
         return resized(out, (steps,)).copy_(base**places if kind == 2 else places)
     start, end = (float(value) for value in (start, end))
     if not out.is_floating_point():
+        limits = torch.iinfo(out.dtype)
+        if kind == 1 and steps and not all(limits.min <= int(value) <= limits.max for value in (start, end)):
+            raise RuntimeError(f"value cannot be converted to type {type_name(out.dtype)} without overflow")
         start, end = float(int(start)), float(int(end))
     if steps == 1:
         end = start

@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 
+from portable_mps.dispatch.checks import FLOATS, INTEGERS, require_dtype
 from portable_mps.dispatch.launch import grid, launch
 from portable_mps.dispatch.promotion import storage
 from portable_mps.dispatch.registry import implements
@@ -230,6 +231,7 @@ def _median(self: torch.Tensor, dim: int, keepdim: bool, skip_nan: bool) -> Pair
 
 
 def _median_all(self: torch.Tensor, skip_nan: bool) -> torch.Tensor:
+    require_dtype("median_cpu", self, FLOATS | INTEGERS)
     if self.numel() == 0:
         if not self.is_floating_point():
             raise RuntimeError(f"median() of an empty tensor is not defined for {self.dtype}")
@@ -240,6 +242,7 @@ def _median_all(self: torch.Tensor, skip_nan: bool) -> torch.Tensor:
 def _median_dim(
     name: str, self: torch.Tensor, dim: int, keepdim: bool, values: torch.Tensor, indices: torch.Tensor
 ) -> Pairs:
+    require_dtype("median_out", self, FLOATS | INTEGERS)
     _checked(self, values, indices)
     dim = wrapped_dim(dim, self.dim())
     _row_size(name, self, dim)

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 import torch
 
+from portable_mps.dispatch.checks import COMPLEX, FLOATS, require_dtype
 from portable_mps.dispatch.registry import implements
 from portable_mps.dispatch.strided import Linear, by_parts, dtype_defines, resized, word, wrapped_dim, written
 from portable_mps.ops.shape import contiguous_out, finish
@@ -78,6 +79,7 @@ def im2col_out(
     image = self.contiguous()
     shape = [*self.shape[:-3], self.size(-3) * kernel[0] * kernel[1], rows * places]
     written(out, self.dtype)
+    require_dtype("im2col_out_cpu", self, FLOATS | COMPLEX | {torch.bool})
     columns = contiguous_out(out, shape)
     arguments = (image, columns, out.numel(), *self.shape[-2:], rows, places, *kernel, *dilation, *padding, *stride)
     _im2col(out.numel(), arguments, [image], [columns], COLUMNS=0, T=word(self.dtype))

@@ -32,8 +32,8 @@ QUICK = 4
 # What they judge depends on an argument's place and kind, not on its size: the full sweep takes no more samples.
 _OF_STRUCTURE = {"dtypes", "mixed", "overlap", "results"}
 
-# Only in the full sweep.
-_FURTHER = {"special", "strides", "dtypes", "results", "overlap", "mixed", "vmap", "vjp", "jvp"}
+# Of these the quick part takes one for each operator, so that the operators together meet them all.
+_FURTHER = ("special", "strides", "dtypes", "results", "overlap", "mixed", "vmap", "vjp", "jvp")
 
 _RESIZED = "An output with one or more elements"
 
@@ -87,7 +87,7 @@ def dtypes_of(op: Any) -> list[torch.dtype]:
 def lacking(op: Any) -> list[torch.dtype]:
     """The dtypes that the CPU does not have for the operator: what they raise is a check of its own."""
     of_op = op.supported_dtypes("cpu")
-    return [d for d in DTYPES if d not in of_op]
+    return [d for d in DTYPES if d not in of_op] if of_op else []
 
 
 def quick_dtypes(op: Any) -> list[torch.dtype]:
@@ -132,9 +132,13 @@ def _representative(dtypes: list[torch.dtype]) -> list[torch.dtype]:
 
 def quick_checks_of(op: Any, dtype: torch.dtype) -> list[str]:
     """Strides and outputs are a launcher's matter: one dtype of an operator shows it."""
-    if dtype == torch.float32 or torch.float32 not in dtypes_of(op):
-        return [check for check in checks_of(op, dtype) if check not in _FURTHER]
-    return [check for check in checks_of(op, dtype) if check in ("forward", "grad")]
+    of_op, checks = dtypes_of(op), checks_of(op, dtype)
+    first = torch.float32 if torch.float32 in of_op else of_op[0] if of_op else dtype
+    further = [check for check in _FURTHER if check == "dtypes" or check in checks_of(op, first)]
+    chosen = _one_of(further, op)
+    if dtype == first:
+        return [check for check in checks if check not in _FURTHER or check == chosen]
+    return [check for check in checks if check in ("forward", "grad") or check == chosen == "dtypes"]
 
 
 def judge(op: Any, dtype: torch.dtype | None, check: str, quick: bool = False) -> Verdict:
