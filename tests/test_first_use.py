@@ -101,6 +101,7 @@ OPERATORS = {
     "copy": "assert torch.arange(3).to('mps').add(1).tolist() == [1, 2, 3]",
     "no elements": "assert torch.empty(0, device='mps').sum().item() == 0",
     "no tensor": "assert torch.tril_indices(2, 2, device='mps').tolist() == torch.tril_indices(2, 2).tolist()",
+    "window": "assert torch.kaiser_window(4, device='mps').cpu().allclose(torch.kaiser_window(4))",
     "zeros": "assert torch._efficientzerotensor((2,), device='mps').add(1).tolist() == [1, 1]",
     "sparse": "assert torch.sparse_coo_tensor(size=(2, 3), device='mps').to_dense().sum().item() == 0",
     "sparse empty": "assert torch.empty(2, 3, layout=torch.sparse_coo, device='mps')._nnz() == 0",

@@ -14,11 +14,17 @@ COMPOSITES = ("dropout", "group_norm", "renorm")
 """Composite operators that we replace in Python; csrc/attention.cpp replaces one by itself."""
 
 
+WINDOWS = ("kaiser_window", "kaiser_window.periodic", "kaiser_window.beta")
+"""Factories that torch would compose, of a kernel that it lacks for `mps`."""
+
+
 def register() -> None:
     """Register them, and what is called for an operator that has no kernel, or none yet."""
     registry.register_fallback(_without_kernel)
     for name in COMPOSITES:
         registry.register_composite_first(name)
+    for name in WINDOWS:
+        registry.register_first(name)
     for kind in functionality.FACTORIES:
         functionality.register_first(kind)
 

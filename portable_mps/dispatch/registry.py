@@ -81,6 +81,11 @@ def register_composite_first(name: str) -> None:
     _autograd_library.impl(name, function)
 
 
+def register_first(name: str) -> None:
+    """Register what calls the function that `register` will be given for this operator."""
+    _library.impl(name, once_loaded(lambda: registered[name]))
+
+
 def register_fallback(function: Callable[..., Any]) -> None:
     """Have `function` called with each operator that has no kernel, and its arguments."""
     _fallback_library.fallback(function)

@@ -159,3 +159,31 @@ def test_expanded_tensors_that_may_not(call):
         with pytest.raises(RuntimeError, match="single memory location"):
             call(target.expand(3, 3))
         assert not target.any()
+
+
+@pytest.mark.parametrize("dtype", [torch.bool, torch.uint16])
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda **options: torch.arange(3, **options),
+        lambda **options: torch.linspace(0, 1, 3, **options),
+        lambda **options: torch.tril_indices(3, 3, **options),
+        lambda **options: torch.eye(3, **options),
+        lambda **options: torch.ones(3, 3, **options).tril(),
+        lambda **options: torch.ones(2, 2, **options) @ torch.ones(2, 2, **options),
+        lambda **options: torch.nn.functional.max_pool2d(torch.ones(1, 4, 4, **options), 2),
+        lambda **options: torch.nn.functional.adaptive_avg_pool2d(torch.ones(1, 4, 4, **options), 2),
+        lambda **options: torch.nn.functional.conv2d(
+            torch.ones(1, 1, 4, 4, **options), torch.ones(1, 1, 2, 2, **options)
+        ),
+    ],
+    ids=["arange", "linspace", "tril_indices", "eye", "tril", "mm", "max_pool2d", "adaptive_avg_pool2d", "conv2d"],
+)
+def test_dtypes_that_the_cpu_lacks(make, dtype):
+    try:
+        expected = make(dtype=dtype)
+    except (RuntimeError, NotImplementedError) as refusal:
+        with pytest.raises(type(refusal)):
+            make(dtype=dtype, device="mps")
+    else:
+        torch.testing.assert_close(make(dtype=dtype, device="mps").cpu(), expected)
