@@ -63,7 +63,8 @@ def coordinates(positions: torch.Tensor, shape: torch.Size, dim: int = 1) -> tor
         columns.append(positions % size if len(columns) < len(shape) - 1 else positions)
         positions = positions.div(size, rounding_mode="trunc")
     if not columns:
-        return torch.empty((positions.numel(), 0), dtype=torch.int64, device=positions.device)
+        sides = (0, positions.numel()) if dim == 0 else (positions.numel(), 0)
+        return torch.empty(sides, dtype=torch.int64, device=positions.device)
     return torch.stack(columns[::-1], dim=dim)
 
 
@@ -73,7 +74,7 @@ def nonzero(self: torch.Tensor) -> torch.Tensor:
     if self.numel() == 0:
         return torch.empty((0, self.dim()), dtype=torch.int64, device=self.device)
     found = Compaction(_mask_of(self))
-    return coordinates(found.positions(found.total()), self.shape)
+    return coordinates(found.positions(found.total()), self.shape, 0).t()  # as on the CPU
 
 
 @implements("nonzero.out")

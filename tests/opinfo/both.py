@@ -78,6 +78,8 @@ def _without_kernel(
     actual, error = attempt(lambda: samples.call(op, function, sample, "mps"))
     if error is not None:
         return different_refusal(refusal, error)
+    if not any(t.numel() for t in pytree.tree_leaves(actual) if isinstance(t, torch.Tensor)):
+        return None  # nothing was computed
     if not may_work:
         return different_refusal(refusal, None)
     wide, unknown = attempt(lambda: samples.call(op, function, exact(sample), "cpu"))

@@ -9,6 +9,8 @@ import pytest
 import torch
 from opinfo import failures, judge, sweep
 from opinfo.faults import faulty
+from torch._subclasses.fake_tensor import FakeTensor
+from torch.utils import _pytree as pytree
 
 from portable_mps.dispatch import fallback
 
@@ -80,6 +82,52 @@ def test_a_wrong_result_is_noticed(monkeypatch):
         patch.setattr(op, "op", lambda x: torch.exp(x) * (1 + 1e-4 * (x.device.type == "mps")))
         verdict = judge.judge(op, torch.float32, "forward", quick=True)
     assert verdict.failed and verdict.ratio > 10
+
+
+def _transposed(result):
+    return result.mT.contiguous().mT if result.dim() > 1 else result
+
+
+# What is wrong on the device alone, and the check that must say so. Named are an operator and the dtype of the samples.
+WRONG = {
+    "strides": ("add", torch.float32, lambda *args, **kwargs: _transposed(torch.add(*args, **kwargs))),
+    "special": ("exp", torch.float32, lambda x: torch.exp(x).nan_to_num(0.5)),
+    "dtypes": ("exp", torch.float8_e5m2, lambda x: x),
+    "results": ("exp", torch.float32, lambda x, out=None: torch.exp(x) if out is None else out),
+    "mixed": ("atan2", torch.float32, lambda a, b: torch.atan2(a.to("mps"), b.to("mps"))),
+    "vmap": ("exp", torch.float32, lambda x: torch.exp(x) * (1 + (torch._C._functorch.maybe_current_level() or 0))),
+    "vjp": ("exp", torch.float32, lambda x: torch.exp(x.detach()) + x),
+    "jvp": ("exp", torch.float32, lambda x: torch.exp(x.detach()) + x),
+}
+
+
+@pytest.mark.parametrize("check", WRONG)
+def test_each_further_check_notices(check, monkeypatch):
+    name, dtype, wrong = WRONG[check]
+    op = judge.OPERATORS[name]
+    assert not judge.judge(op, dtype, check, quick=True).failed or (name, judge.name_of(dtype), check) in EXPECTED
+    right = op.op
+
+    def function(*args, **kwargs):
+        tensors = [t for t in pytree.tree_leaves((args, kwargs)) if isinstance(t, torch.Tensor)]
+        on_device = any(t.is_mps and not isinstance(t, FakeTensor) for t in tensors)
+        return (wrong if on_device else right)(*args, **kwargs)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(op, "op", function)
+        assert judge.judge(op, dtype, check, quick=True).failed
+
+
+def test_overlapping_memory_is_noticed(monkeypatch):
+    op = judge.OPERATORS["exp"]
+    assert not judge.judge(op, torch.float32, "overlap", quick=True).failed
+
+    def careless(x, out):
+        return out.copy_(torch.exp(x)) if not x.is_mps else out
+
+    with monkeypatch.context() as patch:
+        patch.setattr(op, "op", lambda x, out=None: torch.exp(x) if out is None else careless(x, out))
+        assert judge.judge(op, torch.float32, "overlap", quick=True).failed
 
 
 def test_the_sweep_survives_crashes_and_hangs():
