@@ -91,7 +91,8 @@ def accelerate() -> None:
             for x, y in data:
                 with accelerator.accumulate(network):
                     accelerator.backward(torch.nn.functional.cross_entropy(network(x), y))
-                    accelerator.clip_grad_norm_(network.parameters(), 1.0)
+                    if accelerator.sync_gradients:
+                        accelerator.clip_grad_norm_(network.parameters(), 1.0)
                     optimizer.step()
                     optimizer.zero_grad()
         _learned(accelerator.unwrap_model(network, keep_fp32_wrapper=False))
@@ -218,6 +219,7 @@ def ignite() -> None:
 
 @check("fastai", "`Learner.fit_one_cycle` with its default device")
 def fastai() -> None:
+    import fastai.callback.all  # noqa: F401  (it gives `Learner` its methods)
     from fastai.data.core import DataLoaders
     from fastai.learner import Learner
     from fastai.metrics import accuracy
