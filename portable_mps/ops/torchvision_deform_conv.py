@@ -1,4 +1,4 @@
-"""torchvision's deformable convolution: kernels/torchvision_deform_conv.slang. Registered by ops/torchvision.py."""
+"""torchvision's deformable convolution: kernels/torchvision_deform_conv.slang. Registered by compatibility/."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""torchvision's non-maximum suppression: kernels/torchvision_nms.slang. Registered by ops/torchvision.py."""
+"""torchvision's non-maximum suppression: kernels/torchvision_nms.slang. Registered by compatibility/."""
 
 from __future__ import annotations
 

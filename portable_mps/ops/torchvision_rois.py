@@ -1,4 +1,4 @@
-"""torchvision's pooling of regions of interest: kernels/torchvision_rois.slang. Registered by ops/torchvision.py."""
+"""torchvision's pooling of regions of interest: kernels/torchvision_rois.slang; registered by compatibility/."""
 
 from __future__ import annotations
 
