@@ -30,7 +30,9 @@ def reserve(name: str, implementation: Any) -> bool:
     if name in registered:
         raise RuntimeError(f"aten::{name} is registered twice")
     registered[name] = implementation
-    return not torch._C._dispatch_has_kernel_for_dispatch_key(f"aten::{name}", "MPS")
+    operator = f"aten::{name}"  # which some release of torch may lack: 2.14 has no cholesky
+    known = torch._C._dispatch_has_kernel(operator)
+    return not (known and torch._C._dispatch_has_kernel_for_dispatch_key(operator, "MPS"))
 
 
 def register(name: str, function: Callable[..., Any]) -> None:
