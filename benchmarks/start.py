@@ -43,9 +43,10 @@ def main() -> None:
     imports = [(run(IMPORT, "0"), run(IMPORT, "1")) for _ in range(runs)]
     for column, what in enumerate(("on the clock", "processor time")):
         without, within = (statistics.median(pair[active][column] for pair in imports) for active in (0, 1))
-        print(f"import torch, {what:<14} {without:6.0f} ms without us, {within:6.0f} ms with us: {within - without:+.0f} ms")
+        print(f"import torch, {what:<14} {without:6.0f} ms without us, {within:6.0f} with us: {within - without:+.0f}")
     first, kernel = zip(*(run(FIRST, "1") for _ in range(runs)), strict=True)
-    print(f"first tensor {statistics.median(first):.0f} ms, first kernel and its copy {statistics.median(kernel):.0f} ms")
+    print(f"first tensor {statistics.median(first):.0f} ms")
+    print(f"first kernel and its copy {statistics.median(kernel):.0f} ms")
 
 
 if __name__ == "__main__":

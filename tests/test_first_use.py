@@ -212,3 +212,12 @@ def test_first_use(tmp_path):
         if hasattr(torch.mps.profiler if "." in name else torch.mps, name.split(".")[-1])
     }
     assert failed(present, tmp_path) == []
+
+
+def test_an_operator_that_this_version_of_torch_lacks():
+    from portable_mps.dispatch import registry
+
+    assert registry.reserve("operator_of_another_version", None)
+    del registry.registered["operator_of_another_version"]
+    assert not registry.reserve("empty.memory_format", None)  # csrc/factories.cpp has it
+    del registry.registered["empty.memory_format"]
