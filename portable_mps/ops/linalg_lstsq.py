@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from portable_mps.dispatch.registry import implements
-from portable_mps.dispatch.strided import on_device, written
+from portable_mps.dispatch.strided import castable, on_device
 from portable_mps.ops.linalg import columns_copy, columns_empty, stack
 from portable_mps.ops.linalg_qr import apply_q, factor_qr
 from portable_mps.ops.linalg_solve import substitute
@@ -75,7 +75,7 @@ def linalg_lstsq_out(
     real = self.dtype.to_real()
     for out, dtype in ((solution, self.dtype), (residuals, real), (rank, torch.int64), (singular_values, real)):
         on_device(out)
-        written(out, dtype)
+        castable(out, dtype)
 
     batch, (m, n), count = self.shape[:-2], self.shape[-2:], right.shape[-1]
     smallest = min(m, n)

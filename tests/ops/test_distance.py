@@ -84,3 +84,10 @@ def test_nan_is_at_nan(p):
     x = torch.tensor([[1, 2, nan], [1, 2, inf], [0, 0, 0], [nan, nan, nan]])
     y = torch.tensor([[1, 2, 3], [1, nan, inf], [0, inf, -inf]])
     torch.testing.assert_close(torch.cdist(x.to("mps"), y.to("mps"), p).cpu(), torch.cdist(x, y, p), equal_nan=True)
+
+
+def test_cdist_refuses_tensors_of_the_cpu():
+    x = torch.ones(2, 3)
+    for pair in ((x.to("mps"), x), (x, x.to("mps"))):
+        with pytest.raises(RuntimeError, match="same device"):
+            torch.cdist(*pair)

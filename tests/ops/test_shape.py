@@ -227,3 +227,10 @@ def test_padding_keeps_channels_last(mode, dims):
         gradient = torch.autograd.grad(padded, t, torch.ones_like(padded))[0]
         strides.append((padded.stride(), gradient.stride()))
     assert strides[0] == strides[1]
+
+
+def test_cat_refuses_tensors_of_the_cpu():
+    x = torch.ones(2, 3)
+    for tensors in ([x.to("mps"), x], [x, x.to("mps")]):
+        with pytest.raises(RuntimeError, match="same device"):
+            torch.cat(tensors)
