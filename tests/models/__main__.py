@@ -48,7 +48,8 @@ def table(results: dict[str, Report | str]) -> str:
             "| --- | --- |",
             "| evaluation | every output at words that are not padding |",
             "| loss, gradients | in training mode, dropout active with a probability of 1e-9 (its path is taken, while"
-            " no element falls out); every parameter's gradient |",
+            " no element falls out); every parameter's gradient; where that is "
+            "above the limit, what it is beyond three times the CPU's own difference from float64 |",
             "| chunks | logits of a padded prompt in three pieces over a cache |",
             "| tokens | six words generated greedily from the padded batch |",
             "",
