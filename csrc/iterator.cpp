@@ -218,10 +218,6 @@ Plan plan_pointwise(const std::vector<at::Tensor>& outputs, const std::vector<at
   for (size_t i = 0; i < outputs.size(); ++i) {
     plan.outputs.push_back(outputs[i].defined() ? outputs[i] : iter.output(static_cast<int>(i)));
   }
-  if (iter.numel() == 0) {
-    return plan;
-  }
-
   const int count = iter.ntensors();
   const bool promoted = promotion != Promotion::kNone;
   const at::ScalarType common = promoted ? iter.common_dtype() : iter.dtype(count - 1);
@@ -238,6 +234,10 @@ Plan plan_pointwise(const std::vector<at::Tensor>& outputs, const std::vector<at
       (i < iter.noutputs() ? plan.writes : plan.reads).push_back(byte_range(operand));
     }
     dtypes |= static_cast<uint64_t>(dtype) << (6 * i);
+  }
+  if (iter.numel() == 0) {
+    plan.signature = {dtypes, static_cast<uint64_t>(common), 0};
+    return plan;
   }
 
   const bool wide = !iter.can_use_32bit_indexing();

@@ -153,13 +153,15 @@ std::vector<at::Tensor> PointwiseKernels::run(const std::vector<at::Tensor>& out
   if (plan.groups[0] != 0) {
     const Kernel& kernel = kernel_for(plan);
     recorder().launch(kernel, plan.parameters, plan.groups, plan.reads, plan.writes);
+  } else {
+    in_python([&] { check_empty_(plan.signature[0], plan.signature[1]); });
   }
   return std::move(plan.outputs);
 }
 
 void bind_pointwise(py::module_& module) {
   py::class_<PointwiseKernels, std::shared_ptr<PointwiseKernels>>(module, "PointwiseKernels")
-      .def(py::init<std::string, int, int, py::object>())
+      .def(py::init<std::string, int, int, py::object, py::object>())
       .def("run",
            torch::wrap_pybind_function([](PointwiseKernels& self, const py::tuple& outputs,
                                           const py::tuple& inputs, const py::tuple& scalars) {

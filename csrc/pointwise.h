@@ -13,12 +13,15 @@ enum class Check : int { kNone = 0, kAlpha = 1, kSubtraction = 2, kDivisor = 3 }
 
 class PointwiseKernels {
  public:
-  // compile: from the signature's three words and the parameters' size to a _C.Kernel.
-  PointwiseKernels(std::string formats, int promotion, int check, py::object compile)
+  // compile: from the signature's three words and the parameters' size to a _C.Kernel. check_empty:
+  // called with the signature's first two words where there are no elements, and so no kernel.
+  PointwiseKernels(std::string formats, int promotion, int check, py::object compile,
+                   py::object check_empty)
       : formats_(std::move(formats)),
         promotion_(static_cast<Promotion>(promotion)),
         check_(static_cast<Check>(check)),
-        compile_(std::move(compile)) {}
+        compile_(std::move(compile)),
+        check_empty_(std::move(check_empty)) {}
 
   // Plan, compile where needed, and record; undefined outputs are allocated. Needs no GIL.
   std::vector<at::Tensor> run(const std::vector<at::Tensor>& outputs,
@@ -39,6 +42,7 @@ class PointwiseKernels {
   Promotion promotion_;
   Check check_;
   py::object compile_;
+  py::object check_empty_;
   std::mutex mutex_;  // guards kernels_; never held while Python is called
   std::unordered_map<std::array<uint64_t, 3>, std::shared_ptr<Kernel>, Hash> kernels_;
 };

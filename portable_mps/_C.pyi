@@ -49,7 +49,12 @@ class PointwiseKernels:
     """See csrc/pointwise.h."""
 
     def __init__(
-        self, formats: str, promotion: int, check: int, compile: Callable[[int, int, int, int], Kernel]
+        self,
+        formats: str,
+        promotion: int,
+        check: int,
+        compile: Callable[[int, int, int, int], Kernel],
+        check_empty: Callable[[int, int], None],
     ) -> None: ...
     def run(
         self,

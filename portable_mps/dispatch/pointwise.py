@@ -7,6 +7,7 @@ are packed, the dispatch is recorded. Here the rows are, and the source of the v
 from __future__ import annotations
 
 import enum
+import functools
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -60,7 +61,9 @@ class Pointwise:
     like: str = ""
 
     def __post_init__(self) -> None:
-        self.kernels = _C.PointwiseKernels(self.scalars, self.promotion, self.check, self._compile)
+        self.kernels = _C.PointwiseKernels(
+            self.scalars, self.promotion, self.check, self._compile, functools.partial(self._refuse, empty=True)
+        )
 
     def __call__(
         self,
@@ -72,11 +75,22 @@ class Pointwise:
         return self.kernels.run(outputs, inputs, scalars)
 
     def _compile(self, dtypes: int, common: int, shape: int, parameter_bytes: int) -> _C.Kernel:
+        self._refuse(dtypes, common)
+        return device.current().compiler.compile(self.name, self.source(dtypes, common, shape), parameter_bytes)
+
+    def _refuse(self, dtypes: int, common: int, empty: bool = False) -> None:
+        """Raise NotImplementedError for dtypes that the row, or the CPU, does not have."""
+        compute = storage_of_code(common).compute
+        if compute in COMPLEX_TYPES:
+            refused = not (self.complex or "Complex" in self.by_type)
+        else:
+            refused = bool(self.only) and (self.only == "floating") != (compute in ("float", "double"))
+        if refused:
+            raise NotImplementedError(f'"{self.name}" not implemented for {storage_of_code(common).dtype}')
         if self.like:
             count, outputs = len(self.expressions) + self.inputs, len(self.expressions)
             of = [storage_of_code(dtypes >> 6 * i & 63).dtype for i in range(count)]
-            refuse_as_cpu(self.like, *of[outputs:], out=tuple(of[:outputs]))
-        return device.current().compiler.compile(self.name, self.source(dtypes, common, shape), parameter_bytes)
+            refuse_as_cpu(self.like, *of[outputs:], out=tuple(of[:outputs]), empty=empty)
 
     def source(self, dtypes: int, common: int, shape: int) -> str:
         """The Slang source of one variant, from the three words of the planner's signature."""
@@ -85,12 +99,6 @@ class Pointwise:
         count = len(self.expressions) + self.inputs
         operands = [storage_of_code(dtypes >> 6 * i & 63) for i in range(count)]
         compute = storage_of_code(common).compute
-        if compute in COMPLEX_TYPES:
-            refused = not (self.complex or "Complex" in self.by_type)
-        else:
-            refused = bool(self.only) and (self.only == "floating") != (compute in ("float", "double"))
-        if refused:
-            raise NotImplementedError(f'"{self.name}" not implemented for {storage_of_code(common).dtype}')
         expressions = self._specialised(compute)
         arithmetic = "int" if compute == "bool" else compute
         outputs, inputs = operands[: len(expressions)], operands[len(expressions) :]

@@ -14,18 +14,19 @@ import torch
 from portable_mps.dispatch import registry
 
 
-def refuse_as_cpu(name: str, *dtypes: torch.dtype, out: tuple[torch.dtype, ...] = ()) -> None:
+def refuse_as_cpu(name: str, *dtypes: torch.dtype, out: tuple[torch.dtype, ...] = (), empty: bool = False) -> None:
     """Raise the CPU's NotImplementedError where it has no kernel of ATen operator `name` for tensors of these dtypes.
 
     dtypes are those of the schema's tensors in order, the last one also of all that follow; out those of its outputs.
+    empty: of tensors without elements, which some operators do not look at.
     """
-    message = _refusal(name, dtypes, out)
+    message = _refusal(name, dtypes, out, empty)
     if message is not None:
         raise NotImplementedError(message)
 
 
 @functools.cache
-def _refusal(name: str, dtypes: tuple[torch.dtype, ...], outputs: tuple[torch.dtype, ...]) -> str | None:
+def _refusal(name: str, dtypes: tuple[torch.dtype, ...], outputs: tuple[torch.dtype, ...], empty: bool) -> str | None:
     base, _, overload = name.partition(".")
     schema = registry.schema(name)
     waiting, results = list(dtypes), list(outputs)
@@ -37,7 +38,7 @@ def _refusal(name: str, dtypes: tuple[torch.dtype, ...], outputs: tuple[torch.dt
         if argument.is_out:
             value = torch.empty(0, dtype=results.pop(0) if results else dtypes[0])
         elif kind == "Tensor":
-            value = torch.ones(1, dtype=waiting.pop(0) if len(waiting) > 1 else waiting[0])
+            value = torch.ones(0 if empty else 1, dtype=waiting.pop(0) if len(waiting) > 1 else waiting[0])
         elif kind in ("Optional[number]", "number"):
             value = 1
         elif argument.has_default_value():

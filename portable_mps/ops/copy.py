@@ -122,12 +122,16 @@ def copy_(self: torch.Tensor, src: torch.Tensor, non_blocking: bool = False) -> 
     if self.device.type == "mps":
         if self.shape != src.shape:
             torch.broadcast_shapes(self.shape, src.shape)
-        if src.device.type == "mps":
+        if src._is_zerotensor():  # a gradient of torch's that has no memory
+            self.zero_()
+        elif src.device.type == "mps":
             copy_on_device(self, src)
         elif src.device.type == "cpu":
             upload(self, src)
         else:
             raise RuntimeError(f"cannot copy from {src.device} to {self.device}")
+    elif src._is_zerotensor():
+        self.zero_()
     else:
         download(self, src if self.shape == src.shape else src.expand(self.shape))
     return self

@@ -265,7 +265,12 @@ def _run(action: str, base: torch.Tensor, values: torch.Tensor, plan: _Plan) -> 
 def index(self: torch.Tensor, indices: Sequence[torch.Tensor | None]) -> torch.Tensor:
     # Not left to the structured operator: its meta function would look for a mask's nonzero elements a second time.
     plan = _Plan(self, indices)
-    out = torch.empty(plan.shape, dtype=self.dtype, device=self.device)
+    if self.is_contiguous():
+        out = torch.empty(plan.shape, dtype=self.dtype, device=self.device)
+    else:  # as TensorIterator lays out what it computes from these
+        views = [self.as_strided(plan.shape, plan.strides), *(i.expand(plan.shape) for i in plan.indices)]
+        strides = torch._prims_common.compute_elementwise_output_strides(*views)
+        out = torch.empty_strided(plan.shape, strides, dtype=self.dtype, device=self.device)
     if plan.indices:
         _run("get", self, out, plan)
     else:
@@ -438,6 +443,7 @@ def _into(
     """out = self with the slices of `source` put in or combined at `index`."""
     dim = wrapped_dim(dim, self.dim())
     check_source(name, self, dim, index, source)
+    separate(out, index, source)
     if out is not self:
         written(out, self.dtype)
         resized(out, self.shape).copy_(self)
@@ -506,6 +512,7 @@ def take(self: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
     if index.dtype != torch.int64:
         raise RuntimeError(f"take(): Expected a long tensor for index, but got {scalar_type(index.dtype)}")
     out = torch.empty(index.shape, dtype=self.dtype, device=self.device)
+    same_device(index, self)
     if self.numel() == 0 and index.numel() != 0:
         raise IndexError("take(): tried to take from an empty tensor")
     flat = self.reshape(-1)

@@ -12,7 +12,7 @@ from portable_mps.dispatch.probe import refuse_as_cpu
 from portable_mps.dispatch.promotion import scalar_type, summed_in
 from portable_mps.dispatch.reduction import Accumulate, Reduction, canonical_dims, check_out, reduced_shape
 from portable_mps.dispatch.registry import implements, register, register_composite
-from portable_mps.dispatch.strided import castable, resized, written
+from portable_mps.dispatch.strided import apart_or_same, castable, resized, written
 
 Dims = int | Sequence[int] | None
 
@@ -423,6 +423,13 @@ def renorm(self: torch.Tensor, p: float, dim: int, maxnorm: float) -> torch.Tens
 
 
 register_composite("renorm", renorm)
+
+
+@implements("renorm.out")
+def renorm_out(self: torch.Tensor, p: float, dim: int, maxnorm: float, *, out: torch.Tensor) -> torch.Tensor:
+    written(out, self.dtype)
+    apart_or_same(out, self)
+    return resized(out, self.shape).copy_(renorm(self, p, dim, maxnorm))
 
 
 def _register_moments(name: str, row: Reduction, with_mean: Reduction) -> None:

@@ -149,6 +149,7 @@ def _cummin_helper(self: torch.Tensor, values: torch.Tensor, indices: torch.Tens
 @implements("_logcumsumexp.out")
 def _logcumsumexp_out(self: torch.Tensor, dim: int, *, out: torch.Tensor) -> torch.Tensor:
     check_out(out, self.shape, self.dtype)
+    apart_or_same(out, self)
     if not (self.is_floating_point() or self.is_complex()):
         name = str(self.dtype).removeprefix("torch.")
         raise NotImplementedError(f'"logcumsumexp" not implemented for {name}')

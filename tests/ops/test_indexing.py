@@ -287,3 +287,9 @@ def test_masked_scatter_of_too_few():
         x.masked_scatter_(mask, torch.ones(1, device="mps"))
     assert not x.any()
     compare(lambda t, m: t.masked_scatter(m, torch.ones(2, device=t.device)), torch.zeros(3), mask.cpu())
+
+
+def test_results_lie_as_the_cpu_s():
+    x = torch.arange(60.0).view(3, 4, 5)
+    for view in (x.transpose(1, 2), x.permute(2, 0, 1), x[:, ::2]):
+        compare(lambda t: (t[torch.tensor([0, 2])].stride(), t[:, torch.tensor([1, 0, 1])].stride()), view)

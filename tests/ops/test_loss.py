@@ -173,3 +173,10 @@ def test_unreduced_losses_lie_as_the_cpus(name):
     expected, actual = function(x, y, reduction="none"), function(x.to("mps"), y.to("mps"), reduction="none")
     assert actual.stride() == expected.stride()
     torch.testing.assert_close(actual.cpu(), expected)
+
+
+def test_functional_gradient_of_ctc_loss():
+    """With the lengths on the device: torch divides the losses by them there."""
+    scores, targets = torch.randn(6, 2, 5).log_softmax(2), torch.tensor([[1, 2], [3, 4]])
+    lengths = torch.tensor([6, 5]), torch.tensor([2, 1])
+    compare(torch.func.grad(torch.nn.functional.ctc_loss), scores, targets, *lengths, rtol=1e-4, atol=1e-5)
