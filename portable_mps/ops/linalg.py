@@ -218,7 +218,7 @@ class MatrixKernel:
 def _cross_into(out: torch.Tensor | None, self: torch.Tensor, other: torch.Tensor, dim: int) -> torch.Tensor:
     if self.dim() != other.dim():
         raise RuntimeError("linalg.cross: inputs must have the same number of dimensions.")
-    dim = wrapped_dim(dim, self.dim())
+    wrapped_dim(dim, self.dim())
     if self.size(dim) != 3 or other.size(dim) != 3:
         raise RuntimeError(
             f"linalg.cross: inputs dimension {dim} must have length 3. Got {self.size(dim)} and {other.size(dim)}"

@@ -13,6 +13,13 @@ needs_the_cpu = pytest.mark.skipif(
 )
 
 
+@pytest.fixture(autouse=True)
+def without_onednn():
+    """Where the processor multiplies 8-bit floats, torch hands them to oneDNN, which takes fewer dtypes."""
+    with torch.backends.mkldnn.flags(enabled=False):
+        yield
+
+
 def sample(*shape, dtype=torch.float8_e4m3fn, seed=0):
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed)).to(dtype)
 
