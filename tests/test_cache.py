@@ -56,7 +56,7 @@ def test_without_a_cache(tmp_path, name):
 
 
 def test_without_a_home(monkeypatch):
-    done = run_script(USE, HOME="/proc/x", XDG_CACHE_HOME="")
+    done = run_script(USE, HOME="/proc/x", XDG_CACHE_HOME="", PORTABLE_MPS_CACHE="")
     assert done.returncode == 0 and done.stderr.count("There is no cache of compiled kernels") == 1
 
 
