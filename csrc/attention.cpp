@@ -1,6 +1,5 @@
 // The choice that scaled_dot_product_attention makes. torch's own asks a DispatchStub, which has no
-// room for `mps` off the Mac and fails an internal assertion there. So this takes the composite's
-// place wherever torch decomposes it: in eager mode, under functorch, in tracing and in export.
+// room for `mps` off the Mac and fails an internal assertion there.
 #include <ATen/ATen.h>
 #include <ATen/core/dispatch/Dispatcher.h>
 #include <ATen/native/transformers/sdp_utils_cpp.h>
@@ -13,6 +12,8 @@
 
 #include <cmath>
 #include <limits>
+
+#include "composite.h"
 
 namespace portable_mps {
 namespace {
@@ -183,28 +184,7 @@ TORCH_LIBRARY_IMPL(aten, AutogradMPS, library) {
   library.impl("_scaled_dot_product_fused_attention_overrideable_backward", TORCH_FN(backward));
 }
 
-// torch warns of a kernel that replaces another: here it is meant, and serves other devices by the
-// replaced one.
-class Silence final : public c10::WarningHandler {
-  void process(const c10::Warning& /*warning*/) override {}
-};
-
-void replace_composite() {
-  static auto* const everywhere =
-      new torch::Library(torch::Library::IMPL, "aten", c10::DispatchKey::CompositeImplicitAutograd,
-                         __FILE__, __LINE__);
-  static auto* const under_vmap = new torch::Library(
-      torch::Library::IMPL, "aten", c10::DispatchKey::FuncTorchVmapMode, __FILE__, __LINE__);
-  Silence silence;
-  const c10::WarningUtils::WarningHandlerGuard guard(&silence);
-  everywhere->impl("scaled_dot_product_attention", TORCH_FN(attention));
-  under_vmap->impl("scaled_dot_product_attention", TORCH_FN(attention));
-}
-
-const bool kReplaced = [] {
-  replace_composite();
-  return true;
-}();
+const bool kReplaced = replace_composite("scaled_dot_product_attention", TORCH_FN(attention));
 
 }  // namespace
 }  // namespace portable_mps
