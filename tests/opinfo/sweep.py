@@ -44,7 +44,21 @@ def judging(pipe: multiprocessing.connection.Connection) -> None:
         except Exception as error:  # no samples for this dtype, say: the sweep goes on
             verdict = judge.Verdict(task.op, task.dtype, task.check, task.quick)
             verdict.count(error)
-        pipe.send(verdict.as_dict())
+        pipe.send({**verdict.as_dict(), "worker": os.getpid()})
+        if verdict.failed and _is_lost():
+            return  # what follows shall not fail for it
+
+
+def _is_lost() -> bool:
+    import torch
+
+    try:
+        torch.mps.synchronize()
+    except IndexError:
+        pass
+    except RuntimeError:
+        return True
+    return False
 
 
 class _Worker:
