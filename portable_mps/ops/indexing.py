@@ -460,6 +460,7 @@ def _into(
 def index_add_out(
     self: torch.Tensor, dim: int, index: torch.Tensor, source: torch.Tensor, *, alpha: float = 1, out: torch.Tensor
 ) -> torch.Tensor:
+    separate(out, index, source)
     scaled = source if alpha == 1 else combining(source) * alpha
     if scaled.dtype != source.dtype:
         check_source("index_add", self, wrapped_dim(dim, self.dim()), index, source)

@@ -96,8 +96,11 @@ def _fit(out: torch.Tensor, wanted: torch.Tensor) -> None:
         out.as_strided_(wanted.shape, wanted.stride())
 
 
-def register_outputs(name: str, function: Callable[..., Any], *outputs: str) -> None:
-    """Make `function`, which returns new tensors, the kernel of operator `name` with these outputs, too."""
+def register_outputs(name: str, function: Callable[..., Any], *outputs: str, casts: bool = True) -> None:
+    """Make `function`, which returns new tensors, the kernel of operator `name` with these outputs, too.
+
+    casts: outputs may have other dtypes that the results can be cast to.
+    """
 
     def into(*args: Any, **kwargs: Any) -> Any:
         given = [kwargs.pop(output) for output in outputs]
@@ -105,7 +108,7 @@ def register_outputs(name: str, function: Callable[..., Any], *outputs: str) -> 
             on_device(out)
         results = function(*args, **kwargs)
         for out, result in zip(given, results if len(given) > 1 else (results,), strict=True):
-            castable(out, result.dtype)
+            (castable if casts else written)(out, result.dtype)
             if out.shape != result.shape:
                 torch._prims_common.wrappers._maybe_resize_out(out, result.shape)
             if out.numel() == 0:  # takes the result's strides, as on the CPU

@@ -159,4 +159,4 @@ def ormqr(
 
 register_outputs("geqrf.a", geqrf, "a", "tau")
 register_outputs("linalg_householder_product.out", linalg_householder_product, "out")
-register_outputs("ormqr.out", ormqr, "out")
+register_outputs("ormqr.out", ormqr, "out", casts=False)

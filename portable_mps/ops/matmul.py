@@ -11,7 +11,7 @@ from portable_mps.dispatch.launch import Prepared, grid, launch
 from portable_mps.dispatch.pointwise import Pointwise
 from portable_mps.dispatch.promotion import storage, summed_in
 from portable_mps.dispatch.registry import implements
-from portable_mps.dispatch.strided import on_device, separate
+from portable_mps.dispatch.strided import apart_or_same, on_device, separate
 from portable_mps.runtime import device
 from portable_mps.runtime.kernel import Template
 
@@ -40,6 +40,12 @@ def _check_out(
     return out
 
 
+def _refuse_parts(out: torch.Tensor, added: torch.Tensor, *factors: torch.Tensor) -> None:
+    """Refuse an out= argument that is a part of an input; in place, factors may overlap what is added to."""
+    if out is not added:
+        apart_or_same(out, added, *factors)
+
+
 def _contiguous_way(tensor: torch.Tensor) -> torch.Tensor:
     """A (batch, rows, columns) view or copy with one of the last two strides equal to 1."""
     return tensor if 1 in tensor.stride()[1:] else tensor.contiguous()
@@ -61,6 +67,9 @@ def product(
     """
     batch, n = a.shape[0], b.shape[2]
     if out.numel() == 0:
+        return
+    if a.shape[2] == 0 and added is None:
+        out.zero_()
         return
     if out.is_complex():
         return _complex_product(a, b, out, added, alpha, beta)
@@ -257,7 +266,23 @@ def _aligned(tensor: torch.Tensor, dim: int) -> bool:
 def _overlaps(a: torch.Tensor, b: torch.Tensor) -> bool:
     """Whether writing b while reading a could differ from reading first: same memory at other places."""
     same_place = a.data_ptr() == b.data_ptr() and a.stride() == b.stride()
-    return not same_place and a.untyped_storage().data_ptr() == b.untyped_storage().data_ptr()
+    return not same_place and _shares(a, b)
+
+
+def _shares(a: torch.Tensor, b: torch.Tensor) -> bool:
+    return a.untyped_storage().data_ptr() == b.untyped_storage().data_ptr()
+
+
+def _apart(factor: torch.Tensor, out: torch.Tensor) -> torch.Tensor:
+    """`factor`, or a copy of it where elements might be written before they are read."""
+    if not _shares(factor, out) or 0 in (factor.numel(), out.numel()):
+        return factor
+    ends = (
+        t.data_ptr() + t.element_size() * (1 + sum((n - 1) * s for n, s in zip(t.shape, t.stride(), strict=True)))
+        for t in (factor, out)
+    )
+    end, out_end = ends
+    return factor.clone() if factor.data_ptr() < out_end and out.data_ptr() < end else factor
 
 
 def _batched(matrix: torch.Tensor) -> torch.Tensor:
@@ -291,8 +316,8 @@ def mm_out(self: torch.Tensor, mat2: torch.Tensor, *, out: torch.Tensor) -> torc
         raise RuntimeError("self and mat2 must be matrices")
     check_inner(self, mat2)
     _same_dtype("mm", self, mat2)
-    _check_out(out, (self.shape[0], mat2.shape[1]), self.dtype, "mm")
-    product(_batched(self), _batched(mat2), _batched(out))
+    _check_out(out, (self.shape[0], mat2.shape[1]), self.dtype, "mm", apart=self.shape[1] != 0)
+    product(_batched(_apart(self, out)), _batched(_apart(mat2, out)), _batched(out))
     return out
 
 
@@ -300,7 +325,7 @@ def mm_out(self: torch.Tensor, mat2: torch.Tensor, *, out: torch.Tensor) -> torc
 def bmm_out(self: torch.Tensor, mat2: torch.Tensor, *, out: torch.Tensor) -> torch.Tensor:
     _check_batches(self, mat2)
     _check_out(out, (self.shape[0], self.shape[1], mat2.shape[2]), self.dtype, "bmm", apart=False)
-    product(self, mat2, out)
+    product(_apart(self, out), _apart(mat2, out), out)
     return out
 
 
@@ -331,6 +356,8 @@ def addmm_out(
     check_inner(mat1, mat2)
     _same_dtype("addmm", mat1, mat2)
     _check_out(out, (mat1.shape[0], mat2.shape[1]), mat1.dtype, "addmm")
+    _refuse_parts(out, self, mat1, mat2)
+    mat1, mat2 = _apart(mat1, out), _apart(mat2, out)
     product(_batched(mat1), _batched(mat2), _batched(out), _batched(self.expand(out.shape)), alpha, beta)
     return out
 
@@ -347,7 +374,8 @@ def baddbmm_out(
 ) -> torch.Tensor:
     _check_batches(batch1, batch2)
     _check_out(out, (batch1.shape[0], batch1.shape[1], batch2.shape[2]), batch1.dtype, "baddbmm")
-    product(batch1, batch2, out, self, alpha, beta)
+    _refuse_parts(out, self, batch1, batch2)
+    product(_apart(batch1, out), _apart(batch2, out), out, self, alpha, beta)
     return out
 
 
@@ -389,10 +417,11 @@ def addmv_out(
 ) -> torch.Tensor:
     _same_dtype("addmv", mat, vec)
     _check_out(out, (mat.shape[0],), mat.dtype, "addmv")
+    _refuse_parts(out, self, mat, vec)
     added = self.expand(out.shape).reshape(1, -1, 1)
     product(
-        _batched(mat),
-        vec.reshape(1, -1, 1),
+        _batched(_apart(mat, out)),
+        _apart(vec, out).reshape(1, -1, 1),
         out.view(1, -1, 1) if out.is_contiguous() else out[None, :, None],
         added,
         alpha,

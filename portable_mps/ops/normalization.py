@@ -196,9 +196,10 @@ def _register_batch_norm_out(name: str, function: Callable[..., tuple[torch.Tens
         # Statistics of a batch are left alone where none are taken.
         taken = switch is None or arguments[switch]
         pairs = [(n, result) for n, result in zip(names, results, strict=True) if taken or n == names[0]]
-        for n, result in pairs:
-            if result.is_floating_point() and not outputs[n].is_floating_point():
-                raise RuntimeError(f"expected a floating-point dtype for {n} but found {outputs[n].dtype}")
+        for n, result in zip(names, results, strict=True):
+            # Statistics of half types are float32 here, and may be had as the CPU has them.
+            if outputs[n].dtype not in (result.dtype, results[0].dtype):
+                raise RuntimeError(f"expected {n} of {result.dtype} but found {outputs[n].dtype}")
         for n, result in pairs:
             resized(outputs[n], result.shape).copy_(result)
         return tuple(outputs[n] for n in names)

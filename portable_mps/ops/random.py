@@ -14,9 +14,10 @@ import torch
 
 from portable_mps import _C
 from portable_mps.dispatch.checks import raise_where
+from portable_mps.dispatch.probe import refuse_as_cpu
 from portable_mps.dispatch.promotion import scalar_type
 from portable_mps.dispatch.registry import implements, register_composite
-from portable_mps.dispatch.strided import Linear, dtype_defines, resized
+from portable_mps.dispatch.strided import Linear, apart_or_same, dtype_defines, resized
 from portable_mps.ops.sort import sort_into
 from portable_mps.runtime import device
 
@@ -57,7 +58,7 @@ class Distribution:
     integers: bool = False
 
     def __call__(self, tensor: torch.Tensor, a: float, b: float, generator: torch.Generator | None) -> torch.Tensor:
-        if not tensor.is_floating_point() and not self.integers:
+        if tensor.numel() and not tensor.is_floating_point() and not self.integers:
             raise NotImplementedError(f"random numbers of this distribution are not implemented for {tensor.dtype}")
         if tensor.numel() == 0:
             return tensor
@@ -325,6 +326,7 @@ def bernoulli_tensor_(self: torch.Tensor, p: torch.Tensor, *, generator: Any = N
         raise RuntimeError(f"expected probabilities tensor to have floating type, got {_short(p.dtype)}")
     if self.numel() == 0:
         return self
+    refuse_as_cpu("bernoulli_.Tensor", self.dtype, p.dtype)
     out, probability = _contiguous(self), p.to(self.device).expand(self.shape).contiguous()
     if probability is self:
         probability = self.clone()
@@ -351,7 +353,8 @@ def bernoulli_tensor_(self: torch.Tensor, p: torch.Tensor, *, generator: Any = N
 
 @implements("bernoulli.out")
 def bernoulli_out(self: torch.Tensor, *, generator: Any = None, out: torch.Tensor) -> torch.Tensor:
-    return bernoulli_tensor_(resized(out, self.shape), self, generator=generator)
+    apart_or_same(resized(out, self.shape), self)
+    return bernoulli_tensor_(out, self, generator=generator)
 
 
 @implements("native_dropout")

@@ -12,7 +12,7 @@ from portable_mps.dispatch.probe import refuse_as_cpu
 from portable_mps.dispatch.promotion import scalar_type, summed_in
 from portable_mps.dispatch.reduction import Accumulate, Reduction, canonical_dims, check_out, reduced_shape
 from portable_mps.dispatch.registry import implements, register, register_composite
-from portable_mps.dispatch.strided import apart_or_same, castable, resized, written
+from portable_mps.dispatch.strided import apart_or_same, castable, resized, same_device, written
 
 Dims = int | Sequence[int] | None
 
@@ -328,6 +328,7 @@ def hash_tensor_out(
 @implements("equal")
 def equal(self: torch.Tensor, other: torch.Tensor) -> bool:
     """The one reduction whose result the host must see: it waits for the device."""
+    same_device(self, other)
     if self.dtype != other.dtype:
         raise RuntimeError(f"Expected object of data type {self.dtype} but got data type {other.dtype} for argument #2")
     if self.shape != other.shape:
@@ -357,6 +358,8 @@ def _norm_into(
     if self.is_complex():
         self, dtype = self.abs(), dtype and dtype.to_real()
     row = _norms.get(float(ord))
+    if ord != 0 and self.numel() and all(self.size(d) == 1 for d in canonical_dims(dim, self.dim())):
+        row = _norms[math.inf]  # of one element: no power of it overflows on the way
     _into(row or _norm, (out,), self, dim, keepdim, dtype, () if row else (float(ord),))
 
 

@@ -117,7 +117,8 @@ def _register_sum(name: str, kind: str) -> None:
     ) -> torch.Tensor:
         integral = not (self.is_floating_point() or self.is_complex())
         check_out(out, self.shape, dtype or out.dtype)
-        refuse_as_cpu(f"{name}.out", out.dtype)
+        if out.dim() and out.numel():
+            refuse_as_cpu(f"{name}.out", out.dtype)
         apart_or_same(out, self)
         # The elements are rounded to a narrow type first, as torch does.
         keeps = self.dtype == out.dtype or (integral and out.dtype == torch.int64)

@@ -13,7 +13,7 @@ from torch._prims_common import suggest_memory_format
 from portable_mps.dispatch import deterministic
 from portable_mps.dispatch.checks import COMPLEX, FLOATS, INTEGERS, require_dtype
 from portable_mps.dispatch.lists import ListKernel
-from portable_mps.dispatch.promotion import scalar_type, type_name
+from portable_mps.dispatch.promotion import scalar_type
 from portable_mps.dispatch.registry import implements
 from portable_mps.dispatch.strided import (
     Linear,
@@ -310,6 +310,11 @@ def range_out(start: float, end: float, step: float = 1, *, out: torch.Tensor) -
 def _spaced(kind: int, out: torch.Tensor, start: Any, end: Any, steps: int, base: float) -> torch.Tensor:
     if steps < 0:
         raise RuntimeError("number of steps must be non-negative")
+    if steps <= 1:  # nothing is divided: of any dtype
+        if kind == 2:  # in torch, which has NaN where Python has a complex number or an exception
+            start = torch.pow(torch.tensor(float(base), dtype=torch.float64, device="cpu"), start).item()
+        resized(out, (steps,))
+        return out.fill_(start) if steps else out
     name, allowed = ("linspace_cpu", "logspace_cpu")[kind - 1], FLOATS | INTEGERS | COMPLEX - {torch.complex32}
     require_dtype(name, out, allowed)
     if out.is_complex():
@@ -318,16 +323,10 @@ def _spaced(kind: int, out: torch.Tensor, start: Any, end: Any, steps: int, base
         sides = [(e.real for e in ends), (e.imag for e in ends)]
         places = torch.complex(*(torch.linspace(a, b, steps, dtype=real, device=out.device) for a, b in sides))
         return resized(out, (steps,)).copy_(base**places if kind == 2 else places)
-    start, end = (float(value) for value in (start, end))
-    if not out.is_floating_point():
-        limits = torch.iinfo(out.dtype)
-        if kind == 1 and steps and not all(limits.min <= int(value) <= limits.max for value in (start, end)):
-            raise RuntimeError(f"value cannot be converted to type {type_name(out.dtype)} without overflow")
-        start, end = float(int(start)), float(int(end))
-    if steps == 1:
-        end = start
-    step = (end - start) / (steps - 1) if steps > 1 else 0.0
-    return _ramp(kind, out, steps, start, end, step, base)
+    if not out.is_floating_point():  # as the dtype has them, or torch's error
+        start, end = (torch.full((), value, dtype=out.dtype, device="cpu").item() for value in (start, end))
+    start, end = float(start), float(end)
+    return _ramp(kind, out, steps, start, end, (end - start) / (steps - 1), base)
 
 
 @implements("linspace.out")

@@ -22,7 +22,8 @@ def _register(name: str, log: bool) -> None:
     def forward(self: torch.Tensor, dim: int, half_to_float: bool, *, out: torch.Tensor) -> torch.Tensor:
         if half_to_float and self.dtype != torch.float16:
             raise RuntimeError("conversion is supported for Half type only")
-        refuse_as_cpu(name, self.dtype)
+        if self.numel():
+            refuse_as_cpu(name, self.dtype)
         check_out(out, self.shape, torch.float32 if half_to_float else self.dtype)
         wrapped_dim(dim, self.dim())
         if self.numel():

@@ -11,7 +11,7 @@ from portable_mps.dispatch.launch import grid, launch
 from portable_mps.dispatch.promotion import storage
 from portable_mps.dispatch.registry import implements
 from portable_mps.dispatch.rows import split_at
-from portable_mps.dispatch.strided import dtype_defines, resized, separate, wrapped_dim, written
+from portable_mps.dispatch.strided import apart_or_same, dtype_defines, resized, separate, wrapped_dim, written
 from portable_mps.runtime.kernel import Template
 
 _TILE = 1024  # as in kernels/sort.slang
@@ -138,6 +138,7 @@ def sort_values_stable(
     dim = wrapped_dim(dim, self.dim())
     resized(values, self.shape)
     resized(indices, self.shape)
+    apart_or_same(values, self)
     if values.is_contiguous() and indices.is_contiguous():
         source = self.contiguous()
         sort_into(

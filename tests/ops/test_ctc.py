@@ -3,7 +3,8 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from support import compare
+from support import assert_same, compare
+from torch.fx.experimental.proxy_tensor import make_fx
 
 STEPS, BATCH, CLASSES = 12, 5, 6
 INPUT_LENGTHS = (12, 10, 7, 0, 6)
@@ -48,6 +49,18 @@ def test_lengths_on_the_device_and_one_sample():
         lambda x, t, i, n: F.ctc_loss(x, t, i, n, zero_infinity=True), sample(), targets(BATCH, 5), *lengths, rtol=1e-5
     )
     compare(lambda x, t: F.ctc_loss(x, t, (STEPS,), (3,)), sample()[:, 0], targets(3), grad=True, rtol=1e-5)
+
+
+@pytest.mark.parametrize("reduction", ["mean", "sum"])
+def test_transforms_take_lengths_on_the_cpu(reduction):
+    lengths = torch.tensor(INPUT_LENGTHS), torch.tensor(TARGET_LENGTHS)
+
+    def loss(x, t):
+        return F.ctc_loss(x, t, *lengths, reduction=reduction, zero_infinity=True)
+
+    compare(torch.func.grad(loss), sample(), targets(BATCH, 5), rtol=1e-5)
+    x, t = sample().to("mps"), targets(BATCH, 5).to("mps")
+    assert_same(make_fx(loss)(x, t)(x, t), loss(x.cpu(), t.cpu()))
 
 
 def test_more_states_than_threads():

@@ -76,3 +76,16 @@ def test_errors():
         ):
             with pytest.raises(RuntimeError):
                 F.grid_sample(x.to(device), grid.to(device), align_corners=False)
+
+
+@pytest.mark.parametrize("padding", ["zeros", "border", "reflection"])
+@pytest.mark.parametrize("mode", ["nearest", "bilinear", "bicubic"])
+def test_places_that_are_no_numbers(mode, padding):
+    """NaN where the CPU has it: its weights of what is outside are NaN in two modes."""
+    places = torch.tensor([[math.nan, 0.0], [math.inf, 0.0], [-math.inf, math.nan], [0.0, 0.5], [3e38, 0.0]])
+    image = torch.arange(9.0).view(1, 1, 3, 3)
+    compare(
+        lambda i, g: F.grid_sample(i, g, mode=mode, padding_mode=padding, align_corners=False),
+        image,
+        places.view(1, 1, 5, 2),
+    )

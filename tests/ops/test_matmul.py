@@ -78,12 +78,35 @@ def test_beta_zero_ignores_nan():
     compare(lambda c, x, y: torch.addmm(c, x, y, beta=0), added, sample(2, 3), sample(3, 2))
 
 
-def test_in_place_and_aliased_terms():
-    c = sample(6, 6)
-    compare(lambda c, x: c.clone().addmm_(x, x), c, sample(6, 6, seed=1), **CLOSE)
-    mine = to_mps(c)
-    torch.addmm(mine.t(), mine.clone(), mine.clone(), out=mine)
-    torch.testing.assert_close(mine.cpu(), torch.addmm(c.t(), c, c), **CLOSE)
+def test_factors_that_share_memory_with_the_result():
+    """In place they are read first, as on the CPU; out= may not be a part of an input, or one in another order."""
+    a, b, batch = sample(3, 3), sample(3, 3, seed=1), sample(2, 3, 3)
+    for call in (
+        lambda x, y: x.addmm_(y, y),
+        lambda x, y: x.addmm_(x, y, beta=0.2, alpha=0.6),
+        lambda x, y: x.addmm_(y, x),
+        lambda x, y: x.addmm_(x.t(), x),
+        lambda x, y: x.addbmm_(x[None], y[None]),
+        lambda x, y: torch.mm(x, y, out=x),
+    ):
+        compare(lambda x, y, call=call: call(x.clone(), y), a, b, **CLOSE)
+    compare(lambda x: x.clone().baddbmm_(x, x), batch, **CLOSE)
+    row = a[0].to("mps")  # the CPU reads here what it has written
+    torch.testing.assert_close(row.addmv_(b.to("mps"), row).cpu(), torch.addmv(a[0], b, a[0]), **CLOSE)
+
+    memory = torch.arange(20.0, device="mps")
+    first, second = memory[:9].view(3, 3), memory[1:10].view(3, 3)
+    for call in (
+        lambda: torch.addmm(first, first.clone(), first.clone(), out=second),
+        lambda: torch.addmm(first.t(), first.clone(), first.clone(), out=first),
+        lambda: torch.addmm(first.clone(), first, first.clone(), out=second),
+        lambda: torch.addmv(memory[:3], first.clone(), memory[10:13].clone(), out=memory[1:4]),
+        lambda: torch.baddbmm(first[None], first[None].clone(), first[None].clone(), out=second[None]),
+    ):
+        with pytest.raises(RuntimeError, match="single memory location"):
+            call()
+    apart = memory[:16].view(4, 4)  # columns that lie between each other are not parts of each other
+    compare(lambda x: torch.mm(x[:, :2], x[:2, :2], out=x[:, 2:]), apart.cpu(), **CLOSE)
 
 
 SHAPES = [((4,), (4,)), ((3, 4), (4,)), ((4,), (4, 5)), ((2, 3, 4), (4,)), ((2, 3, 4), (4, 5)), ((3, 4), (2, 4, 5))]
@@ -220,6 +243,11 @@ def test_outer_product_into_an_output():
     for wrong in (torch.empty(4, 3), torch.empty(4, 3, dtype=torch.int64, device="mps")):
         with pytest.raises(RuntimeError):
             torch.addr(*(torch.ones(shape, device="mps") for shape in ((4, 3), 4, 3)), out=wrong)
+
+
+def test_products_of_nothing_fill_even_an_expanded_output():
+    out = torch.ones(1, device="mps").expand(2, 3)
+    assert not torch.mm(torch.ones(2, 0, device="mps"), torch.ones(0, 3, device="mps"), out=out).any()
 
 
 def test_an_expanded_output_is_refused():

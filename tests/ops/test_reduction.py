@@ -165,6 +165,15 @@ def test_norms(order, dtype):
     compare(lambda t: torch.linalg.vector_norm(t, order, dtype=torch.float32), x, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize("order", [0, 0.5, 1, 2, 3, math.inf, -math.inf])
+def test_norms_of_one_number_do_not_overflow(order):
+    for value in (3e38, -3e38, 1e-30, 0.0, math.nan):
+        x = torch.tensor([value])
+        compare(torch.linalg.vector_norm, x, order)
+        compare(torch.dist, x, torch.zeros(1), order)
+        compare(lambda t: torch.linalg.vector_norm(t, order, dim=-1, keepdim=True), x.expand(2, 3, 1))
+
+
 def test_empty():
     x = torch.empty(0, 3)
     compare(lambda t: (t.sum(), t.sum(0), t.sum(1), t.prod(0), t.mean(), t.any(), t.all(0), t.nansum()), x)
