@@ -227,6 +227,9 @@ Plan plan_pointwise(const std::vector<at::Tensor>& outputs, const std::vector<at
     const at::TensorBase& operand = iter.tensor_base(i);
     at::ScalarType dtype = operand.scalar_type();
     if (i >= iter.noutputs() && operand.device().is_cpu()) {
+      TORCH_CHECK(operand.numel() == 1,
+                  "Expected all tensors to be on the same device, but found at least two devices, "
+                  "mps:0 and cpu!");
       is_scalar[i] = true;
       scalar_mask |= uint64_t{1} << i;
       dtype = promoted ? common : dtype;

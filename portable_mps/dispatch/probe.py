@@ -15,18 +15,35 @@ from portable_mps.dispatch import registry
 
 
 def refuse_as_cpu(name: str, *dtypes: torch.dtype, out: tuple[torch.dtype, ...] = (), empty: bool = False) -> None:
-    """Raise the CPU's NotImplementedError where it has no kernel of ATen operator `name` for tensors of these dtypes.
+    """Raise the CPU's exception where it does not take tensors of these dtypes for ATen operator `name`.
 
     dtypes are those of the schema's tensors in order, the last one also of all that follow; out those of its outputs.
     empty: of tensors without elements, which some operators do not look at.
     """
-    message = _refusal(name, dtypes, out, empty)
-    if message is not None:
-        raise NotImplementedError(message)
+    refusal = _refusal(name, dtypes, out, empty)
+    if refusal is not None:
+        kind, message = refusal
+        raise kind(message)
 
 
 @functools.cache
-def _refusal(name: str, dtypes: tuple[torch.dtype, ...], outputs: tuple[torch.dtype, ...], empty: bool) -> str | None:
+def _refusal(
+    name: str, dtypes: tuple[torch.dtype, ...], outputs: tuple[torch.dtype, ...], empty: bool
+) -> tuple[type[Exception], str] | None:
+    """The type and words of what the CPU raises for the dtypes, None for what it raises whatever they are."""
+    error = _attempt(name, dtypes, outputs, empty)
+    if isinstance(error, NotImplementedError):
+        return NotImplementedError, str(error).replace("_cpu", "_mps").replace("CPU", "MPS")
+    if error is None or len({*dtypes, *outputs}) > 1:  # how dtypes go together is said elsewhere
+        return None
+    usual = _attempt(name, (torch.float32,) * len(dtypes), (torch.float32,) * len(outputs), empty)
+    return (type(error), str(error)) if usual is None else None
+
+
+def _attempt(
+    name: str, dtypes: tuple[torch.dtype, ...], outputs: tuple[torch.dtype, ...], empty: bool
+) -> Exception | None:
+    """What the CPU raises, called with ones."""
     base, _, overload = name.partition(".")
     schema = registry.schema(name)
     waiting, results = list(dtypes), list(outputs)
@@ -54,8 +71,6 @@ def _refusal(name: str, dtypes: tuple[torch.dtype, ...], outputs: tuple[torch.dt
         with warnings.catch_warnings(), torch.no_grad():
             warnings.simplefilter("ignore")
             operator(*positional, **keywords)
-    except NotImplementedError as error:
-        return str(error).replace("_cpu", "_mps").replace("CPU", "MPS")
-    except (RuntimeError, TypeError, IndexError, ValueError):
-        pass  # what is wrong with the values or the dtypes together is said elsewhere
+    except (RuntimeError, TypeError, IndexError, ValueError) as error:
+        return error
     return None

@@ -11,7 +11,8 @@ from portable_mps.dispatch.strided import once_each
 
 register(
     Pointwise(
-        "relu", ("maths::isnan(a) ? a : max(a, C(0))",), 1, by_type={k: "max(a, C(0))" for k in ("int", "int64_t")}
+        "relu", ("maths::isnan(a) ? a : max(a, C(0))",), 1, by_type={k: "max(a, C(0))" for k in ("int", "int64_t")},
+        like="relu",
     ),
     "relu",
     "relu_",
@@ -30,7 +31,7 @@ def threshold_out(self: torch.Tensor, threshold: float, value: float, *, out: to
 
 register(Pointwise("threshold_backward", ("b <= s0 ? C(0) : a",), 2, "c"), "threshold_backward.grad_input")
 register(
-    Pointwise("hardtanh", ("maths::minimum(maths::maximum(a, s0), s1)",), 1, "cc"),
+    Pointwise("hardtanh", ("maths::minimum(maths::maximum(a, s0), s1)",), 1, "cc", like="hardtanh"),
     "hardtanh",
     "hardtanh_",
     "hardtanh.out",

@@ -7,6 +7,7 @@ import warnings
 
 import torch
 
+from portable_mps.dispatch.checks import FLOATS, INTEGERS, require_dtype
 from portable_mps.dispatch.pointwise import Check, Pointwise, register
 from portable_mps.dispatch.promotion import Promotion, scalar_type
 from portable_mps.dispatch.registry import implements
@@ -266,6 +267,7 @@ def clamp_tensor_out(
     out: torch.Tensor,
 ) -> torch.Tensor:
     if min is not None and max is not None:
+        require_dtype("clamp_cpu", out, FLOATS | INTEGERS)
         if isinstance(min, torch.Tensor) and min.dim() == 0 and not min.is_mps:
             min = min.to("mps")
         return _clamp((out,), (self, min, max))[0]

@@ -264,7 +264,7 @@ def _check(self: torch.Tensor, complex: bool) -> None:
     name = str(self.dtype).removeprefix("torch.")
     if self.is_complex() != complex or not (complex or self.is_floating_point()):
         raise RuntimeError(f"Only supports {'complex' if complex else 'floating-point'} dtypes, but found: {name}")
-    if self.dtype.to_complex() not in (torch.complex64, torch.complex128):
+    if self.dtype.itemsize < 4 or self.dtype == torch.complex32:
         raise RuntimeError(f"FFT doesn't support tensors of type: {name}")
 
 

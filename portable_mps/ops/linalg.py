@@ -28,7 +28,7 @@ _LAPACK = (torch.float32, torch.float64, torch.complex64, torch.complex128)
 
 def check_dtype(name: str, tensor: torch.Tensor) -> None:
     """NotImplementedError for what LAPACK has no routine for, in the words of torch's CPU kernel `name`."""
-    if tensor.dtype not in _LAPACK:
+    if tensor.numel() and tensor.dtype not in _LAPACK:
         raise NotImplementedError(f"\"{name}\" not implemented for '{scalar_type(tensor.dtype)}'")
 
 

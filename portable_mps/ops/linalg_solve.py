@@ -164,7 +164,8 @@ def linalg_lu_solve(
     adjoint: bool = False,
     out: torch.Tensor,
 ) -> torch.Tensor:
-    check_dtype("linalg.lu_solve_cpu", LU)
+    if B.numel():
+        check_dtype("linalg.lu_solve_cpu", LU)
     check_pivots(pivots, LU.shape[-2], "lu_solve")
     solve_with_factors(LU, pivots, B, left, adjoint, out)
     return out

@@ -15,7 +15,7 @@ from portable_mps.dispatch.pointwise import Pointwise
 from portable_mps.dispatch.promotion import Promotion, scalar_type, summed_in
 from portable_mps.dispatch.reduction import Accumulate, Reduction, check_out
 from portable_mps.dispatch.registry import implements, register
-from portable_mps.dispatch.strided import Linear, dtype_defines, resized
+from portable_mps.dispatch.strided import Linear, dtype_defines, on_device, resized
 from portable_mps.ops.shape import contiguous_out, finish
 from portable_mps.runtime import device
 
@@ -215,6 +215,8 @@ def _bce_into(
     out: torch.Tensor | None, self: torch.Tensor, target: torch.Tensor, weight: torch.Tensor | None, reduction: int
 ) -> torch.Tensor:
     require_floating("binary_cross_entropy", self)
+    for tensor in _bce_inputs(self, target, weight):
+        on_device(tensor)
     for name, tensor in (("input", self), ("target", target)):
         outside = torch.empty(tensor.shape, dtype=torch.bool, device=self.device)
         _improbable((outside,), (tensor,))

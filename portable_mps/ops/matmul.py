@@ -299,8 +299,10 @@ def check_inner(mat1: torch.Tensor, mat2: torch.Tensor) -> None:
         raise RuntimeError(f"mat1 and mat2 shapes cannot be multiplied ({shapes})")
 
 
-def _same_dtype(name: str, first: torch.Tensor, second: torch.Tensor) -> None:
-    require_dtype(_KERNELS.get(name, name), first, _MULTIPLIED)
+def _check_dtypes(name: str, first: torch.Tensor, second: torch.Tensor) -> None:
+    """Refuse factors of two dtypes, or of one that is not multiplied, unless there is nothing to multiply."""
+    if first.numel() and second.numel():
+        require_dtype(_KERNELS.get(name, name), first, _MULTIPLIED)
     if first.dtype != second.dtype:
         raise RuntimeError(
             f"expected m1 and m2 to have the same dtype, but got: {first.dtype} != {second.dtype} ({name})"
@@ -315,7 +317,7 @@ def mm_out(self: torch.Tensor, mat2: torch.Tensor, *, out: torch.Tensor) -> torc
     if self.dim() != 2 or mat2.dim() != 2:
         raise RuntimeError("self and mat2 must be matrices")
     check_inner(self, mat2)
-    _same_dtype("mm", self, mat2)
+    _check_dtypes("mm", self, mat2)
     _check_out(out, (self.shape[0], mat2.shape[1]), self.dtype, "mm", apart=self.shape[1] != 0)
     product(_batched(_apart(self, out)), _batched(_apart(mat2, out)), _batched(out))
     return out
@@ -338,7 +340,7 @@ def _check_batches(batch1: torch.Tensor, batch2: torch.Tensor) -> None:
             f"Expected size for first two dimensions of batch2 tensor to be: {expected} but got: "
             f"{list(batch2.shape[:2])}."
         )
-    _same_dtype("bmm", batch1, batch2)
+    _check_dtypes("bmm", batch1, batch2)
 
 
 @implements("addmm.out")
@@ -354,7 +356,7 @@ def addmm_out(
     if mat1.dim() != 2 or mat2.dim() != 2:
         raise RuntimeError(f"mat1 and mat2 must be matrices, got {mat1.dim()}-D and {mat2.dim()}-D")
     check_inner(mat1, mat2)
-    _same_dtype("addmm", mat1, mat2)
+    _check_dtypes("addmm", mat1, mat2)
     _check_out(out, (mat1.shape[0], mat2.shape[1]), mat1.dtype, "addmm")
     _refuse_parts(out, self, mat1, mat2)
     mat1, mat2 = _apart(mat1, out), _apart(mat2, out)
@@ -415,7 +417,7 @@ def addbmm_(
 def addmv_out(
     self: torch.Tensor, mat: torch.Tensor, vec: torch.Tensor, *, beta: float = 1, alpha: float = 1, out: torch.Tensor
 ) -> torch.Tensor:
-    _same_dtype("addmv", mat, vec)
+    _check_dtypes("addmv", mat, vec)
     _check_out(out, (mat.shape[0],), mat.dtype, "addmv")
     _refuse_parts(out, self, mat, vec)
     added = self.expand(out.shape).reshape(1, -1, 1)

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from portable_mps import _C
-from portable_mps.dispatch.checks import raise_where
+from portable_mps.dispatch.checks import FLOATS, INTEGERS, raise_where, require_dtype
 from portable_mps.dispatch.probe import refuse_as_cpu
 from portable_mps.dispatch.promotion import scalar_type
 from portable_mps.dispatch.registry import implements, register_composite
@@ -163,6 +163,7 @@ def exponential_(self: torch.Tensor, lambd: float = 1, *, generator: Any = None)
 def geometric_(self: torch.Tensor, p: float, *, generator: Any = None) -> torch.Tensor:
     if not 0 < p < 1:
         raise RuntimeError(f"geometric_ expects p to be in (0, 1), but got p={p:g}")
+    require_dtype("geometric_cpu", self, FLOATS | INTEGERS)
     return _geometric(self, p, 0.0, generator)
 
 
@@ -322,10 +323,9 @@ def bernoulli_float_(self: torch.Tensor, p: float = 0.5, *, generator: Any = Non
 @implements("bernoulli_.Tensor")
 def bernoulli_tensor_(self: torch.Tensor, p: torch.Tensor, *, generator: Any = None) -> torch.Tensor:
     """A probability outside [0, 1] raises at the next synchronisation."""
-    if not p.is_floating_point():
-        raise RuntimeError(f"expected probabilities tensor to have floating type, got {_short(p.dtype)}")
     if self.numel() == 0:
         return self
+    require_dtype("bernoulli_tensor_cpu_p_", p, FLOATS)
     refuse_as_cpu("bernoulli_.Tensor", self.dtype, p.dtype)
     out, probability = _contiguous(self), p.to(self.device).expand(self.shape).contiguous()
     if probability is self:

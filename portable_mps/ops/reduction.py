@@ -417,6 +417,11 @@ def renorm(self: torch.Tensor, p: float, dim: int, maxnorm: float) -> torch.Tens
         raise RuntimeError("non-positive-norm not supported")
     if maxnorm < 0:
         raise RuntimeError(f"renorm: expected maxnorm to be >= 0 but got {maxnorm}")
+    if not (self.is_floating_point() or self.is_complex()):
+        raise RuntimeError(
+            "linalg.vector_norm: Expected a floating point or complex tensor as input. Got "
+            f"{scalar_type(self.dtype)}"
+        )
     kept = canonical_dims(dim, self.dim())
     others = [d for d in range(self.dim()) if d not in kept]
     wide = self.to(torch.promote_types(self.dtype, torch.float32))  # or terms of the gradient would be half types

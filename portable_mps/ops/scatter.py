@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 
+from portable_mps.dispatch.checks import FLOATS, INTEGERS, require_dtype
 from portable_mps.dispatch.registry import implements
 from portable_mps.dispatch.strided import resized, separate, wrapped_dim, written
 from portable_mps.ops.indexing import along, check_source, combining
@@ -144,6 +145,8 @@ def scatter_reduce_two_out(
 ) -> torch.Tensor:
     _reduction(reduce, ("sum", "prod", "mean", "amax", "amin"))
     dim = _check("scatter_reduce", self, dim, index, src)
+    if reduce == "mean":
+        require_dtype("scatter_gather_tensor_cpu_reduce_mean", self, FLOATS | INTEGERS)
     if out is not self:
         written(out, self.dtype)
         resized(out, self.shape).copy_(self)
@@ -183,6 +186,7 @@ def index_reduce_out(
     _reduction(reduce, ("prod", "mean", "amax", "amin"))
     dim = wrapped_dim(dim, self.dim())
     check_source("index_reduce", self, dim, index, source)
+    require_dtype("index_func_", self, FLOATS | INTEGERS)
     if out is not self:
         written(out, self.dtype)
         resized(out, self.shape).copy_(self)

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from portable_mps.dispatch.checks import raise_where
+from portable_mps.dispatch.checks import FLOATS, INTEGERS, raise_where, require_dtype
 from portable_mps.dispatch.registry import implements
 from portable_mps.dispatch.strided import Linear, dtype_defines, resized, written
 from portable_mps.ops.indexing import along
@@ -99,6 +99,8 @@ def _searched(
     out: torch.Tensor | None = None,
 ) -> torch.Tensor:
     right = _check_search(sequence, values, right, side, sorter)
+    if values.numel():
+        require_dtype("searchsorted_out_cpu", sequence, FLOATS | INTEGERS)
     dtype = torch.int32 if out_int32 else torch.int64
     if out is not None and out.dtype != dtype:
         raise RuntimeError(
@@ -280,9 +282,8 @@ def bincount(self: torch.Tensor, weights: torch.Tensor | None = None, minlength:
     """int64 counts, or float32 or float64 sums; the host waits for the largest number."""
     if minlength < 0:
         raise RuntimeError("minlength should be >= 0")
-    if self.dim() != 1 or self.is_floating_point() or self.dtype == torch.bool:
-        if self.dim() == 1 and self.numel() == 0:
-            return torch.zeros(minlength, dtype=torch.int64, device=self.device)
+    require_dtype("bincount_cpu", self, INTEGERS)
+    if self.dim() != 1:
         raise RuntimeError("bincount only supports 1-d non-negative integral inputs.")
     if weights is not None and (weights.dim() != 1 or weights.numel() != self.numel()):
         raise RuntimeError("weights should be 1-d and have the same length as input")

@@ -391,6 +391,8 @@ def pad_out(
 ) -> torch.Tensor:
     """Padded `self`, as new tensor where `out` is None."""
     own, padded, before = _padding(name, self, padding, reflect)
+    if self.numel():
+        require_dtype(name, self, FLOATS | INTEGERS | COMPLEX - {torch.complex32})
     dims = len(padding) // 2
     shape = [*self.shape[:-dims], *padded[3 - dims :]]
     if out is None:

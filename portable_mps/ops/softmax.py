@@ -40,6 +40,7 @@ def _register(name: str, log: bool) -> None:
     ) -> torch.Tensor:
         check_out(out, output.shape, input_dtype)
         if output.numel():
+            refuse_as_cpu(name, output.dtype)  # of which there are gradients
             gradient, saved = grad_output.contiguous(), output.contiguous()
             target = out if out.is_contiguous() else torch.empty(out.shape, dtype=out.dtype, device=out.device)
             types = {"INPUT": output.dtype, "OUTPUT": out.dtype}

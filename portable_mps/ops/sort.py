@@ -211,6 +211,8 @@ def kthvalue_values(
     size = _row_size("kthvalue", self, dim)
     if not 1 <= k <= size:
         raise RuntimeError(f"kthvalue(): selected number k out of range for dimension {dim}")
+    if self.dim():
+        require_dtype("kthvalue_cpu", self, FLOATS | INTEGERS)
     return _into(values, indices, _picked(first_sorted(self, dim, k, False), dim, k - 1, keepdim))
 
 

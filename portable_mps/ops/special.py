@@ -36,7 +36,7 @@ for _name in ("hermite_h", "hermite_he", "laguerre_l", "legendre_p"):
 
 for _name in ("igamma", "igammac"):
     register(
-        Pointwise(_name, (f"maths::{_name}(a, b)",), 2, promotion=Promotion.FLOAT, modules=("lib.incomplete",)),
+        Pointwise(_name, (f"maths::{_name}(a, b)",), 2, modules=("lib.incomplete",), only="floating"),
         f"{_name}.out",
     )
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 
 from portable_mps.dispatch.pointwise import Pointwise, register
+from portable_mps.dispatch.probe import refuse_as_cpu
 from portable_mps.dispatch.promotion import Promotion, scalar_type
 from portable_mps.dispatch.registry import implements
 from portable_mps.dispatch.strided import castable, resized, resized_like
@@ -178,6 +179,7 @@ _frexp = Pointwise(
 def frexp_out(
     self: torch.Tensor, *, mantissa: torch.Tensor, exponent: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
+    refuse_as_cpu("frexp.Tensor", self.dtype)
     for out, dtype, name in ((mantissa, self.dtype, "mantissa"), (exponent, torch.int32, "exponent")):
         if out.dtype != dtype:
             raise RuntimeError(f"torch.frexp() expects {name} to have dtype {dtype} but got {out.dtype}")
