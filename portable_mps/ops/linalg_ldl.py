@@ -81,7 +81,7 @@ def linalg_ldl_solve(
     conjugated = hermitian and LD.is_complex()
     batch, n = out.shape[:-2], LD.shape[-1]
     ld = stack(LD.expand(*batch, n, n))
-    codes = pivots.expand(*batch, n).reshape(ld.shape[:2])
+    codes = pivots.expand(*batch, n).reshape(ld.shape[:2]).contiguous()  # what follows has its strides
     two = codes < 0
     starts = two & (two.cumsum(-1) % 2 == 1)
     seconds = two & ~starts

@@ -198,9 +198,10 @@ _bce = Loss("binary_cross_entropy", _LOGS, _LOGS_GRADIENT)
 _weighted_bce = Loss("binary_cross_entropy_weighted", f"({_LOGS}) * c", f"{_LOGS_GRADIENT} * d", inputs=3)
 _logits = Loss("bce_with_logits", "($C(1) - b) * a - maths::log_sigmoid(a)", "(maths::sigmoid(b) - c) * a")
 # c is the weight of an element, d that of its positive part.
+# Without a positive weight an infinite target is no NaN, as on the CPU.
 _weighted_logits = Loss(
     "bce_with_logits_weighted",
-    "(($C(1) - b) * a - ((d - $C(1)) * b + $C(1)) * maths::log_sigmoid(a)) * c",
+    "(($C(1) - b) * a - (d == $C(1) ? $C(1) : (d - $C(1)) * b + $C(1)) * maths::log_sigmoid(a)) * c",
     "(maths::sigmoid(b) * ((e - $C(1)) * c + $C(1)) - e * c) * d * a",
     inputs=4,
 )

@@ -427,7 +427,7 @@ def renorm(self: torch.Tensor, p: float, dim: int, maxnorm: float) -> torch.Tens
     wide = self.to(torch.promote_types(self.dtype, torch.float32))  # or terms of the gradient would be half types
     norms = torch.linalg.vector_norm(wide, p, others, keepdim=True)
     factors = torch.where(norms > maxnorm, maxnorm / (norms + 1e-7), 1.0)
-    return (wide * factors).to(self.dtype)
+    return (wide * factors).to(self.dtype).contiguous()
 
 
 register_composite("renorm", renorm)
