@@ -88,12 +88,7 @@ class Reduction:
         Outputs have the reduced dimensions with size 1 or lack them all. Of no elements, the result is the identity's.
         """
         first = inputs[0]
-        for tensor in (*outputs, *inputs):
-            if not tensor.is_mps:
-                raise RuntimeError(
-                    "Expected all tensors to be on the same device, but found at least two devices, "
-                    f"{tensor.device} and mps:0!"
-                )
+        on_device(*outputs, *inputs)
         if outputs[0].numel() == 0:
             return
         strides = outputs[0].stride()

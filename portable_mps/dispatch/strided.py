@@ -151,21 +151,13 @@ def wrapped_dim(dim: int, rank: int) -> int:
     return dim % span
 
 
-def on_device(out: torch.Tensor) -> None:
-    """Refuse an out= argument that is elsewhere."""
-    if not out.is_mps:
-        raise RuntimeError(
-            f"Expected all tensors to be on the same device, but found at least two devices, mps:0 and {out.device}!"
-        )
-
-
-def same_device(self: torch.Tensor, *others: torch.Tensor) -> None:
-    """Refuse operands that are elsewhere."""
-    for other in others:
-        if other.device != self.device:
+def on_device(*tensors: torch.Tensor) -> None:
+    """Refuse operands and out= arguments that are elsewhere."""
+    for tensor in tensors:
+        if not tensor.is_mps:
             raise RuntimeError(
-                "Expected all tensors to be on the same device, but found at least two devices, "
-                f"{self.device} and {other.device}!"
+                "Expected all tensors to be on the same device, but found at least two devices, mps:0 and "
+                f"{tensor.device}!"
             )
 
 

@@ -11,7 +11,10 @@ from portable_mps.dispatch.strided import once_each
 
 register(
     Pointwise(
-        "relu", ("maths::isnan(a) ? a : max(a, C(0))",), 1, by_type={k: "max(a, C(0))" for k in ("int", "int64_t")},
+        "relu",
+        ("maths::isnan(a) ? a : max(a, C(0))",),
+        1,
+        by_type={k: "max(a, C(0))" for k in ("int", "int64_t")},
         like="relu",
     ),
     "relu",
@@ -110,7 +113,13 @@ register(
     Pointwise("softshrink_backward", ("b >= -s0 && b <= s0 ? C(0) : a",), 2, "c"), "softshrink_backward.grad_input"
 )
 register(
-    Pointwise("softplus", ("a * s0 > s1 ? a : maths::div(maths::log1p(maths::exp(a * s0)), s0)",), 1, "cc"),
+    Pointwise(
+        "softplus",
+        ("a * s0 > s1 ? a : maths::div(maths::log1p(maths::exp(a * s0)), s0)",),
+        1,
+        "cc",
+        promotion=Promotion.SAME,
+    ),
     "softplus.out",
 )
 register(

@@ -48,8 +48,7 @@ def _batched(x1: torch.Tensor, x2: torch.Tensor) -> tuple[torch.Size, torch.Tens
 @implements("_cdist_forward")
 def _cdist_forward(x1: torch.Tensor, x2: torch.Tensor, p: float, compute_mode: int | None) -> torch.Tensor:
     """(…, rows1, columns) and (…, rows2, columns) to (…, rows1, rows2)."""
-    on_device(x1)
-    on_device(x2)
+    on_device(x1, x2)
     if x1.dim() < 2 or x2.dim() < 2:
         raise RuntimeError(f"cdist only supports at least 2D tensors, X1 got: {x1.dim()}D, X2 got: {x2.dim()}D")
     if not (x1.is_floating_point() and x2.is_floating_point()):

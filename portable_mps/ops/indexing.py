@@ -23,9 +23,9 @@ from portable_mps.dispatch.strided import (
     Strided,
     dtype_defines,
     extent,
+    on_device,
     once_each,
     resized,
-    same_device,
     separate,
     warn_if_expanded,
     word,
@@ -300,7 +300,7 @@ def _index_put_impl_(
         )
     if values.device != self.device and values.dim() == 0 and values.device.type == "cpu":
         values = values.to(self.device)
-    same_device(self, values)
+    on_device(self, values)
     warn_if_expanded("index_put_", self)
     indices = _on_device(self, indices)
     if not accumulate and values.numel() == 1 and _is_one_mask(self, indices):
@@ -513,7 +513,7 @@ def take(self: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
     if index.dtype != torch.int64:
         raise RuntimeError(f"take(): Expected a long tensor for index, but got {scalar_type(index.dtype)}")
     out = torch.empty(index.shape, dtype=self.dtype, device=self.device)
-    same_device(index, self)
+    on_device(index, self)
     if self.numel() == 0 and index.numel() != 0:
         raise IndexError("take(): tried to take from an empty tensor")
     flat = self.reshape(-1)

@@ -67,8 +67,7 @@ def linalg_lstsq_out(
     singular_values: torch.Tensor,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
     """The drivers gelsy, gelsd and gelss differ in what they return alone."""
-    on_device(self)
-    on_device(b)
+    on_device(self, b)
     driver = driver or "gelsy"  # as on the CPU
     right = _checked_right_side(self, b, driver)
     vector = right is not b

@@ -103,8 +103,7 @@ def linalg_solve_triangular_out(
     unitriangular: bool = False,
     out: torch.Tensor,
 ) -> torch.Tensor:
-    on_device(self)
-    on_device(B)
+    on_device(self, B)
     _check_solver("linalg.solve_triangular", self, B, left)
     check_dtype("triangular_solve_cpu", self)
     written(out, self.dtype)
@@ -312,8 +311,7 @@ def _substitute_cholesky(factor: torch.Tensor, b: torch.Tensor, upper: bool) -> 
 
 @implements("_cholesky_solve_helper")
 def _cholesky_solve_helper(self: torch.Tensor, A: torch.Tensor, upper: bool) -> torch.Tensor:
-    on_device(self)
-    on_device(A)
+    on_device(self, A)
     check_dtype("cholesky_solve_cpu", self)
     result = columns_copy(self)
     with stacked_in_place(result) as x:

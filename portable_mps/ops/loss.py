@@ -216,8 +216,7 @@ def _bce_into(
     out: torch.Tensor | None, self: torch.Tensor, target: torch.Tensor, weight: torch.Tensor | None, reduction: int
 ) -> torch.Tensor:
     require_floating("binary_cross_entropy", self)
-    for tensor in _bce_inputs(self, target, weight):
-        on_device(tensor)
+    on_device(*_bce_inputs(self, target, weight))
     for name, tensor in (("input", self), ("target", target)):
         outside = torch.empty(tensor.shape, dtype=torch.bool, device=self.device)
         _improbable((outside,), (tensor,))

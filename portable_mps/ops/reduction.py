@@ -12,7 +12,7 @@ from portable_mps.dispatch.probe import refuse_as_cpu
 from portable_mps.dispatch.promotion import scalar_type, summed_in
 from portable_mps.dispatch.reduction import Accumulate, Reduction, canonical_dims, check_out, reduced_shape
 from portable_mps.dispatch.registry import implements, register, register_composite
-from portable_mps.dispatch.strided import apart_or_same, castable, resized, same_device, written
+from portable_mps.dispatch.strided import apart_or_same, castable, on_device, resized, written
 
 Dims = int | Sequence[int] | None
 
@@ -328,7 +328,7 @@ def hash_tensor_out(
 @implements("equal")
 def equal(self: torch.Tensor, other: torch.Tensor) -> bool:
     """The one reduction whose result the host must see: it waits for the device."""
-    same_device(self, other)
+    on_device(self, other)
     if self.dtype != other.dtype:
         raise RuntimeError(f"Expected object of data type {self.dtype} but got data type {other.dtype} for argument #2")
     if self.shape != other.shape:
@@ -403,6 +403,11 @@ def norm_out(
 def norm_dtype_out(
     self: torch.Tensor, p: float | None, dim: Dims, keepdim: bool, *, dtype: torch.dtype, out: torch.Tensor
 ) -> torch.Tensor:
+    if torch.promote_types(self.dtype, dtype) != dtype:
+        raise RuntimeError(
+            f"linalg.vector_norm: the dtype of the input ({scalar_type(self.dtype)}) should be convertible without "
+            f"narrowing to the specified dtype ({scalar_type(dtype)})"
+        )
     _norm_into(self, 2.0 if p is None else p, dim, keepdim, dtype, out)
     return out
 
@@ -419,8 +424,7 @@ def renorm(self: torch.Tensor, p: float, dim: int, maxnorm: float) -> torch.Tens
         raise RuntimeError(f"renorm: expected maxnorm to be >= 0 but got {maxnorm}")
     if not (self.is_floating_point() or self.is_complex()):
         raise RuntimeError(
-            "linalg.vector_norm: Expected a floating point or complex tensor as input. Got "
-            f"{scalar_type(self.dtype)}"
+            f"linalg.vector_norm: Expected a floating point or complex tensor as input. Got {scalar_type(self.dtype)}"
         )
     kept = canonical_dims(dim, self.dim())
     others = [d for d in range(self.dim()) if d not in kept]

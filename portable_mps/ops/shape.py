@@ -21,7 +21,9 @@ from portable_mps.dispatch.strided import (
     by_parts,
     castable,
     dtype_defines,
+    has_repeats,
     on_device,
+    once_each,
     resized,
     separate,
     word,
@@ -151,6 +153,12 @@ def _triangular(self: torch.Tensor, diagonal: int, out: torch.Tensor, upper: boo
         raise RuntimeError(f"{'triu' if upper else 'tril'}: input tensor must have at least 2 dimensions")
     require_dtype("triu" if upper else "tril", self, FLOATS | INTEGERS | COMPLEX | {torch.bool})
     written(out, self.dtype)
+    if out is self and has_repeats(out) and 0 not in out.stride()[:-2]:  # only zeros are written, which may meet
+        ones = torch.ones(self.shape, dtype=torch.bool, device=self.device)
+        zero = ones.tril(diagonal - 1) if upper else ones.triu(diagonal + 1)
+        repeated = [d for d, stride in enumerate(out.stride()) if stride == 0]
+        once_each(out).masked_fill_(zero.any(repeated, keepdim=True), 0)
+        return out
     target = contiguous_out(out, self.shape)
     if self.numel():
         source = self.contiguous()

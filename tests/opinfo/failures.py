@@ -53,18 +53,64 @@ _WHY = (
     ("linalg.solve*", "strides", "torch makes the result row-major for `mps`"),
     ("linalg.lstsq*", "strides", "the CPU returns a part of LAPACK's larger buffer"),
     ("nn.functional.conv_transpose3d", "strides", "the CPU's choice between its libraries, which depends on threads"),
+    ("ldexp", "strides", "the CPU's result is a product, with a power that is laid out anew"),
+    ("*pixel_shuffle", "strides", "of a factor of one torch's composition copies the view as it lies"),
+    ("norm*", "results", "torch.norm has another path for `mps`, as on a Mac, which refuses a dtype"),
+    ("var", "results", "the CPU casts what it reduces over all dimensions, and nothing else"),
+    ("std", "results", "the CPU casts what it reduces over all dimensions, and nothing else"),
+    ("lerp", "results", "no cast of the result"),
+    *((name, "results", "complex32 is summed, as by torch's GPUs") for name in ("mean", "nansum", "masked.sum")),
+    ("linalg.matrix_rank*", "results", "complex32 is summed, as by torch's GPUs"),
+    ("masked.logaddexp", "results", "an infinity as uint32, which C++ leaves open"),
+    ("fft.*", "results", "a result in 8 bits rounds the last digit of another"),
+    ("linalg.lstsq*", "results", "the CPU fails an assertion on the rank's dtype"),
+    ("linalg.*", "overlap", "the CPU refuses where its result is copied, and writes through where it is not"),
+    ("cholesky_inverse", "overlap", "the CPU refuses where its result is copied"),
+    ("ormqr", "overlap", "the CPU refuses where its result is copied"),
+    ("histc", "overlap", "refused, where the CPU writes one element after another"),
+    ("multinomial", "overlap", "refused, where the CPU writes one element after another"),
+    ("nn.functional.gelu", "overlap", "the CPU's library cannot describe the memory"),
+    ("ldexp", "overlap", "the CPU takes the power first"),
+    ("gather", "mixed", "nothing is gathered, and the index not looked at"),
+    *(
+        (name, "mixed", "there is nothing to compute, and the tensor is not looked at")
+        for name in ("mm", "linalg.pinv.singular", "nn.functional.l*", "nn.functional.rms_norm", "nn.functional.prelu")
+    ),
+    *(
+        (name, "dtypes", "half types work: they are computed in float32")
+        for name in ("cdist", "polar", "nn.functional.pdist", "histogram*")
+    ),
+    ("index_reduce*", "dtypes", "the CPU has a path without a kernel for a dimension of few slices"),
+    ("nn.functional.max_pool1d", "dtypes", "integers work, as in two dimensions"),
     ("unique*", "strides", "the CPU returns a transposed view"),
     ("nn.functional.conv*", "special", "taps on padding are left out; the CPU multiplies them with zero"),
     ("mode", "special", "the CPU's sort leaves NaN where it stands"),
+    ("unique", "special", "the CPU's sort of rows leaves NaN where it stands"),
+    ("unique_consecutive", "special", "the CPU's sort of rows leaves NaN where it stands"),
     ("cumprod", "special", "partial products are multiplied in another order"),
+    ("*prod", "special", "factors are multiplied in another order, and overflow elsewhere"),
+    *(
+        (name, "special", "large numbers cancel in another order")
+        for name in ("sum", "mean", "nansum", "nanmean", "masked.sum", "masked.mean", "*adaptive_avg_pool*")
+    ),
+    ("fft.*", "special", "infinities and NaN spread through a transform as its steps have it"),
+    ("stft", "special", "infinities and NaN spread through a transform as its steps have it"),
+    ("cdist", "special", "the CPU's maximum loses a NaN"),
+    ("igamma*", "special", "the CPU looks at the other argument before it finds a NaN"),
+    ("hist*", "special", "the range is too narrow, or too wide, for numbers of the dtype to divide it"),
+    ("*grid_sample*", "special", "places of 1e37: the CPU's conversion to an integer overflows"),
+    ("_upsample_bilinear2d_aa", "special", "taps of weight zero; the CPU leaves out a dimension that is not scaled"),
+    ("special.*polynomial*", "special", "the CPU converts a NaN that is the degree to an integer"),
+    ("*hardswish", "special", "the CPU's product overflows before it is divided"),
+    ("addcdiv", "special", "the CPU's product overflows before it is divided"),
+    ("l*space.tensor_overload", "special", "the ends are read from the device as numbers, which torch checks no more"),
     ("masked.cumprod", "special", "partial products are multiplied in another order"),
     *((name, "special", _LAPACK) for name in _FACTORISATIONS),
     ("*bessel_[jy]*", "special", "the limit at infinity, which the CPU's formula misses"),
     ("*i[01]", "special", "the limit at infinity, which the CPU's formula misses"),
-    (
-        "sub",
-        "special",
-        "alpha times the largest number overflows; the CPU's vectorised code fuses it with the difference",
+    *(
+        (name, "special", "alpha times the largest number overflows; the CPU's vectorised code fuses product and sum")
+        for name in ("add", "sub", "rsub")
     ),
     ("lerp", "special", "the difference of the ends of the range overflows; the CPU's vectorised code fuses it"),
 )

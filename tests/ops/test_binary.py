@@ -375,6 +375,14 @@ def test_dtypes_that_the_cpu_lacks(call):
         lambda d: torch.hypot(*torch.ones(2, 2, dtype=torch.int32, device=d)),
         lambda d: torch.nn.functional.gelu(torch.ones(2, dtype=torch.int32, device=d)),
         lambda d: torch.maximum(*torch.ones(2, 2, dtype=torch.complex64, device=d)),
+        lambda d: torch.clamp(*torch.ones(3, 2, dtype=torch.bool, device=d)),
+        lambda d: torch.igamma(*torch.ones(2, 2, dtype=torch.int64, device=d)),
+        lambda d: torch.kthvalue(torch.ones(2, dtype=torch.bool, device=d), 1),
+        lambda d: torch.bincount(torch.ones(2, device=d)),
+        lambda d: torch.bucketize(*torch.ones(2, 2, dtype=torch.bool, device=d)),
+        lambda d: torch.ones(2, dtype=torch.bool, device=d).geometric_(0.5),
+        lambda d: torch.bernoulli(torch.ones(2, dtype=torch.int64, device=d)),
+        lambda d: torch.nn.functional.pad(torch.ones(1, 3, dtype=torch.bool, device=d), (1, 1), mode="reflect"),
     ],
 )
 def test_the_cpu_s_exception_for_other_dtypes(call):
@@ -413,3 +421,23 @@ def test_bytes_as_a_condition_warn():
     with pytest.warns(UserWarning, match="uint8 condition"):
         result = torch.where(*to_mps((torch.tensor([1, 0], dtype=torch.uint8), torch.ones(2), torch.zeros(2))))
     assert result.tolist() == [1.0, 0.0]
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda d: torch.relu(torch.ones(2, dtype=torch.bool, device=d)),
+        lambda d: torch.nn.functional.hardtanh(torch.ones(2, dtype=torch.bool, device=d)),
+        lambda d: torch.frexp(torch.ones(2, dtype=torch.int64, device=d)),
+        lambda d: torch.renorm(torch.ones(2, 2, dtype=torch.int64, device=d), 2, 0, 1),
+        lambda d: torch.norm(torch.ones(2, device=d), 2, dim=0, dtype=torch.float16),
+        lambda d: torch.stft(torch.ones(20, dtype=torch.bfloat16, device=d), 4, return_complex=True),
+        lambda d: torch.ormqr(torch.eye(2, device=d), torch.ones(2, device=d), torch.eye(2, device=d),
+                              out=torch.empty(2, 2, dtype=torch.float64, device=d)),
+    ],
+)  # fmt: skip
+def test_dtypes_that_the_cpu_refuses_in_other_ways(call):
+    for device in ("cpu", "mps"):
+        with pytest.raises(RuntimeError) as caught:
+            call(device)
+        assert type(caught.value) is RuntimeError

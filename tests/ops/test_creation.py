@@ -132,6 +132,13 @@ def test_expanded_tensors_that_may_be_written(call):
     compare(lambda t: call(t.expand(3)), torch.ones(1))
 
 
+@pytest.mark.parametrize("diagonal", [-2, 0, 1, 3])
+@pytest.mark.parametrize("name", ["tril_", "triu_"])
+def test_triangles_of_expanded_tensors(name, diagonal):
+    for column in (torch.arange(1.0, 4).view(3, 1), torch.arange(1, 4).view(1, 3), torch.ones(1, 1)):
+        compare(lambda t: getattr(t.expand(3, 3), name)(diagonal), column)
+
+
 @pytest.mark.parametrize(
     "call",
     [

@@ -49,6 +49,12 @@ def test_one_triangle_is_read_and_strides_do_not_matter():
     compare(torch.linalg.ldl_factor, a[::2].mT, **LIMITS)
 
 
+def test_pivots_may_lie_in_any_order():
+    a = indefinite(2, 5, 5, dtype=torch.float32, hermitian=False)
+    ld, pivots = torch.linalg.ldl_factor(a)
+    compare(torch.linalg.ldl_solve, ld, pivots.t().contiguous().t(), sample(5, 3), **LIMITS)
+
+
 def test_singular():
     a = torch.zeros(2, 3, 3)
     a[1] = torch.eye(3)

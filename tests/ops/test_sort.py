@@ -126,6 +126,12 @@ def test_median_of_nan():
     compare(torch.median, torch.randn(9), grad=True)
     compare(torch.median, torch.empty(0))
     compare(torch.quantile, torch.randn(40), torch.tensor([0.1, 0.5]))
+    for call in (torch.quantile, torch.nanquantile):
+        for fraction in (2.0, -0.1, float("nan")):
+            for device in ("cpu", "mps"):
+                with pytest.raises(RuntimeError, match=r"q values must be in the range \[0, 1\]"):
+                    call(torch.randn(4, device=device), torch.tensor([0.5, fraction], device=device))
+                    torch.mps.synchronize()
     for call in (lambda t: t.median(0), lambda t: t.kthvalue(1, 0), lambda t: t.mode(0)):
         with pytest.raises(IndexError):
             call(torch.empty(0, 3, device="mps"))
