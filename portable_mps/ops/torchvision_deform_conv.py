@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
@@ -92,10 +93,16 @@ def _check(
     offset: torch.Tensor,
     mask: torch.Tensor,
     bias: torch.Tensor,
-    geometry: tuple[int, ...],
+    stride_h: int,
+    stride_w: int,
+    pad_h: int,
+    pad_w: int,
+    dilation_h: int,
+    dilation_w: int,
+    groups: int,
+    offset_groups: int,
     use_mask: bool,
 ) -> _Problem:
-    stride_h, stride_w, pad_h, pad_w, dilation_h, dilation_w, groups, offset_groups = geometry
     for name, tensor in (("input", input), ("offset", offset), ("weight", weight)):
         _require(tensor.dim() == 4, f"expected {name} of 4 dimensions, but got {tensor.dim()}")
     _require(not use_mask or mask.dim() == 4, f"expected mask of 4 dimensions, but got {mask.dim()}")
@@ -151,21 +158,16 @@ def deform_conv2d(
     offset: torch.Tensor,
     mask: torch.Tensor,
     bias: torch.Tensor,
-    stride_h: int,
-    stride_w: int,
-    pad_h: int,
-    pad_w: int,
-    dilation_h: int,
-    dilation_w: int,
-    groups: int,
-    offset_groups: int,
-    use_mask: bool,
+    *geometry: Any,
 ) -> torch.Tensor:
-    """input (n, channels, h, w), weight (filters, channels / groups, kh, kw) to (n, filters, out_h, out_w)."""
-    geometry = (stride_h, stride_w, pad_h, pad_w, dilation_h, dilation_w, groups, offset_groups)
-    problem = _check(input, weight, offset, mask, bias, geometry, use_mask)
+    """input (n, channels, h, w), weight (filters, channels / groups, kh, kw) to (n, filters, out_h, out_w).
+
+    geometry is what `_check` names: strides, padding, dilation, groups, and whether the mask is used.
+    """
+    problem = _check(input, weight, offset, mask, bias, *geometry)
+    groups = problem.groups
     image, offset, matrix = _computed(input), _computed(offset), _computed(weight)
-    weights = _computed(mask) if use_mask else None
+    weights = _computed(mask) if problem.masked else None
     result = image.new_empty((input.size(0) * groups, weight.size(0) // groups, problem.spots))
     for part in problem.parts(image.element_size()):
         columns = problem.columns(image[part], offset[part], None if weights is None else weights[part])
@@ -182,23 +184,15 @@ def deform_conv2d_backward(
     offset: torch.Tensor,
     mask: torch.Tensor,
     bias: torch.Tensor,
-    stride_h: int,
-    stride_w: int,
-    pad_h: int,
-    pad_w: int,
-    dilation_h: int,
-    dilation_w: int,
-    groups: int,
-    offset_groups: int,
-    use_mask: bool,
+    *geometry: Any,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
     """The gradients of input, weight, offset, mask (zeros where it is not used) and bias."""
-    geometry = (stride_h, stride_w, pad_h, pad_w, dilation_h, dilation_w, groups, offset_groups)
-    problem = _check(input, weight, offset, mask, bias, geometry, use_mask)
+    problem = _check(input, weight, offset, mask, bias, *geometry)
+    groups = problem.groups
     deterministic.alert("deform_conv2d_backward")
     gradient = _computed(grad).view(input.size(0) * groups, weight.size(0) // groups, problem.spots)
     image, moved, matrix = _computed(input), _computed(offset), _computed(weight)
-    weights = _computed(mask) if use_mask else None
+    weights = _computed(mask) if problem.masked else None
     grad_image, grad_offset = torch.zeros_like(image), torch.zeros_like(moved)
     grad_mask = torch.zeros_like(mask if weights is None else weights)
     grad_weight = torch.zeros_like(matrix)
@@ -215,7 +209,7 @@ def deform_conv2d_backward(
             total[group] += summed
         product(problem.matrices(matrix, count).transpose(1, 2), gradient[rows], columns)
         problem.launch(_backward_image, columns.numel(), None, *given[1:], columns, [grad_image[part], None, None])
-        places = count * offset_groups * problem.taps * problem.spots
+        places = count * problem.offset_groups * problem.taps * problem.spots
         written = [None, grad_offset[part], None if weights is None else grad_mask[part]]
         problem.launch(_backward_offset, places, *given, columns, written)
     grads = (grad_image, grad_weight, grad_offset, grad_mask, grad.sum((0, 2, 3)))
