@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import argparse
 import importlib.metadata
 import os
 import subprocess
 import sys
-import time
 import warnings
-from pathlib import Path
+
+from sweep import options, sweep
 
 from ecosystem import science, training, vision  # noqa: F401  (they fill the table)
 from ecosystem.check import CHECKS
@@ -68,9 +67,7 @@ def table(verdicts: dict[str, str]) -> str:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(prog="make ecosystem", description=__doc__)
-    parser.add_argument("names", nargs="*", help="libraries; without any, all")
-    parser.add_argument("--write", type=Path, help="where the table goes")
+    parser = options("make ecosystem", __doc__)
     parser.add_argument("--in-process", action="store_true", help="run the script here, and raise what it raises")
     chosen = parser.parse_args()
     if chosen.in_process:
@@ -78,16 +75,7 @@ def main() -> int:
         for name in chosen.names:
             CHECKS[name].function()
         return 0
-    verdicts = {}
-    for name in chosen.names or CHECKS:
-        start = time.perf_counter()
-        verdicts[name] = _try(name)
-        print(
-            f"{name:<30} {_version(name) or '':<10} {verdicts[name]} ({time.perf_counter() - start:.0f} s)", flush=True
-        )
-    if chosen.write:
-        chosen.write.write_text(table(verdicts))
-    return 0 if all(v == RIGHT or v.startswith("not tried") for v in verdicts.values()) else 1
+    return sweep(chosen, CHECKS, _try, lambda verdict: verdict.startswith((RIGHT, "not tried")), table)
 
 
 if __name__ == "__main__":

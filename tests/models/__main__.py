@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import argparse
 import os
 import sys
-import time
 import traceback
 import warnings
-from pathlib import Path
 
 import torch
+from sweep import options, sweep
 
 from models.architectures import ARCHITECTURES
 from models.compare import LIMIT, Report, run
@@ -61,31 +59,22 @@ def table(results: dict[str, Report | str]) -> str:
     )
 
 
+def _run(name: str) -> Report | str:
+    try:
+        return run(name)
+    except Exception as error:  # which is the architecture's row: the others are still to come
+        traceback.print_exception(error, limit=-2)
+        return f"{type(error).__name__} | | | |"
+
+
 def main() -> int:
-    parser = argparse.ArgumentParser(prog="make models", description=__doc__)
-    parser.add_argument("names", nargs="*", help="architectures; without any, all")
-    parser.add_argument("--write", type=Path, help="where the table goes")
-    chosen = parser.parse_args()
+    chosen = options("make models", __doc__).parse_args()
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
     warnings.simplefilter("ignore")
     import transformers
 
     transformers.logging.set_verbosity_error()
-    results: dict[str, Report | str] = {}
-    for name in chosen.names or ARCHITECTURES:
-        start = time.perf_counter()
-        try:
-            results[name] = run(name)
-            verdict = "right" if results[name].right else "WRONG"
-        except Exception as error:
-            results[name] = f"{type(error).__name__} | | | |"
-            verdict = "".join(traceback.format_exception(error)[-2:]) + "\n"
-        print(f"{name:<32} {verdict} {results[name]} {time.perf_counter() - start:.1f} s", flush=True)
-    if chosen.write:
-        chosen.write.write_text(table(results))
-    wrong = [name for name, r in results.items() if isinstance(r, str) or not r.right]
-    print(f"{len(results) - len(wrong)} of {len(results)} agree" + (f"; not: {', '.join(wrong)}" if wrong else ""))
-    return 1 if wrong else 0
+    return sweep(chosen, ARCHITECTURES, _run, lambda row: isinstance(row, Report) and row.right, table)
 
 
 if __name__ == "__main__":
