@@ -8,7 +8,7 @@ import subprocess
 import sys
 import warnings
 
-from sweep import options, sweep
+from rows import fill, options
 
 from ecosystem import science, training, vision  # noqa: F401  (they fill the table)
 from ecosystem.check import CHECKS
@@ -75,7 +75,7 @@ def main() -> int:
         for name in chosen.names:
             CHECKS[name].function()
         return 0
-    return sweep(chosen, CHECKS, _try, lambda verdict: verdict.startswith((RIGHT, "not tried")), table)
+    return fill(chosen, CHECKS, _try, lambda verdict: verdict.startswith((RIGHT, "not tried")), table)
 
 
 if __name__ == "__main__":

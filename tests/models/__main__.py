@@ -8,7 +8,7 @@ import traceback
 import warnings
 
 import torch
-from sweep import options, sweep
+from rows import fill, options
 
 from models.architectures import ARCHITECTURES
 from models.compare import LIMIT, Report, run
@@ -74,7 +74,7 @@ def main() -> int:
     import transformers
 
     transformers.logging.set_verbosity_error()
-    return sweep(chosen, ARCHITECTURES, _run, lambda row: isinstance(row, Report) and row.right, table)
+    return fill(chosen, ARCHITECTURES, _run, lambda row: isinstance(row, Report) and row.right, table)
 
 
 if __name__ == "__main__":

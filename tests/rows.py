@@ -1,4 +1,4 @@
-"""What `make models` and `make ecosystem` share: their options, and a table that is filled row by row."""
+"""What `make models` and `make ecosystem` share: their options, and filling a table row by row."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def options(command: str, description: str | None) -> argparse.ArgumentParser:
     return parser
 
 
-def sweep(
+def fill(
     chosen: argparse.Namespace,
     names: Iterable[str],
     run: Callable[[str], Row],
