@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import os
+import tempfile
 from typing import Any
 
 import torch
@@ -35,7 +36,7 @@ def sentence_transformers() -> None:
 
 @check("x-transformers", "decoder with rotary embeddings, GQA; encoder-decoder: training and generation")
 def x_transformers() -> None:
-    from x_transformers import AutoregressiveWrapper, Decoder, TransformerWrapper
+    from x_transformers import AutoregressiveWrapper, Decoder, TransformerWrapper, XTransformer
 
     torch.manual_seed(0)
     layers = Decoder(dim=32, depth=2, heads=4, attn_dim_head=8, rotary_pos_emb=True, attn_kv_heads=2, ff_glu=True)
@@ -44,11 +45,15 @@ def x_transformers() -> None:
     trains(model, (words,), lambda loss: loss)
     options = {"temperature": 0.0}
     close(copy.deepcopy(model).to("mps").generate(words.to("mps"), 6, **options), model.generate(words, 6, **options))
+    sides = {f"{side}_{key}": value for side in ("enc", "dec") for key, value in (
+        ("num_tokens", 64), ("depth", 1), ("heads", 4), ("max_seq_len", 32), ("attn_dim_head", 8))}  # fmt: skip
+    trains(XTransformer(dim=32, **sides), (words, words.flip(1)), lambda loss: loss)
 
 
 @check("einops", "rearrange, reduce, repeat, einsum, pack, layers")
 def einops() -> None:
     import einops
+    from einops.layers.torch import Rearrange
 
     x = noise(2, 3, 8, 6)
     runs(lambda x: einops.rearrange(x, "b c (h a) w -> b (c a) h w", a=2), x)
@@ -56,6 +61,7 @@ def einops() -> None:
     runs(lambda x: einops.repeat(x, "b c h w -> b c h (w k)", k=2), x)
     runs(lambda x: einops.einsum(x, x, "b c h w, b d h w -> b c d"), x)
     runs(lambda x: einops.pack([x, x[:, :1]], "b * h w")[0], x)
+    trains(torch.nn.Sequential(Rearrange("b c h w -> b h w c"), torch.nn.Linear(3, 4)), (x,))
 
 
 @check("torch-geometric", "GCN, GAT, GraphSAGE, GIN, pooling: training on a graph, batches of graphs")
@@ -227,7 +233,7 @@ def captum() -> None:
     )
 
 
-@check("stable-baselines3", "PPO and DQN with `device='auto'`", "gymnasium")
+@check("stable-baselines3", "PPO and DQN with `device='mps'`", "gymnasium")
 def stable_baselines() -> None:
     from stable_baselines3 import DQN, PPO
 
@@ -249,10 +255,13 @@ def tensordict() -> None:
     close(torch.stack([mine, mine])[:, 1:3]["a"], torch.stack([data, data])[:, 1:3]["a"])
     module = TensorDictModule(torch.nn.Linear(3, 2), in_keys=["a"], out_keys=["d"]).to("mps")
     assert module(mine)["d"].is_mps
+    folder = tempfile.mkdtemp()
+    mine.cpu().memmap(folder)
+    close(TensorDict.load_memmap(folder).to("mps")["a"], data["a"], 0)
     assert TensorDictParams(TensorDict({"w": noise(3)})).to("mps")["w"].is_mps
 
 
-@check("torchrl", "replay buffers, advantage estimation, a PPO loss", "tensordict")
+@check("torchrl", "replay buffers, advantage estimation", "tensordict")
 def torchrl() -> None:
     from tensordict import TensorDict
     from torchrl.data import LazyTensorStorage, ReplayBuffer

@@ -201,7 +201,7 @@ def skorch() -> None:
     _learned(search.best_estimator_.module_)
 
 
-@check("pytorch-ignite", "supervised trainer and evaluator with metrics, mixed precision")
+@check("pytorch-ignite", "supervised trainer and evaluator with metrics")
 def ignite() -> None:
     from ignite.engine import Events, create_supervised_evaluator, create_supervised_trainer
     from ignite.metrics import Accuracy, Loss
@@ -263,7 +263,7 @@ def lion() -> None:
     trains(_network(), (_examples()[0],), optimizer=Lion)
 
 
-@check("safetensors", "a round trip of every dtype, loaded on to the device")
+@check("safetensors", "a round trip of six dtypes, loaded on to the device")
 def safetensors() -> None:
     from safetensors.torch import load_file, save_file
 

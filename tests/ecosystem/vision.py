@@ -160,7 +160,7 @@ def kornia() -> None:
     assert augment(image.to("mps")).is_mps
 
 
-@check("monai", "a 3-D UNet with Dice loss trains; sliding windows; surface metrics")
+@check("monai", "a 3-D UNet with Dice loss trains; sliding windows; the Dice metric")
 def monai() -> None:
     from monai.inferers import sliding_window_inference
     from monai.losses import DiceCELoss
@@ -191,7 +191,8 @@ def segmentation_models() -> None:
 
 
 @check(
-    "diffusers", "UNet, VAE, transformer; DDPM, DDIM and DPM-Solver pipelines of random weights, in float32 and float16"
+    "diffusers",
+    "a UNet trains and samples with DDIM, DPM-Solver and Euler steps; a DDPM pipeline; a VAE, in float16 too",
 )
 def diffusers() -> None:
     import diffusers
@@ -224,8 +225,11 @@ def diffusers() -> None:
 @check("vit-pytorch", "ViT, SimpleViT and CaiT train")
 def vit_pytorch() -> None:
     from vit_pytorch import SimpleViT, ViT
+    from vit_pytorch.cait import CaiT
 
     options = {"image_size": 32, "patch_size": 8, "num_classes": 5, "dim": 32, "depth": 2, "heads": 4, "mlp_dim": 48}
     for build in (ViT, SimpleViT):
         torch.manual_seed(0)
         trains(build(**options), (noise(2, 3, 32, 32),))
+    torch.manual_seed(0)
+    trains(CaiT(**options, cls_depth=1), (noise(2, 3, 32, 32),))
