@@ -1,9 +1,10 @@
 # portable-mps: set-up, main job, tests. Variables a person may set: PYTHON, PORTABLE_MPS_ADAPTER, ARGS.
 
-PYTHON ?= $(shell command -v python3.11 || command -v python3)
-VENV   := .venv
-READY  := $(VENV)/.ready
-RUN    := $(VENV)/bin/python
+PYTHON  ?= $(shell command -v python3.11 || command -v python3)
+VENV    := .venv
+READY   := $(VENV)/.ready
+DEVELOP := $(VENV)/.develop
+RUN     := $(VENV)/bin/python
 
 # Whoever calls make here wants our device, also where torch has another accelerator.
 export PORTABLE_MPS ?= 1
@@ -31,31 +32,36 @@ $(READY): pyproject.toml setup.py $(wildcard scripts/*.sh) $(wildcard csrc/*)
 	scripts/setup.sh
 	@touch $@
 
+# And what tests and linters need beside.
+$(DEVELOP): $(READY)
+	scripts/setup.sh develop
+	@touch $@
+
 demo: $(READY)
 	$(RUN) examples/digits.py $(ARGS)
 
-test: $(READY)
+test: $(DEVELOP)
 	$(RUN) -m pytest -n 2 $(ARGS)
 
-operators: $(READY)
+operators: $(DEVELOP)
 	PYTHONPATH=tests $(RUN) -m opinfo --table docs/operators.md $(ARGS)
 
-models: $(READY)
+models: $(DEVELOP)
 	PYTHONPATH=tests $(RUN) -m models --write docs/models.md $(ARGS)
 
-ecosystem: $(READY)
+ecosystem: $(DEVELOP)
 	PYTHONPATH=tests $(RUN) -m ecosystem --write docs/ecosystem.md $(ARGS)
 
 numerics: $(READY)
 	$(RUN) scripts/numerics.py --write docs/numerics.md $(ARGS)
 
-lint: $(READY)
+lint: $(DEVELOP)
 	$(RUN) -m ruff check .
 	$(RUN) -m ruff format --check .
 	$(RUN) -m mypy
 	$(VENV)/bin/clang-format --dry-run -Werror csrc/*
 
-format: $(READY)
+format: $(DEVELOP)
 	$(RUN) -m ruff check --fix .
 	$(RUN) -m ruff format .
 	$(VENV)/bin/clang-format -i csrc/*

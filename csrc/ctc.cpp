@@ -1,5 +1,6 @@
-// The composite of connectionist temporal classification. Under functorch and dispatch modes torch's
-// keeps the lengths as the tensors they came as, and divides the losses by them wherever they are.
+// The composite of connectionist temporal classification. Under functorch and dispatch modes
+// torch's keeps the lengths as the tensors they came as, and divides the losses by them wherever
+// they are.
 #include <ATen/ATen.h>
 #include <ATen/TensorSubclassLikeUtils.h>
 #include <ATen/ops/ctc_loss_native.h>

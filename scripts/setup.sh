@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Everything `make setup` does: system packages, the virtual environment, torch, our extension.
-# Each step looks first and skips what is there, so running it again is cheap.
+# Everything `make setup` does: system packages, the virtual environment, torch, our extension; with the argument
+# `develop`, what tests and linters need, too. Each step looks first and skips what is there, so running it again is cheap.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -32,9 +32,22 @@ fi
 installed=$VENV/.installed
 if [ ! -e "$installed" ] || [ pyproject.toml -nt "$installed" ] || [ setup.py -nt "$installed" ]; then
     echo "building and installing portable-mps"
-    "${pip[@]}" install --no-build-isolation --editable '.[test,examples,lint]'
+    "${pip[@]}" install --no-build-isolation --editable '.[examples]'
     touch "$installed"
 else
     echo "building the extension"
     "$python" setup.py --quiet build_ext --inplace
+fi
+
+if [ "${1:-}" = develop ]; then
+    echo "installing what tests and linters need"
+    # By their names: naming our extras would build the extension once more.
+    mapfile -t wanted < <("$python" - <<'END'
+import tomllib
+with open("pyproject.toml", "rb") as file:
+    extras = tomllib.load(file)["project"]["optional-dependencies"]
+print(*(name for name in extras["test"] + extras["lint"] if not name.startswith("portable-mps")), sep="\n")
+END
+    )
+    "${pip[@]}" install "${wanted[@]}"
 fi

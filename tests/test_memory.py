@@ -62,7 +62,7 @@ def test_out_of_memory_says_what_is_needed():
     torch.mps.set_per_process_memory_fraction(0.01)
     try:
         with pytest.raises(torch.OutOfMemoryError, match=r"Tried to allocate .* MiB.*PYTORCH_MPS_HIGH_WATERMARK_RATIO"):
-            torch.empty(1 << 30, dtype=torch.uint8, device="mps")
+            torch.empty(torch.mps.recommended_max_memory() // 50, dtype=torch.uint8, device="mps")
         assert torch.ones(3, device="mps").sum().item() == 3  # and the device goes on
     finally:
         torch.mps.set_per_process_memory_fraction(1.0)
@@ -72,7 +72,7 @@ def test_high_watermark_from_the_environment():
     source = """
 import torch
 try:
-    torch.empty(torch.mps.recommended_max_memory() // 10, dtype=torch.uint8, device="mps")
+    torch.empty(torch.mps.recommended_max_memory() // 50, dtype=torch.uint8, device="mps")
 except torch.OutOfMemoryError:
     print("refused")
 """

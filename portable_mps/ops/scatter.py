@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from portable_mps.dispatch.checks import FLOATS, INTEGERS, require_dtype
+from portable_mps.dispatch.checks import COMPLEX, FLOATS, INTEGERS, require_dtype
 from portable_mps.dispatch.registry import implements
 from portable_mps.dispatch.strided import resized, separate, wrapped_dim, written
 from portable_mps.ops.indexing import along, check_source, combining
@@ -146,7 +146,7 @@ def scatter_reduce_two_out(
     _reduction(reduce, ("sum", "prod", "mean", "amax", "amin"))
     dim = _check("scatter_reduce", self, dim, index, src)
     if reduce == "mean":
-        require_dtype("scatter_gather_tensor_cpu_reduce_mean", self, FLOATS | INTEGERS)
+        require_dtype("scatter_gather_tensor_cpu_reduce_mean", self, COMPLEX | FLOATS | INTEGERS)
     if out is not self:
         written(out, self.dtype)
         resized(out, self.shape).copy_(self)
