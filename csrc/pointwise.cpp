@@ -113,10 +113,6 @@ void check_divisor(const at::Tensor& dividend, const at::Tensor& divisor) {
 
 void PointwiseKernels::check(const std::vector<at::Tensor>& inputs,
                              const std::vector<at::Scalar>& scalars) const {
-  if (check_ == Check::kDivisor) {
-    check_divisor(inputs[0], inputs[1]);
-    return;
-  }
   if (check_ == Check::kSubtraction) {
     at::native::sub_check(inputs[0], inputs[1]);
   }
@@ -146,12 +142,16 @@ const Kernel& PointwiseKernels::kernel_for(const Plan& plan) {
 std::vector<at::Tensor> PointwiseKernels::run(const std::vector<at::Tensor>& outputs,
                                               const std::vector<at::Tensor>& inputs,
                                               const std::vector<at::Scalar>& scalars) {
-  if (check_ != Check::kNone) {
+  if (check_ != Check::kNone && check_ != Check::kDivisor) {
     check(inputs, scalars);
   }
   Plan plan = plan_pointwise(outputs, inputs, scalars, formats_, promotion_);
   if (plan.groups[0] != 0) {
     const Kernel& kernel = kernel_for(plan);
+    // Not before the dtypes are known to be taken: it raises later.
+    if (check_ == Check::kDivisor) {
+      check_divisor(inputs[0], inputs[1]);
+    }
     recorder().launch(kernel, plan.parameters, plan.groups, plan.reads, plan.writes);
   } else {
     in_python([&] { check_empty_(plan.signature[0], plan.signature[1]); });

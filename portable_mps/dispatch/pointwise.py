@@ -139,6 +139,8 @@ class Pointwise:
 
     def _specialised(self, compute: str) -> tuple[str, ...]:
         special = self.by_type.get("Complex" if compute in COMPLEX_TYPES else compute)
+        if special is None and compute == "uint64_t":
+            special = self.by_type.get("int64_t")
         if compute in self.in_double and device.current().adapter.features["float64"]:
             special = self.in_double[compute]
         return self.expressions if special is None else (special,)

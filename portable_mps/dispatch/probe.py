@@ -1,4 +1,4 @@
-"""Which dtypes the CPU has for an operator: asked of the CPU itself, with one element, before a kernel is compiled.
+"""Which dtypes the CPU has for an operator: asked of the CPU itself, with two elements, before a kernel is compiled.
 
 So the device takes the dtypes that the CPU takes, and refuses others in the CPU's words, without a list of ours.
 """
@@ -55,13 +55,14 @@ def _attempt(
         if argument.is_out:
             value = torch.empty(0, dtype=results.pop(0) if results else dtypes[0])
         elif kind == "Tensor":
-            value = torch.ones(0 if empty else 1, dtype=waiting.pop(0) if len(waiting) > 1 else waiting[0])
+            # Two ones: a matrix's row, numbers, and indices that lie inside.
+            value = torch.ones(0 if empty else 2, dtype=waiting.pop(0) if len(waiting) > 1 else waiting[0])
         elif kind in ("Optional[number]", "number"):
             value = 1
         elif argument.has_default_value():
             value = argument.default_value
         else:
-            value = None if kind.startswith("Optional") else {"int": 0, "bool": False}.get(kind, 1)
+            value = None if kind.startswith("Optional") else {"int": 0, "bool": False, "List[int]": [0]}.get(kind, 1)
         if argument.kwarg_only:
             keywords[argument.name] = value
         else:

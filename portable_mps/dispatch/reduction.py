@@ -38,6 +38,7 @@ _LIMITS = {
     "double": ("-maths::inf_of(A(0))", "maths::inf_of(A(0))"),
     "int": ("int(0x80000000u)", "0x7fffffff"),
     "int64_t": ("int64_t(0x8000000000000000ull)", "0x7fffffffffffffffll"),
+    "uint64_t": ("0ull", "0xffffffffffffffffull"),
 }
 
 

@@ -17,6 +17,7 @@ import torch
 from portable_mps.dispatch import deterministic
 from portable_mps.dispatch.checks import raise_where
 from portable_mps.dispatch.pointwise import Pointwise
+from portable_mps.dispatch.probe import refuse_as_cpu
 from portable_mps.dispatch.promotion import Promotion, scalar_type
 from portable_mps.dispatch.registry import implements
 from portable_mps.dispatch.strided import (
@@ -392,6 +393,7 @@ def _spread(index: torch.Tensor, dim: int, rank: int) -> torch.Tensor:
 @implements("index_select")
 def index_select(self: torch.Tensor, dim: int, index: torch.Tensor) -> torch.Tensor:
     _check_vector("index_select", index)
+    refuse_as_cpu("index_select", self.dtype, torch.int64)
     dim = wrapped_dim(dim, self.dim())
     if self.dim() == 0:
         if index.numel() != 1:
@@ -461,6 +463,7 @@ def index_add_out(
     self: torch.Tensor, dim: int, index: torch.Tensor, source: torch.Tensor, *, alpha: float = 1, out: torch.Tensor
 ) -> torch.Tensor:
     separate(out, index, source)
+    refuse_as_cpu("index_add", self.dtype, torch.int64, self.dtype)
     scaled = source if alpha == 1 else combining(source) * alpha
     if scaled.dtype != source.dtype:
         check_source("index_add", self, wrapped_dim(dim, self.dim()), index, source)
@@ -474,12 +477,14 @@ def index_copy_out(
 ) -> torch.Tensor:
     if index.dtype != torch.int64:
         raise RuntimeError(f"index_copy_(): Expected a long tensor for index, but got {scalar_type(index.dtype)}")
+    refuse_as_cpu("index_copy", self.dtype, torch.int64, self.dtype)
     message = "index_copy_(): index {index} is out of bounds for dimension {dim} with size {size}"
     return _into("put", "index_copy_", out, self, dim, index, source, message)
 
 
 @implements("index_fill_.int_Scalar")
 def index_fill_scalar_(self: torch.Tensor, dim: int, index: torch.Tensor, value: float) -> torch.Tensor:
+    refuse_as_cpu("index_fill.int_Scalar", self.dtype, torch.int64)
     return index_fill_tensor_(self, dim, index, torch.full((), value, dtype=self.dtype, device=self.device))
 
 
@@ -487,6 +492,7 @@ def index_fill_scalar_(self: torch.Tensor, dim: int, index: torch.Tensor, value:
 def index_fill_tensor_(self: torch.Tensor, dim: int, index: torch.Tensor, value: torch.Tensor | float) -> torch.Tensor:
     if not isinstance(value, torch.Tensor):
         return index_fill_scalar_(self, dim, index, value)
+    refuse_as_cpu("index_fill.int_Scalar", self.dtype, torch.int64)
     if value.dim() != 0:
         raise RuntimeError(f"Only supports 0-dimensional value tensor, but got tensor with {value.dim()} dimensions.")
     if index.dtype != torch.int64:
@@ -512,6 +518,7 @@ _TAKE_RANGE = "out of range: tried to access index {index} on a tensor of {size}
 def take(self: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
     if index.dtype != torch.int64:
         raise RuntimeError(f"take(): Expected a long tensor for index, but got {scalar_type(index.dtype)}")
+    refuse_as_cpu("take", self.dtype, torch.int64)
     out = torch.empty(index.shape, dtype=self.dtype, device=self.device)
     on_device(index, self)
     if self.numel() == 0 and index.numel() != 0:
@@ -536,6 +543,7 @@ def put_(self: torch.Tensor, index: torch.Tensor, source: torch.Tensor, accumula
         raise RuntimeError(f"put_(): Expected a long tensor for index, but got {scalar_type(index.dtype)}")
     if self.dtype != source.dtype:
         raise RuntimeError("put_(): self and source expected to have the same dtype")
+    refuse_as_cpu("put", self.dtype, torch.int64, self.dtype)
     if index.numel() != source.numel():
         raise RuntimeError(
             f"put_(): Expected source and index to have the same number of elements, but got source.numel() = "

@@ -195,6 +195,8 @@ class MatrixKernel:
         whole matrix.
         """
         batch = matrices[0].shape[0]
+        if batch == 0:
+            return
         threads, rows = threads_for(size)
         each = threads if per_thread else threads // rows
         groups = batch if columns is None else batch * -(-columns // each)

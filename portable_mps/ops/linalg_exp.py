@@ -45,6 +45,8 @@ def linalg_matrix_exp(self: torch.Tensor) -> torch.Tensor:
         raise RuntimeError(f"linalg.matrix_exp: Expected a floating point or complex tensor as input. Got {self.dtype}")
     if self.numel() == 0 or self.shape[-1] == 1:
         return self.exp()
+    if self.dtype == torch.complex32:
+        raise NotImplementedError("\"bmm\" not implemented for 'ComplexHalf'")
     if self.dtype in (torch.float16, torch.bfloat16):
         return linalg_matrix_exp(self.float()).to(self.dtype)
     norm = self.abs().sum(-2).amax(-1)[..., None, None]

@@ -320,6 +320,7 @@ def hash_tensor_out(
     """The exclusive or of the elements' bits as float64 or int64."""
     if mode != 0:
         raise RuntimeError(f"Unknown hash_tensor mode: {mode}")
+    refuse_as_cpu("hash_tensor", self.dtype)
     _require_elements("hash_tensor", self, list(dim) if isinstance(dim, Sequence) else dim)
     _into(_hash, (out,), self, dim, keepdim, torch.uint64)
     return out

@@ -139,11 +139,13 @@ _register_sum("cumprod", "PROD")
 
 @implements("_cummax_helper")
 def _cummax_helper(self: torch.Tensor, values: torch.Tensor, indices: torch.Tensor, dim: int) -> None:
+    refuse_as_cpu("cummax", self.dtype)
     _scan_into("MAX", self, dim, values, indices)
 
 
 @implements("_cummin_helper")
 def _cummin_helper(self: torch.Tensor, values: torch.Tensor, indices: torch.Tensor, dim: int) -> None:
+    refuse_as_cpu("cummin", self.dtype)
     _scan_into("MIN", self, dim, values, indices)
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 
 from portable_mps.dispatch.checks import COMPLEX, FLOATS, INTEGERS, require_dtype
+from portable_mps.dispatch.probe import refuse_as_cpu
+from portable_mps.dispatch.promotion import scalar_type
 from portable_mps.dispatch.registry import implements
 from portable_mps.dispatch.strided import resized, separate, wrapped_dim, written
 from portable_mps.ops.indexing import along, check_source, combining
@@ -30,6 +32,7 @@ def _check(name: str, self: torch.Tensor, dim: int, index: torch.Tensor, source:
             raise RuntimeError(f"Expected index {list(index.shape)} to be smaller than {limits}")
     if source is not None and source.dtype != self.dtype:
         raise RuntimeError(f"{name}(): Expected self.dtype to be equal to src.dtype")
+    refuse_as_cpu("gather", self.dtype, torch.int64)
     return dim
 
 
@@ -124,6 +127,10 @@ def scatter_add_out(
 def _identity(reduce: str, dtype: torch.dtype) -> float:
     if reduce in ("sum", "mean", "prod"):
         return 1 if reduce == "prod" else 0
+    if dtype.is_complex:
+        raise NotImplementedError(
+            f"\"scatter_gather_tensor_cpu_reduce_{reduce}\" not implemented for '{scalar_type(dtype)}'"
+        )
     if dtype.is_floating_point:
         return float("-inf" if reduce == "amax" else "inf")
     if dtype == torch.bool:

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from portable_mps.dispatch.checks import FLOATS, INTEGERS, raise_where, require_dtype
+from portable_mps.dispatch.probe import refuse_as_cpu
 from portable_mps.dispatch.registry import implements
 from portable_mps.dispatch.strided import Linear, dtype_defines, resized, written
 from portable_mps.ops.indexing import along
@@ -215,6 +216,8 @@ def isin_out(
     """Whether each of `elements` is among test_elements; assume_unique changes nothing."""
     written(out, torch.bool)
     resized(out, elements.shape)
+    if elements.numel():
+        refuse_as_cpu("isin.Tensor_Tensor", elements.dtype, test_elements.dtype)
     common = torch.result_type(elements, test_elements)
     tests, elements = test_elements.to(common).reshape(-1), elements.to(common)
     if tests.numel() == 0:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 
 from portable_mps.dispatch.launch import grid, launch
+from portable_mps.dispatch.probe import refuse_as_cpu
 from portable_mps.dispatch.promotion import scalar_type
 from portable_mps.dispatch.registry import implements
 from portable_mps.dispatch.strided import resized, separate, written
@@ -73,6 +74,7 @@ def nonzero(self: torch.Tensor) -> torch.Tensor:
     """The host waits for the number of elements that are set."""
     if self.numel() == 0:
         return torch.empty((0, self.dim()), dtype=torch.int64, device=self.device)
+    refuse_as_cpu("nonzero", self.dtype)
     found = Compaction(_mask_of(self))
     return coordinates(found.positions(found.total()), self.shape, 0).t()  # as on the CPU
 
@@ -110,6 +112,7 @@ def masked_select(self: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
     values, flags = torch.broadcast_tensors(self, mask)
     if flags.numel() == 0:
         return torch.empty(0, dtype=self.dtype, device=self.device)
+    refuse_as_cpu("masked_select", self.dtype, torch.bool)
     found = Compaction(flags.contiguous())
     positions = found.positions(found.total())
     flat = values.reshape(-1)
@@ -140,6 +143,7 @@ def masked_scatter_(self: torch.Tensor, mask: torch.Tensor, source: torch.Tensor
     flags = mask.expand(self.shape).contiguous()
     if self.numel() == 0:
         return self
+    refuse_as_cpu("masked_scatter", self.dtype, torch.bool, self.dtype)
     found = Compaction(flags)
     if source.numel() < self.numel() and found.total() > source.numel():
         raise RuntimeError("Number of elements of source < number of ones in mask")

@@ -13,6 +13,7 @@ from torch._prims_common import suggest_memory_format
 from portable_mps.dispatch import deterministic
 from portable_mps.dispatch.checks import COMPLEX, FLOATS, INTEGERS, require_dtype
 from portable_mps.dispatch.lists import ListKernel
+from portable_mps.dispatch.probe import refuse_as_cpu
 from portable_mps.dispatch.promotion import scalar_type
 from portable_mps.dispatch.registry import implements
 from portable_mps.dispatch.strided import (
@@ -120,6 +121,7 @@ def flip(self: torch.Tensor, dims: Sequence[int]) -> torch.Tensor:
     out = torch.empty_like(self)
     if self.numel() == 0 or self.dim() == 0:
         return out.copy_(self)
+    refuse_as_cpu("flip", self.dtype)
     strides = [-stride if d in flipped else stride for d, stride in enumerate(self.stride())]
     last = sum((self.size(d) - 1) * self.stride(d) for d in flipped)
     _move(self.shape, (out.stride(), strides), (out, self), (last,), [self], [out], T=word(self.dtype), MOVE=1)

@@ -82,6 +82,8 @@ _WHY = (
     ),
     ("index_reduce*", "dtypes", "the CPU has a path without a kernel for a dimension of few slices"),
     ("nn.functional.max_pool1d", "dtypes", "integers work, as in two dimensions"),
+    *((name, "dtypes", "judged with gather, which the CPU lacks") for name in ("sort", "argsort")),
+    ("*", "dtypes", "of complex32, 8-bit floats and wide unsigned integers, or where nothing is computed"),
     ("unique*", "strides", "the CPU returns a transposed view"),
     ("nn.functional.conv*", "special", "taps on padding are left out; the CPU multiplies them with zero"),
     ("mode", "special", "the CPU's sort leaves NaN where it stands"),
