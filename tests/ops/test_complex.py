@@ -1,5 +1,7 @@
 """Complex numbers against torch on the CPU: arithmetic, functions, sums, matrix products, and their gradients."""
 
+import math
+
 import pytest
 import torch
 from support import assert_same, compare, to_mps
@@ -92,6 +94,30 @@ def test_inverse_functions_far_away():
     x = torch.tensor([1e30 + 1j, -1e300 + 1e300j, 1e10j, 1e-200 - 3j], dtype=torch.complex128)
     for function in (torch.acos, torch.acosh, torch.asin, torch.asinh, torch.atan, torch.atanh):
         compare(function, x[[0, 2, 3]] if function is torch.acosh else x, rtol=1e-12, atol=1e-12)
+
+
+WITH_SPECIAL_PARTS = "sin cos sinh cosh asin acos atan asinh acosh atanh log exp sqrt"
+
+
+@both_widths
+@pytest.mark.parametrize("name", WITH_SPECIAL_PARTS.split())
+def test_functions_of_special_parts(name, dtype):
+    """Zeros with their signs, infinities and NaN as in annex G of the C standard, up to signs that it leaves open."""
+    parts = (0.0, -0.0, 1.0, -1.0, 0.5, math.inf, -math.inf, math.nan)
+    x = torch.tensor([complex(a, b) for a in parts for b in parts], dtype=dtype)
+    compare(getattr(torch, name), x, rtol=1e-6, atol=1e-7)
+    compare(torch.log, torch.tensor([complex(3e38, 3e38)], dtype=dtype), rtol=1e-6, atol=0)
+
+
+def test_a_real_nan_is_not_lost():
+    """Where a factor's imaginary part is known to be zero, compilers take its product with a NaN for zero."""
+    for real in (torch.float32, torch.float64):
+        x = torch.tensor([complex(math.nan, 1), 1 + 1j, 2 - 1j], dtype=real.to_complex())
+        divisor = torch.tensor([math.nan, 2.0, math.nan], dtype=real)
+        compare(torch.div, x, divisor)
+        compare(torch.nn.functional.softsign, x)
+        compare(lambda t: torch.nn.functional.normalize(t, dim=0), x)
+        assert (x.to("mps") * divisor.to("mps")).isnan().cpu().tolist() == [True, False, True]
 
 
 def test_logaddexp():
