@@ -33,6 +33,9 @@ ON_CPU = {
 }
 """Operators that run on the CPU without being asked to, and why."""
 
+_OF_FINITE = {"aten::_linalg_eigvals", "aten::linalg_eigvals.out"}
+"""What may end the process in LAPACK for other numbers; torch asks so for linalg.eig alone."""
+
 _ERROR = (
     "The operator '{name}' is not currently implemented for the MPS device. If you want this op to be considered for "
     "addition please open an issue of portable-mps. As a temporary fix, you can set the environment variable "
@@ -170,6 +173,8 @@ def _on_cpu(op: torch._ops.OpOverload, args: tuple[Any, ...], kwargs: dict[str, 
         return value
 
     cpu_args, cpu_kwargs = pytree.tree_map(to_cpu, (args, kwargs))
+    if name in _OF_FINITE and not cpu_args[0].isfinite().all():
+        raise RuntimeError("torch.linalg.eigvals: input tensor should not contain infs or NaNs.")
     layouts = {key: _layout(tensor) for key, tensor in moved.items()}
     results = op(*cpu_args, **cpu_kwargs)
 

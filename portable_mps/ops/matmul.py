@@ -68,8 +68,8 @@ def product(
     batch, n = a.shape[0], b.shape[2]
     if out.numel() == 0:
         return
-    if a.shape[2] == 0 and added is None:
-        out.zero_()
+    if a.shape[2] == 0:
+        out.zero_() if added is None or beta == 0 else torch.mul(added.expand_as(out), beta, out=out)
         return
     if out.is_complex():
         return _complex_product(a, b, out, added, alpha, beta)

@@ -52,3 +52,13 @@ def test_errors():
                 torch.linalg.eig(bad.to(device))
             raised.append(type(info.value))
         assert raised[0] is raised[1]
+
+
+@pytest.mark.filterwarnings("ignore:The operator:UserWarning")
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_eigenvalues_of_what_is_not_finite_raise(value):
+    """LAPACK may crash the process for them, and does with torch's CPU."""
+    a = torch.eye(3, device="mps")
+    a[1, 2] = value
+    with pytest.raises(RuntimeError, match="infs or NaNs"):
+        torch.linalg.eigvals(a)
