@@ -53,6 +53,32 @@ _WHY = (
     ("linalg.solve*", "strides", "torch makes the result row-major for `mps`"),
     ("linalg.lstsq*", "strides", "the CPU returns a part of LAPACK's larger buffer"),
     ("nn.functional.conv_transpose3d", "strides", "the CPU's choice between its libraries, which depends on threads"),
+    *(
+        (name, "special", "parts of complex numbers that are not finite, or overflow, meet in another order of steps")
+        for name in (
+            *(
+                "*mul*",
+                "add*mm*",
+                "addmv",
+                "mv",
+                "matmul",
+                "nn.functional.linear",
+                "addbmm",
+                "cross",
+                "cov",
+                "tensordot",
+            ),
+            *("*pow*", "*div*", "reciprocal", "ldexp", "cumsum", "log1p", "logcumsumexp", "istft", "logdet", "renorm"),
+            *("a*sin*", "a*cos*", "a*tan*", "triangular_solve", "*normalize", "masked.var", "masked.std", "corrcoef"),
+        )
+    ),
+    ("to_sparse", "special", "the CPU multiplies complex numbers by one"),
+    ("nn.functional.binary_cross_entropy_with_logits", "special", "an infinite target, beside a weight"),
+    ("special.zeta", "special", "an infinite exponent of a base below zero"),
+    ("digamma", "special", "next to overflow"),
+    ("torch._scaled_mm*", "special", "what is too large for 8 bits is their largest number, as on torch's GPUs"),
+    ("torch._scaled_mm*", "vmap", "judged with flip, which the CPU lacks"),
+    ("as_strided_scatter", "mixed", "into a tensor of the CPU, whose result is there"),
     ("ldexp", "strides", "the CPU's result is a product, with a power that is laid out anew"),
     ("*pixel_shuffle", "strides", "of a factor of one torch's composition copies the view as it lies"),
     ("norm*", "results", "torch.norm has another path for `mps`, as on a Mac, which refuses a dtype"),
