@@ -6,11 +6,13 @@
 #include <c10/util/Exception.h>
 
 #include <algorithm>
+#include <array>
 #include <atomic>
+#include <cstdio>
 #include <memory>
 #include <mutex>
 #include <set>
-#include <sstream>
+#include <string>
 #include <vector>
 
 namespace portable_mps {
@@ -32,11 +34,12 @@ size_t round_up(size_t value, size_t multiple) {
   return (value + multiple - 1) / multiple * multiple;
 }
 
+// Not with a stream: some toolchains link the C++ library's half into us, whose streams crash on a
+// floating-point number beside torch's.
 std::string mebibytes(size_t bytes) {
-  std::ostringstream text;
-  text.precision(2);
-  text << std::fixed << static_cast<double>(bytes) / (1 << 20) << " MiB";
-  return text.str();
+  std::array<char, 40> text{};
+  std::snprintf(text.data(), text.size(), "%.2f MiB", static_cast<double>(bytes) / (1 << 20));
+  return text.data();
 }
 
 // A run of bytes inside a slab; the blocks of a slab form a list in address order.
