@@ -201,6 +201,8 @@ class MatrixKernel:
         each = threads if per_thread else threads // rows
         groups = batch if columns is None else batch * -(-columns // each)
         dtype = matrices[0].dtype
+        if dtype not in _LAPACK:  # of an operator whose checked argument was empty
+            raise NotImplementedError(f"\"linalg\" not implemented for '{scalar_type(dtype)}'")
         arguments: list[Any] = []
         for matrix in matrices:
             arguments += [matrix, *matrix.stride()]
