@@ -462,9 +462,11 @@ def _into(
 def index_add_out(
     self: torch.Tensor, dim: int, index: torch.Tensor, source: torch.Tensor, *, alpha: float = 1, out: torch.Tensor
 ) -> torch.Tensor:
-    separate(out, index, source)
     refuse_as_cpu("index_add", self.dtype, torch.int64, self.dtype)
-    scaled = source if alpha == 1 else combining(source) * alpha
+    scaled = source
+    if alpha != 1:
+        separate(out, index, source)  # which the scaled copy would not show
+        scaled = combining(source) * alpha
     if scaled.dtype != source.dtype:
         check_source("index_add", self, wrapped_dim(dim, self.dim()), index, source)
         scaled = scaled.to(source.dtype)

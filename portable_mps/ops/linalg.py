@@ -104,8 +104,7 @@ def register_outputs(name: str, function: Callable[..., Any], *outputs: str, cas
 
     def into(*args: Any, **kwargs: Any) -> Any:
         given = [kwargs.pop(output) for output in outputs]
-        for out in given:
-            on_device(out)
+        on_device(*given)
         results = function(*args, **kwargs)
         for out, result in zip(given, results if len(given) > 1 else (results,), strict=True):
             (castable if casts else written)(out, result.dtype)

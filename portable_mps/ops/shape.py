@@ -68,8 +68,7 @@ def cat_out(tensors: Sequence[torch.Tensor], dim: int = 0, *, out: torch.Tensor)
     if not tensors:
         raise ValueError("torch.cat(): expected a non-empty list of Tensors")
     castable(out, functools.reduce(torch.promote_types, [t.dtype for t in tensors]), TypeError)
-    for tensor in tensors:
-        on_device(tensor)
+    on_device(*tensors)
     separate(out, *tensors)
     # Empty vectors are let through whatever the others' shape, as torch has always done.
     parts = [t for t in tensors if t.dim() != 1 or t.size(0) != 0]
