@@ -58,6 +58,9 @@ def _describe(adapter: Adapter, is_chosen: bool) -> list[str]:
     for label, name in (("float16", "float16"), ("float64", "float64"), ("int64", "shaderInt64")):
         lines.append(f"  {label:<12} {'yes' if features[name] else 'no'}")
     lines.append(f"  matrices     {shapes}")
+    if adapter.workgroup_matrices:
+        types = sorted({f"{a}->{result}" for a, result, _ in adapter.workgroup_matrices})
+        lines.append(f"               of whole workgroups: {', '.join(types)}")
     if adapter.missing:
         lines.append(f"  unusable     lacks {', '.join(adapter.missing)}")
     return lines

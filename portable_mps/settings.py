@@ -25,6 +25,11 @@ def adapter() -> str | None:
     return os.environ.get("PORTABLE_MPS_ADAPTER") or None
 
 
+def matrix_engine() -> str | None:
+    """PORTABLE_MPS_MATRIX: `workgroup`, `subgroup` or `plain` instead of the best that the adapter has."""
+    return os.environ.get("PORTABLE_MPS_MATRIX") or None
+
+
 def local_rank() -> int | None:
     """LOCAL_RANK, as `torchrun` sets it: picks one adapter for each process of a machine."""
     value = os.environ.get("LOCAL_RANK")

@@ -14,13 +14,15 @@ from typing import Any
 
 from portable_mps import settings
 
-# Feature structs newer than the bindings, by extension: their sType. Each is {sType, pNext, up to three bools}.
+# Feature structs newer than the bindings, by extension: their sType. Each is {sType, pNext, up to eight bools}.
 # slangpy's shader cache calls pipeline_binary's functions wherever the driver has them, so it must be enabled.
 _NEWER_FEATURES = {
     "VK_KHR_shader_bfloat16": 1000141000,
     "VK_KHR_maintenance5": 1000470000,
     "VK_KHR_pipeline_binary": 1000483000,
+    "VK_NV_cooperative_matrix2": 1000593000,
 }
+_FLEXIBLE_DIMENSIONS = 1000593001  # sType of VkCooperativeMatrixFlexibleDimensionsPropertiesNV
 EXTENSIONS = (
     "VK_KHR_cooperative_matrix",
     *_NEWER_FEATURES,
@@ -49,7 +51,9 @@ class Adapter:
     cores is how many units compute independently (compute units, streaming multiprocessors, shader cores; processors
     for a software driver), 0 where the driver does not tell. memory is the size of its largest device-local heap in
     bytes, max_buffer the most bytes that a buffer may have, sure_allocation up to how many the driver promises to give
-    in one piece, coop_matrices the supported (M, N, K, A type, result type) shapes at subgroup scope.
+    in one piece, coop_matrices the supported (M, N, K, A type, result type) shapes at subgroup scope, and
+    workgroup_matrices, by (A type, result type, threads of the workgroup), what M, N and K must be multiples of at
+    workgroup scope.
     """
 
     index: int
@@ -69,6 +73,7 @@ class Adapter:
     timestamp_period_ns: float
     features: dict[str, bool]
     coop_matrices: tuple[tuple[int, int, int, str, str], ...] = ()
+    workgroup_matrices: dict[tuple[str, str, int], tuple[int, int, int]] = field(default_factory=dict)
     handle: Any = field(default=None, repr=False, compare=False)
 
     @property
@@ -274,6 +279,8 @@ def _describe(index: int, handle: Any) -> Adapter:
         "float32_atomics": "atomics" in structs and bool(structs["atomics"].shaderBufferFloat32AtomicAdd),
         "cooperative_matrix": "cooperative" in structs and bool(structs["cooperative"].cooperativeMatrix),
         "bfloat16": "VK_KHR_shader_bfloat16" in extensions,
+        # Conversions, tensor addressing and the rest of it: the kernels use all but the reductions in 2 x 2 blocks.
+        "workgroup_matrix": all(_flags(structs.get("VK_NV_cooperative_matrix2"), 7)),
     }
     heaps = vk.vkGetPhysicalDeviceMemoryProperties(handle)
     limits = properties.limits
@@ -299,24 +306,64 @@ def _describe(index: int, handle: Any) -> Adapter:
         timestamp_period_ns=limits.timestampPeriod,
         features=features,
         coop_matrices=_cooperative_shapes(handle) if features["cooperative_matrix"] else (),
+        workgroup_matrices=_workgroup_granularity(handle) if features["workgroup_matrix"] else {},
         handle=handle,
     )
 
 
+def _flags(struct: Any, count: int) -> list[bool]:
+    """The bools of a feature struct that the bindings do not know; one False where the driver lacks it."""
+    if struct is None:
+        return [False]
+    words = _vulkan().ffi.cast("uint32_t*", struct)
+    return [bool(words[4 + i]) for i in range(count)]  # behind sType, padding and pNext
+
+
+_COMPONENTS = dict(enumerate(("f16", "f32", "f64", "i8", "i16", "i32", "i64", "u8", "u16", "u32", "u64")))
+_COMPONENTS |= {1000141000: "bf16", 1000491002: "e4m3", 1000491003: "e5m2"}
+_SUBGROUP_SCOPE, _WORKGROUP_SCOPE = 3, 2
+
+
+def _component(number: int) -> str:
+    return _COMPONENTS.get(number, str(number))
+
+
 def _cooperative_shapes(handle: Any) -> tuple[tuple[int, int, int, str, str], ...]:
     vk = _vulkan()
-    kinds = ("f16", "f32", "f64", "i8", "i16", "i32", "i64", "u8", "u16", "u32", "u64")
-    names = dict(enumerate(kinds)) | {1000141000: "bf16"}
     try:
         query = vk.vkGetInstanceProcAddr(_instance(), "vkGetPhysicalDeviceCooperativeMatrixPropertiesKHR")
         rows = query(handle)
-    except Exception:  # the bindings of some versions lack the entry point; the GEMM then takes its SIMT kernel
+    except Exception:  # the bindings of some versions lack the entry point; products then take the plain engine
         return ()
     return tuple(
-        (r.MSize, r.NSize, r.KSize, names.get(r.AType, str(r.AType)), names.get(r.ResultType, str(r.ResultType)))
+        (r.MSize, r.NSize, r.KSize, _component(r.AType), _component(r.ResultType))
         for r in rows
-        if r.scope == 3  # VK_SCOPE_SUBGROUP_KHR
+        if r.scope == _SUBGROUP_SCOPE
     )
+
+
+def _workgroup_granularity(handle: Any) -> dict[tuple[str, str, int], tuple[int, int, int]]:
+    """`Adapter.workgroup_matrices`, asked of a function that the bindings do not know."""
+    from vulkan._vulkan import ffi, lib
+
+    name = b"vkGetPhysicalDeviceCooperativeMatrixFlexibleDimensionsPropertiesNV"
+    address = lib.vkGetInstanceProcAddr(_instance(), ffi.new("char[]", name))
+    if address == ffi.NULL:
+        return {}
+    query = ffi.cast("int32_t (*)(void*, uint32_t*, void*)", address)
+    count = ffi.new("uint32_t*")
+    query(handle, count, ffi.NULL)
+    words = 14  # of the struct: sType, padding, pNext (2), granularities (3), types (4), saturating, scope, invocations
+    rows = ffi.new("uint32_t[]", words * count[0])
+    for i in range(count[0]):
+        rows[words * i] = _FLEXIBLE_DIMENSIONS
+    query(handle, count, rows)
+    result = {}
+    for i in range(count[0]):
+        m, n, k, a, _, _, sum_type, saturating, scope, threads = rows[words * i + 4 : words * (i + 1)]
+        if scope == _WORKGROUP_SCOPE and not saturating:
+            result[_component(a), _component(sum_type), threads] = (m, n, k)
+    return result
 
 
 # What csrc/recorder.cpp calls.
