@@ -34,7 +34,8 @@ def run(script: Path, arguments: Sequence[str], trace: Path | None, with_operato
     profiler.when_opened(lambda: _begin(clock))
     with _operators(with_operators) as host:
         status = run_script(script, arguments)
-        finished = profiler.stop()
+        # A script without torch has loaded nothing that could be asked.
+        finished = profiler.stop() if "portable_mps.runtime.device" in sys.modules else None
     dispatches = finished.dispatches if finished is not None else []
     sys.stdout.flush()
     print(report(dispatches, rows))
@@ -61,13 +62,10 @@ def run_script(script: Path, arguments: Sequence[str]) -> int:
             return end.code or 0
         print(end.code, file=sys.stderr)
         return 1
-    except KeyboardInterrupt:
-        traceback.print_exc()
-        return 130
     except BaseException as error:
         # Without the lines above, which are not the script's.
         traceback.print_exception(error.with_traceback(error.__traceback__ and error.__traceback__.tb_next))
-        return 1
+        return 130 if isinstance(error, KeyboardInterrupt) else 1
     return 0
 
 
@@ -177,9 +175,10 @@ def report(dispatches: Sequence[Dispatch], rows: int) -> str:
     busy = sum(dispatch.end_ns - dispatch.start_ns for dispatch in dispatches)
     span = dispatches[-1].end_ns - dispatches[0].start_ns
     idle = gaps(dispatches)
+    idle_ms = sum(gap for gap, _ in idle) / 1e6
     lines = [
-        f"{len(dispatches)} dispatches: busy {busy / 1e6:.3f} ms of {span / 1e6:.3f} ms "
-        f"({busy / span if span else 1:.1%}), idle {sum(gap for gap, _ in idle) / 1e6:.3f} ms in {len(idle)} gaps",
+        f"{_count(len(dispatches), 'dispatch', 'es')}: busy {busy / 1e6:.3f} ms of {span / 1e6:.3f} ms "
+        f"({busy / span if span else 1:.1%}), idle {idle_ms:.3f} ms in {_count(len(idle), 'gap')}",
         "",
         *_kernels(dispatches, busy, rows),
         "",
@@ -191,6 +190,10 @@ def report(dispatches: Sequence[Dispatch], rows: int) -> str:
     return "\n".join(lines)
 
 
+def _count(number: int, what: str, plural: str = "s") -> str:
+    return f"{number} {what}{plural if number != 1 else ''}"
+
+
 def _kernels(dispatches: Sequence[Dispatch], busy: float, rows: int) -> list[str]:
     """The table of kernels; those beyond `rows` are one line."""
     times: dict[str, list[float]] = {}
@@ -199,7 +202,7 @@ def _kernels(dispatches: Sequence[Dispatch], busy: float, rows: int) -> list[str
     ordered = sorted(times.items(), key=lambda item: -sum(item[1]))
     shown = ordered[:rows]
     if rest := ordered[rows:]:
-        shown.append((f"{len(rest)} other kernels", [duration for _, durations in rest for duration in durations]))
+        shown.append((_count(len(rest), "other kernel"), [each for _, durations in rest for each in durations]))
     width = max(len(name) for name, _ in [("kernel", []), *shown])
     lines = [f"{'kernel':<{width}} {'dispatches':>10} {'total ms':>10} {'mean us':>10} {'share':>6}"]
     for name, durations in shown:

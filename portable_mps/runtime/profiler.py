@@ -42,11 +42,12 @@ last: dict[str, KernelTime] = {}
 class Profiler:
     """Times every dispatch of a stream from its start to `stop`.
 
-    A barrier around each keeps dispatches apart, which otherwise may overlap, and each is recorded by slangpy, which takes
-    the host longer than usual: the times are those of kernels that run alone, and the idle times between them are
-    upper bounds. While more than _POOLS * _CAPACITY timestamps are held, the device is waited for once.
+    A barrier around each keeps dispatches apart, which otherwise may overlap, and slangpy records each, which takes the
+    host longer than usual: the times are those of kernels that run alone, and the idle times between them are upper
+    bounds. When _POOLS * _CAPACITY timestamps are held, the device is waited for to read them.
 
-    keep: whether `dispatches` has each of them, in order; otherwise a long profile takes no more memory than a short one.
+    keep: whether `dispatches` has each of them, in order; otherwise a long profile takes no more memory than a short
+    one.
     """
 
     def __init__(self, stream: Any, raw: Any, wait_until_completed: bool, keep: bool = False) -> None:
