@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from suite import page, processes
+from suite.case import Case
 from suite.families import FAMILIES
 from suite.selection import select
 from suite.side import Order
@@ -47,36 +48,44 @@ def _side(device: str, cases: list[str], options: argparse.Namespace) -> process
     return processes.run_side(order, options.limit, report)
 
 
-def measure(options: argparse.Namespace) -> dict[str, Any]:
-    """Both sides, one after the other; each case is printed as its time comes."""
-    cases = select(options.families, options.cases)
+def measure(options: argparse.Namespace, cases: dict[str, Case]) -> dict[str, Any]:
+    """Both sides, one after the other; each case is printed as its time comes.
+
+    Our side is in `--out` before the reference starts: a run that is cut short keeps it.
+    """
     other = options.reference or processes.reference()
     about, ours = _side("mps", list(cases), options)
     other_about = {"device": other, "adapter": "", "driver": "", "torch": ""}
     theirs: dict[str, dict[str, Any]] = {}
+
+    def run() -> dict[str, Any]:
+        missing = {"error": "not run", "is_missing": True}
+        return {
+            "date": datetime.datetime.now(datetime.timezone.utc).date().isoformat(),
+            "ours": about,
+            "reference": other_about,
+            "scale": options.scale,
+            "warmup_s": options.warmup,
+            "time_s": options.time,
+            "cases": [
+                {
+                    "family": key.partition("/")[0],
+                    "name": case.name,
+                    "ours": ours[key],
+                    "reference": theirs.get(key, missing),
+                }
+                for key, case in cases.items()
+            ],
+        }
+
+    if options.out:
+        options.out.write_text(json.dumps(run(), indent=1))
     if other != "none":
         try:
             other_about, theirs = _side(other, list(cases), options)
         except RuntimeError as error:  # ours are there, and worth keeping
             print(error, file=sys.stderr)
-    missing = {"error": "not run", "is_missing": True}
-    return {
-        "date": datetime.datetime.now(datetime.timezone.utc).date().isoformat(),
-        "ours": about,
-        "reference": other_about,
-        "scale": options.scale,
-        "warmup_s": options.warmup,
-        "time_s": options.time,
-        "cases": [
-            {
-                "family": key.partition("/")[0],
-                "name": case.name,
-                "ours": ours[key],
-                "reference": theirs.get(key, missing),
-            }
-            for key, case in cases.items()
-        ],
-    }
+    return run()
 
 
 def main() -> int:
@@ -100,7 +109,7 @@ def main() -> int:
             return 0
         start = time.perf_counter()
         try:
-            run = measure(options)
+            run = measure(options, chosen)
         except RuntimeError as error:
             commands.exit(2, f"{error}\n")
         print(f"{len(chosen)} cases in {(time.perf_counter() - start) / 60:.1f} min")
