@@ -11,10 +11,10 @@ from collections.abc import Iterator
 import torch
 
 from portable_mps.dispatch.launch import check_turns, grid, launch
+from portable_mps.dispatch.products import product
 from portable_mps.dispatch.promotion import storage, summed_in
 from portable_mps.dispatch.registry import implements, reserve
 from portable_mps.dispatch.rows import THREADS, threads_along
-from portable_mps.ops.matmul import product
 from portable_mps.runtime.kernel import Template
 
 _SIZES = "IIII"

@@ -14,10 +14,10 @@ from torch._prims_common import suggest_memory_format
 
 from portable_mps.dispatch.checks import COMPLEX, FLOATS, INTEGERS, require_dtype
 from portable_mps.dispatch.launch import check_turns, grid, launch
+from portable_mps.dispatch.products import product, summed_product
 from portable_mps.dispatch.promotion import storage, summed_in
 from portable_mps.dispatch.registry import implements, register
 from portable_mps.dispatch.strided import resized
-from portable_mps.ops.matmul import product, summed_product
 from portable_mps.runtime.kernel import Template
 
 _LAYOUT = "QQQQ" + "i" * 22
