@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
@@ -36,6 +36,27 @@ _product = _templates("matmul", "matmul", counted=False)
 _split = _templates("matmul", "matmul", counted=False, more="ii")
 _tiny = _templates("matmul_tiny", "tiny", counted=True)
 _combine = _templates("matmul_combine", "combine", counted=True)
+_by_columns = _templates("matvec", "by_columns", counted=False)
+_by_rows = _templates("matvec", "by_rows", counted=False)
+_by_columns_split = _templates("matvec", "by_columns", counted=False, more="ii")
+_by_rows_split = _templates("matvec", "by_rows", counted=False, more="ii")
+_FEW_ROWS = 4  # up to which a product is bound by reading the other operand
+_VECTOR_WIDTH, _VECTOR_COLUMNS = 32, 8  # threads of matvec.slang's workgroups, along the contiguous dimension and not
+
+
+class Finish(NamedTuple):
+    """An elementwise function of a product: in Slang, of x, in the accumulated type ACC; and what to import for it."""
+
+    expression: str = "x"
+    module: str = ""
+
+    @property
+    def defines(self) -> dict[str, str]:
+        imported = {"FINISH_MODULE": self.module} if self.module else {}
+        return {"FINISH(x)": self.expression, **imported}
+
+
+AS_IS = Finish()
 
 
 def product(
@@ -45,25 +66,28 @@ def product(
     added: torch.Tensor | None = None,
     alpha: float = 1.0,
     beta: float = 0.0,
-    finish: str = "x",
+    finish: Finish = AS_IS,
 ) -> None:
     """out = finish(alpha * a @ b + beta * added).
 
     a (batch, m, k), b (batch, k, n), out (batch, m, n), one dtype; added broadcasts to out. Any strides. Accumulates in
     float32 for half types, in the dtype's own width otherwise; float32 as torch.set_float32_matmul_precision says. a
-    and b may be of two 8-bit float dtypes, and b of any that a's accumulator holds; out is then float32. finish: an
-    elementwise function of x in Slang, of the accumulated type, applied before the result is rounded.
+    and b may be of two 8-bit float dtypes, and b of any that a's accumulator holds; out is then float32. finish is
+    applied before the result is rounded.
     """
     batch, m, k = a.shape
     n = b.shape[2]
     if out.numel() == 0:
         return
-    if k == 0 and finish == "x":
+    if k == 0 and finish is AS_IS:
         out.zero_() if added is None or beta == 0 else torch.mul(added.expand_as(out), beta, out=out)
         return
     if out.is_complex():
         return _complex_product(a, b, out, added, alpha, beta)
-    if out.stride(2) != 1 and out.stride(1) == 1 and m > 1:  # by columns: the transposed product lies by rows
+    if out.stride(2) != 1 and out.stride(1) == 1 and m > _FEW_ROWS:  # by columns: the transposed product lies by rows
+        turned = None if added is None else added.expand_as(out).transpose(1, 2)
+        return product(b.transpose(1, 2), a.transpose(1, 2), out.transpose(1, 2), turned, alpha, beta, finish)
+    if n <= _FEW_ROWS < m:  # columns are rows of the transposed product
         turned = None if added is None else added.expand_as(out).transpose(1, 2)
         return product(b.transpose(1, 2), a.transpose(1, 2), out.transpose(1, 2), turned, alpha, beta, finish)
     if batch > _MAX_BATCH and not _is_tiny(m, n, k):
@@ -111,7 +135,7 @@ def _product_in_parts(
     added: torch.Tensor | None,
     alpha: float,
     beta: float,
-    finish: str,
+    finish: Finish,
 ) -> None:
     """`product` over parts of the inner dimension, in the accumulator's dtype; the last applies `finish`."""
     total = torch.zeros(out.shape, dtype=summed_in(out.dtype), device=out.device)
@@ -141,7 +165,7 @@ class _Plan:
         d: torch.Tensor | None,
         alpha: float,
         beta: float,
-        finish: str,
+        finish: Finish,
     ) -> None:
         self._convert = _conversion(a, b)
         self._align_a = self._align_b = False
@@ -150,7 +174,7 @@ class _Plan:
             a, b = self._convert(a, b)
         batch, m, k = a.shape
         n = b.shape[2]
-        types = _types(a, b, out.dtype) | {"FINISH(x)": finish}
+        types = _types(a, b, out.dtype) | finish.defines
         added: tuple[Any, ...] = ()
         batches: tuple[int, ...] = (a.stride(0), b.stride(0), out.stride(0))
         if d is not None:
@@ -164,6 +188,9 @@ class _Plan:
             sizes = (m, n, k, *a.stride()[1:], *b.stride()[1:], *result)
             groups = grid(-(-out.numel() // 256))
             self._main = Prepared(_tiny[scaled], groups, (*batches, out.numel(), *sizes, *added), TINY=1, **variant)
+            return
+        if m <= _FEW_ROWS and a.dtype not in _FLOAT8:
+            self._plan_vector(a, b, out, variant, scaled, (batches, added))
             return
         choice = _choose(a, b, types["ACC"])
         tile = choice.tile
@@ -179,22 +206,72 @@ class _Plan:
             key = variant | _layout(a, b, out, tile, k, in_place)
             self._main = Prepared(_product[scaled], groups, (*batches, *sizes, *added), **key)
             return
-        wide = summed_in(out.dtype)
-        self._parts = (batch * choice.splits, m, n), wide
-        partial = torch.empty((1, m, n), dtype=wide, device=out.device)
-        key = {"SCALED": 0, "SPLIT": 1, **_types(a, b, wide), "FINISH(x)": "x"}
+        key = self._plan_parts(a, b, out, variant, scaled, (batches, added), choice.splits)
+        partial = torch.empty((1, m, n), dtype=summed_in(out.dtype), device=out.device)
         key |= _layout(a, b, partial, tile, choice.part, in_place=False)
         numbers = (*batches[:2], m * n, *sizes[:-2], n, 1, choice.splits, choice.part)
         self._main = Prepared(_split[""], groups, numbers, **key)
-        sizes = (m, n, choice.splits, 0, 0, 0, 0, *result)
+
+    def _plan_parts(
+        self,
+        a: torch.Tensor,
+        b: torch.Tensor,
+        out: torch.Tensor,
+        variant: dict[str, Any],
+        scaled: str,
+        numbers: tuple[tuple[int, ...], tuple[Any, ...]],
+        splits: int,
+    ) -> dict[str, Any]:
+        """Plan how `splits` parts of K are added up; the compile key's types for the dispatch that makes them."""
+        batches, added = numbers
+        batch, m, n = out.shape
+        wide = summed_in(out.dtype)
+        self._parts = (batch * splits, m, n), wide
         sums = storage(wide)
-        variant |= {"A_T": sums.type, "B_T": sums.type, "TINY": 1}
+        sizes = (m, n, splits, 0, 0, 0, 0, out.stride(1), out.stride(2))
         self._combine = Prepared(
             _combine[scaled],
             grid(-(-out.numel() // 256)),
             (0, 0, *batches[2:], out.numel(), *sizes, *added),
-            **variant,
+            **(variant | {"A_T": sums.type, "B_T": sums.type, "TINY": 1}),
         )
+        return {"SCALED": 0, "SPLIT": 1, **_types(a, b, wide), **AS_IS.defines}
+
+    def _plan_vector(
+        self,
+        a: torch.Tensor,
+        b: torch.Tensor,
+        out: torch.Tensor,
+        variant: dict[str, Any],
+        scaled: str,
+        numbers: tuple[tuple[int, ...], tuple[Any, ...]],
+    ) -> None:
+        """Plan a product of a few rows, which is bound by reading b: enough workgroups to keep memory busy."""
+        batches, added = numbers
+        batch, m, k = a.shape
+        n = b.shape[2]
+        by_rows = _contiguous(b) == 1
+        word = 16 // b.element_size() if b.element_size() < 8 and _is_vector(b, 16) else 1
+        columns = _VECTOR_COLUMNS if by_rows else _VECTOR_WIDTH * word
+        across = -(-n // columns)
+        # What a workgroup reads at a time; K is split while each part has several times that.
+        step = _VECTOR_WIDTH * word * 4 if by_rows else _VECTOR_COLUMNS * 4
+        wanted = 8 * (device.current().adapter.cores or tiles.CORES)
+        splits = max(1, min(wanted // (across * batch), k // (4 * step), _MAX_BATCH // batch))
+        part = -(-k // (splits * step)) * step
+        splits = -(-k // part)
+        groups = (*(grid(across)[:2] if by_rows else (across, 1)), batch * splits)
+        more = {"ROWS": m, "WORD": word, "B_BYTES": b.element_size()}
+        sizes = (m, n, k, *a.stride()[1:], *_pitches(b))
+        if splits == 1:
+            plain = (_by_rows if by_rows else _by_columns)[scaled]
+            self._main = Prepared(
+                plain, groups, (*batches, *sizes, out.stride(1), out.stride(2), *added), **variant, **more
+            )
+            return
+        key = self._plan_parts(a, b, out, variant, scaled, numbers, splits)
+        split = (_by_rows_split if by_rows else _by_columns_split)[""]
+        self._main = Prepared(split, groups, (*batches[:2], m * n, *sizes, n, 1, splits, part), **key, **more)
 
     def run(self, a: torch.Tensor, b: torch.Tensor, out: torch.Tensor, d: torch.Tensor | None) -> None:
         """Record the dispatches for these tensors, which have the plan's shapes, strides and alignment."""

@@ -20,7 +20,7 @@ from portable_mps.runtime.adapter import Adapter
 
 _SPLITS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32)
 _UNROLLED = (16, 12, 8, 6, 4, 3, 2, 1)
-_CORES = 64  # where the driver does not tell
+CORES = 64  # where the driver does not tell
 # Of one core, in multiply-adds: filling and draining a tile's pipeline (per element of it), a byte of memory, a launch.
 _PIPELINE, _BYTE, _LAUNCH = 96, 50, 3_500_000
 
@@ -154,7 +154,7 @@ def fitting(shape: Shape, engine: str) -> list[Tile]:
 
 def choices(shape: Shape, engine: str) -> Iterator[tuple[float, Choice]]:
     """Every tile and split that could serve, with its modelled time in multiply-adds of one core."""
-    cores = device.current().adapter.cores or _CORES
+    cores = device.current().adapter.cores or CORES
     for tile in fitting(shape, engine):
         tiles = math.ceil(shape.m / tile.m) * math.ceil(shape.n / tile.n) * shape.batch
         for splits in _SPLITS:

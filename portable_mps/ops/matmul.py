@@ -6,7 +6,7 @@ import torch
 
 from portable_mps.dispatch.checks import FLOATS, INTEGERS, require_dtype
 from portable_mps.dispatch.pointwise import Pointwise
-from portable_mps.dispatch.products import product, shares
+from portable_mps.dispatch.products import AS_IS, Finish, product, shares
 from portable_mps.dispatch.registry import implements
 from portable_mps.dispatch.strided import apart_or_same, on_device, separate
 
@@ -111,6 +111,18 @@ def addmm_out(
     alpha: float = 1,
     out: torch.Tensor,
 ) -> torch.Tensor:
+    return _addmm(self, mat1, mat2, beta, alpha, out)
+
+
+def _addmm(
+    self: torch.Tensor,
+    mat1: torch.Tensor,
+    mat2: torch.Tensor,
+    beta: float,
+    alpha: float,
+    out: torch.Tensor,
+    finish: Finish = AS_IS,
+) -> torch.Tensor:
     if mat1.dim() != 2 or mat2.dim() != 2:
         raise RuntimeError(f"mat1 and mat2 must be matrices, got {mat1.dim()}-D and {mat2.dim()}-D")
     check_inner(mat1, mat2)
@@ -118,7 +130,7 @@ def addmm_out(
     _check_out(out, (mat1.shape[0], mat2.shape[1]), mat1.dtype, "addmm")
     _refuse_parts(out, self, mat1, mat2)
     mat1, mat2 = _apart(mat1, out), _apart(mat2, out)
-    product(_batched(mat1), _batched(mat2), _batched(out), _batched(self.expand(out.shape)), alpha, beta)
+    product(_batched(mat1), _batched(mat2), _batched(out), _batched(self.expand(out.shape)), alpha, beta, finish)
     return out
 
 
@@ -260,6 +272,10 @@ def vdot(self: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
     return dot(self.conj(), other)
 
 
+_RELU = Finish("((x) < ACC(0) ? ACC(0) : (x))")
+_GELU = Finish("maths::gelu(x)", "lib.special")
+
+
 @implements("_addmm_activation.out")
 def addmm_activation_out(
     self: torch.Tensor,
@@ -271,6 +287,8 @@ def addmm_activation_out(
     use_gelu: bool = False,
     out: torch.Tensor,
 ) -> torch.Tensor:
+    if out.is_floating_point():
+        return _addmm(self, mat1, mat2, beta, alpha, out, _GELU if use_gelu else _RELU)
     addmm_out(self, mat1, mat2, beta=beta, alpha=alpha, out=out)
     return out.copy_(torch.nn.functional.gelu(out)) if use_gelu else out.relu_()
 
