@@ -397,12 +397,13 @@ def _layout(
         key |= {"SHIFTED": 1} if shifted else {"EDGE": 1}
     unroll, tail = tiles.unrolled(tile, depth)
     tail = tail or a.shape[2] % depth != 0
-    aligned = out.stride(1) * out.element_size() % 16 == 0 and out.data_ptr() % 16 == 0 and out.stride(2) == 1
+    aligned = out.stride(1) % unit == 0 and out.data_ptr() % 16 == 0 and out.stride(2) == 1
     return key | {
         "UNROLL": 1 if key["EDGE"] else unroll,
         "TAIL": int(tail),
         "C_E": _RESULTS[out.dtype],
-        "C_ALIGNED": int(aligned and (out.shape[0] == 1 or out.stride(0) * out.element_size() % 16 == 0)),
+        "ROUND_C(x)": "bf16_to_f32(f32_to_bf16(x))" if out.dtype == torch.bfloat16 else "x",
+        "C_ALIGNED": int(aligned and (out.shape[0] == 1 or out.stride(0) % unit == 0)),
     }
 
 

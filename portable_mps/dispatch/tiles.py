@@ -21,8 +21,9 @@ from portable_mps.runtime.adapter import Adapter
 _SPLITS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32)
 _UNROLLED = (16, 12, 8, 6, 4, 3, 2, 1)
 CORES = 64  # where the driver does not tell
-# Of one core, in multiply-adds: filling and draining a tile's pipeline (per element of it), a byte of memory, a launch.
-_PIPELINE, _BYTE, _LAUNCH = 96, 50, 3_500_000
+# Of one core, in multiply-adds: filling and draining a tile's pipeline (per element of it), a byte of memory, and one
+# more dispatch, with what it costs the host.
+_PIPELINE, _BYTE, _LAUNCH = 96, 50, 12_000_000
 
 
 @dataclass(frozen=True)
@@ -88,7 +89,7 @@ def _plain(adapter: Adapter, shape: Shape) -> Iterator[Tile]:
     rows = ((64, 64, 8, 8, 1.0),) if adapter.is_software else _PLAIN_TILES
     for m, n, tm, tn, rate in rows:
         depth = 16
-        defines = (("TM", tm), ("TN", tn), ("UNROLL", 2 if adapter.is_software else 8))
+        defines = (("TM", tm), ("TN", tn), ("UNROLL", 2 if adapter.is_software else depth))
         shared = 2 * depth * (m + 4 + n) * size
         yield Tile(PLAIN, m, n, depth, m // tm * (n // tn), shared, rate, defines)
 
@@ -134,6 +135,7 @@ _WORKGROUP_TILES = (
     (64, 128, 32, 128, 0.65),
     (128, 64, 32, 128, 0.65),
     (64, 64, 32, 128, 0.4),
+    (32, 128, 64, 128, 0.33),
 )
 _OFFERS = {PLAIN: _plain, SUBGROUP: _subgroup, WORKGROUP: _workgroup}
 
@@ -162,11 +164,21 @@ def choices(shape: Shape, engine: str) -> Iterator[tuple[float, Choice]]:
             if splits > 1 and (part < 4 * tile.k or (splits - 1) * part >= shape.k or tiles * splits > 4 * cores):
                 break
             waves = math.ceil(tiles * splits / cores)
-            time = waves * tile.m * tile.n * (part + _PIPELINE) / tile.rate
+            time = waves * tile.m * tile.n * (part + _PIPELINE) / (tile.rate * _care(tile, shape, part))
             if splits > 1:
                 sums = 4 * shape.batch * shape.m * shape.n
                 time += _LAUNCH + sums * (2 * splits + 1) * _BYTE / cores
             yield time, Choice(tile, splits, part)
+
+
+def _care(tile: Tile, shape: Shape, part: int) -> float:
+    """What is left of a tile's rate where the driver cannot run loads ahead, or must clamp them."""
+    if tile.engine != WORKGROUP:
+        return 1.0
+    unroll, tail = unrolled(tile, part)
+    tail = tail or shape.k % part != 0
+    clamped = shape.m < tile.m or shape.n < tile.n
+    return (0.65 + 0.35 * min(unroll, 16) / 16) * (0.6 if tail else 1.0) * (0.5 if clamped else 1.0)
 
 
 def choose(shape: Shape, engine: str) -> Choice | None:
