@@ -17,8 +17,8 @@ from portable_mps.runtime.kernel import Template
 # By the type that is accumulated, which alpha and beta have, too.
 _NUMBERS = {"float": "f", "double": "d", "int": "i", "int64_t": "q"}
 _MAX_BATCH = 32768  # workgroups in z
-_TINY_ELEMENTS, _TINY_DEPTH = 512, 64  # up to which a thread takes an element of the result
-_ELEMENTS = {torch.float16: "half", torch.bfloat16: "BFloat16", torch.int8: "int8_t"}
+_TINYELEMENTS, _TINY_DEPTH = 512, 64  # up to which a thread takes an element of the result
+ELEMENTS = {torch.float16: "half", torch.bfloat16: "BFloat16", torch.int8: "int8_t"}
 _RESULTS = {torch.float32: "float", torch.float16: "half", torch.bfloat16: "BFloat16", torch.int32: "int"}
 _FLOAT8 = {torch.float8_e4m3fn, torch.float8_e5m2, torch.float8_e4m3fnuz, torch.float8_e5m2fnuz}
 
@@ -174,7 +174,7 @@ class _Plan:
             a, b = self._convert(a, b)
         batch, m, k = a.shape
         n = b.shape[2]
-        types = _types(a, b, out.dtype) | finish.defines
+        types = types_of(a.dtype, b.dtype, out.dtype) | finish.defines
         added: tuple[Any, ...] = ()
         batches: tuple[int, ...] = (a.stride(0), b.stride(0), out.stride(0))
         if d is not None:
@@ -200,7 +200,7 @@ class _Plan:
             b = _realigned(b) if self._align_b else b
             batches = (a.stride(0), b.stride(0), *batches[2:])
         sizes = (m, n, k, *_pitches(a), *_pitches(b), *result)
-        groups = (-(-n // tile.n), -(-m // tile.m), batch * choice.splits)
+        groups = (*grid(-(-n // tile.n) * -(-m // tile.m))[:2], batch * choice.splits)
         if choice.splits == 1:
             in_place = d is not None and beta != 0 and d.data_ptr() == out.data_ptr()
             key = variant | _layout(a, b, out, tile, k, in_place)
@@ -235,7 +235,7 @@ class _Plan:
             (0, 0, *batches[2:], out.numel(), *sizes, *added),
             **(variant | {"A_T": sums.type, "B_T": sums.type, "TINY": 1}),
         )
-        return {"SCALED": 0, "SPLIT": 1, **_types(a, b, wide), **AS_IS.defines}
+        return {"SCALED": 0, "SPLIT": 1, **types_of(a.dtype, b.dtype, wide), **AS_IS.defines}
 
     def _plan_vector(
         self,
@@ -318,7 +318,7 @@ def _span(tensor: torch.Tensor) -> int:
 
 
 def _is_tiny(m: int, n: int, k: int) -> bool:
-    return m * n <= _TINY_ELEMENTS and k <= _TINY_DEPTH
+    return m * n <= _TINYELEMENTS and k <= _TINY_DEPTH
 
 
 def _contiguous(tensor: torch.Tensor) -> int:
@@ -358,9 +358,9 @@ def _realigned(tensor: torch.Tensor) -> torch.Tensor:
     return copy if by_rows else copy.transpose(1, 2)
 
 
-def _types(a: torch.Tensor, b: torch.Tensor, result: torch.dtype) -> dict[str, Any]:
+def types_of(a: torch.dtype, b: torch.dtype, result: torch.dtype) -> dict[str, Any]:
     """The compile key's part that every kernel of products has."""
-    a_row, b_row, result_row = storage(a.dtype, float8=True), storage(b.dtype, float8=True), storage(result)
+    a_row, b_row, result_row = storage(a, float8=True), storage(b, float8=True), storage(result)
     accumulator = "int" if a_row.compute == "bool" else a_row.compute
     fused = "fma(x, y, z)" if accumulator in ("float", "double") else "(x) * (y) + (z)"
     return {
@@ -386,7 +386,7 @@ def _layout(
     key = tile.variant | {"A_ALONG_K": int(a_along), "B_ALONG_K": int(b_along), "EDGE": 0, "SHIFTED": 0}
     if tile.engine == PLAIN:
         return key | {"VECTOR": int(_is_vector(a, 4 * a.element_size()) and _is_vector(b, 4 * b.element_size()))}
-    key |= {"A_E": _ELEMENTS[a.dtype], "B_E": _ELEMENTS[b.dtype], "ELEMENT_BYTES": a.element_size()}
+    key |= {"A_E": ELEMENTS[a.dtype], "B_E": ELEMENTS[b.dtype], "ELEMENT_BYTES": a.element_size()}
     if tile.engine == SUBGROUP:
         return key | {"VECTOR": int(_is_vector(a, 16) and _is_vector(b, 16))}
     unit = 16 // a.element_size()

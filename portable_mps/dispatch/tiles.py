@@ -154,12 +154,12 @@ def fitting(shape: Shape, engine: str) -> list[Tile]:
     return tiles
 
 
-def choices(shape: Shape, engine: str) -> Iterator[tuple[float, Choice]]:
+def choices(shape: Shape, engine: str, splits_k: bool = True) -> Iterator[tuple[float, Choice]]:
     """Every tile and split that could serve, with its modelled time in multiply-adds of one core."""
     cores = device.current().adapter.cores or CORES
     for tile in fitting(shape, engine):
         tiles = math.ceil(shape.m / tile.m) * math.ceil(shape.n / tile.n) * shape.batch
-        for splits in _SPLITS:
+        for splits in _SPLITS if splits_k else (1,):
             part = math.ceil(shape.k / (splits * tile.k)) * tile.k
             if splits > 1 and (part < 4 * tile.k or (splits - 1) * part >= shape.k or tiles * splits > 4 * cores):
                 break
@@ -181,11 +181,11 @@ def _care(tile: Tile, shape: Shape, part: int) -> float:
     return (0.65 + 0.35 * min(unroll, 16) / 16) * (0.6 if tail else 1.0) * (0.5 if clamped else 1.0)
 
 
-def choose(shape: Shape, engine: str) -> Choice | None:
-    """The tile and split for `shape`; None where the engine has no tile for it."""
+def choose(shape: Shape, engine: str, splits_k: bool = True) -> Choice | None:
+    """The tile and split for `shape`; None where the engine has no tile for it. splits_k: whether K may be split."""
     from portable_mps.dispatch import tuning
 
-    offers = list(choices(shape, engine))
+    offers = list(choices(shape, engine, splits_k))
     if not offers:
         return None
     return tuning.remembered(shape, [choice for _, choice in offers]) or min(offers, key=lambda offer: offer[0])[1]
