@@ -315,8 +315,6 @@ def forward(geometry: Geometry, image: torch.Tensor, weight: torch.Tensor, bias:
     result = image.new_empty((geometry.batch, geometry.filters, *geometry.output))
     if result.numel() == 0:
         return result
-    if image.is_complex():
-        return _complex(functools.partial(forward, geometry), image, weight, bias)
     if geometry.is_narrow:
         _direct(_forward, geometry, image.contiguous(), weight, result, bias)
         return result
@@ -349,8 +347,6 @@ def image_gradient(
     image = result.new_empty((geometry.batch, geometry.channels, *geometry.size))
     if image.numel() == 0:
         return image
-    if result.is_complex():
-        return _complex(functools.partial(image_gradient, geometry), result, weight, bias)
     if geometry.is_narrow:
         _direct(_backward_image, geometry, image, weight, result.contiguous(), bias)
         return image
@@ -374,7 +370,7 @@ def image_gradient(
 
 def result_rows(geometry: Geometry, result: torch.Tensor) -> torch.Tensor | None:
     """What both gradients read of the result's: made once for the two; None where they do not share it."""
-    if geometry.is_narrow or geometry.is_pointwise or result.is_complex() or result.numel() == 0:
+    if geometry.is_narrow or geometry.is_pointwise or result.numel() == 0:
         return None
     frame = _result_frame(geometry)
     return _rows_of(result, frame) if len(_parts(geometry, frame, _image_frame(geometry))) == 1 else None
@@ -387,8 +383,6 @@ def weight_gradient(
     weight = image.new_empty(shape)
     if weight.numel() == 0 or geometry.batch == 0 or geometry.spots == 0:
         return weight.zero_()
-    if image.is_complex():
-        return _complex(lambda a, b, _: weight_gradient(geometry, a, b, shape), image.conj(), result, None)
     if geometry.is_narrow:
         _direct(_backward_weight, geometry, image.contiguous(), weight, result.contiguous())
         return weight
@@ -421,14 +415,6 @@ def weight_gradient(
     taps = total.view(geometry.filters, geometry.taps, run)[:, :, : geometry.channels // groups]
     weight.flatten(2).copy_(taps.transpose(1, 2))
     return weight
-
-
-def _complex(function: Any, first: torch.Tensor, second: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
-    """A bilinear function of complex tensors by its real parts, plus a bias."""
-    first, second = first.resolve_conj(), second.resolve_conj()
-    (a, b), (c, d) = ((t.real.contiguous(), t.imag.contiguous()) for t in (first, second))
-    result = torch.complex(function(a, c, None) - function(b, d, None), function(a, d, None) + function(b, c, None))
-    return result if bias is None else result + bias.view(1, -1, *[1] * (result.dim() - 2))
 
 
 def _direct(

@@ -8,13 +8,13 @@ import torch
 from torch._prims_common import suggest_memory_format
 
 from portable_mps.dispatch import convolution as launcher
-from portable_mps.dispatch.checks import COMPLEX, FLOATS, INTEGERS, require_dtype
+from portable_mps.dispatch.checks import FLOATS, INTEGERS, require_dtype
 from portable_mps.dispatch.convolution import Geometry
 from portable_mps.dispatch.registry import implements, register
 from portable_mps.dispatch.strided import resized
 
-_SLOW = FLOATS | COMPLEX | {torch.int64}
-_SMALL = {torch.float32, torch.float16, torch.bfloat16, torch.complex64, torch.complex32}
+_SLOW = FLOATS | {torch.int64}
+_SMALL = {torch.float32, torch.float16, torch.bfloat16}
 
 
 def _three(values: Sequence[int], fill: int) -> tuple[int, ...]:
@@ -131,10 +131,6 @@ def _memory_format(input: torch.Tensor, weight: torch.Tensor) -> torch.memory_fo
     return torch.channels_last_3d if is_small and torch.channels_last_3d in formats else torch.contiguous_format
 
 
-def _gradients_format(input: torch.Tensor, weight: torch.Tensor) -> torch.memory_format:
-    return torch.contiguous_format if input.is_complex() else _memory_format(input, weight)
-
-
 @implements("_convolution")
 def _convolution(
     input: torch.Tensor,
@@ -230,7 +226,7 @@ def convolution_backward(
         arguments = (bias_sizes, stride, padding, dilation, transposed, output_padding, groups, output_mask)
         grads = convolution_backward(grad_output.unsqueeze(0), input.unsqueeze(0), weight, *arguments)
         return (None if grads[0] is None else grads[0].squeeze(0), *grads[1:])
-    memory_format = _gradients_format(input, weight)
+    memory_format = _memory_format(input, weight)
     weight = weight.contiguous()
     wide_grad, wide_input, taps = _with_three(grad_output), _with_three(input), weight.flatten(2)
     image, result = (wide_grad, wide_input) if transposed else (wide_input, wide_grad)
