@@ -12,13 +12,12 @@ import functools
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import torch
 
 from portable_mps.dispatch import engines, tiles
 from portable_mps.dispatch.engines import PLAIN, SUBGROUP, WORKGROUP
-from portable_mps.dispatch.launch import check_turns, grid, launch
+from portable_mps.dispatch.launch import Prepared, check_turns, grid, launch
 from portable_mps.dispatch.products import ELEMENTS, product, types_of
 from portable_mps.dispatch.promotion import storage, summed_in
 from portable_mps.dispatch.strided import word
@@ -97,6 +96,7 @@ def _padded(channels: int) -> int:
     return -(-channels // _UNIT) * _UNIT
 
 
+@functools.lru_cache(maxsize=4096)
 def _image_frame(geometry: Geometry) -> _Frame:
     """What the forward pass reads of the image."""
     reach = [
@@ -106,6 +106,7 @@ def _image_frame(geometry: Geometry) -> _Frame:
     return _Frame(tuple(-p for p in geometry.padding), tuple(reach), _padded(geometry.channels))
 
 
+@functools.lru_cache(maxsize=4096)
 def _result_frame(geometry: Geometry) -> _Frame:
     """What both gradients read of the result's: itself, and zeros where taps of the image's border lie outside."""
     first, size = [], []
@@ -127,24 +128,30 @@ def _result_frame(geometry: Geometry) -> _Frame:
 
 def _rows_of(tensor: torch.Tensor, frame: _Frame) -> torch.Tensor:
     """(batch, channels, *size) as padded rows of channels; itself, if it lies so."""
-    size = tensor.shape[2:]
-    as_is = (
-        frame.channels == tensor.shape[1]
-        and frame.size == tuple(size)
-        and set(frame.first) == {0}
-        and tensor.permute(0, 2, 3, 4, 1).is_contiguous()
-        and tensor.data_ptr() % 16 == 0
-    )
-    if as_is:
+    prepared = _layout(tensor.shape, tensor.stride(), tensor.dtype, frame)
+    if prepared is None and tensor.data_ptr() % 16 == 0:
         return tensor
     rows = torch.empty((tensor.shape[0], *frame.size, frame.channels), dtype=tensor.dtype, device=tensor.device)
+    if prepared is None:
+        rows.copy_(tensor.permute(0, 2, 3, 4, 1))
+    else:
+        prepared.record((tensor, rows), (tensor,), (rows,))
+    return rows
+
+
+@functools.lru_cache(maxsize=4096)
+def _layout(shape: torch.Size, strides: tuple[int, ...], dtype: torch.dtype, frame: _Frame) -> Prepared | None:
+    """The dispatch that makes rows of channels of an image; None where it lies so."""
+    batch, channels, *size = shape
+    as_is = (frame.channels, *frame.strides) == (channels, strides[0], *strides[2:]) and strides[1] == 1
+    if as_is and frame.size == tuple(size) and set(frame.first) == {0}:
+        return None
     blocks = -(-frame.channels // _CHANNELS) * -(-frame.size[0] * frame.size[1] * frame.size[2] // _SPOTS)
     before = tuple(-first for first in frame.first)
-    arguments = (tensor, rows, *tensor.stride(), tensor.shape[1], *size, frame.channels, *frame.size, *before)
-    groups = (*grid(blocks)[:2], tensor.shape[0])
-    by_channel = int(tensor.stride(1) == 1 and tensor.shape[1] > 1)
-    launch(_rows, groups, arguments, reads=(tensor,), writes=(rows,), T=word(tensor.dtype), BY_CHANNEL=by_channel)
-    return rows
+    numbers = (*strides, channels, *size, frame.channels, *frame.size, *before)
+    by_channel = int(strides[1] == 1 and channels > 1)
+    groups = (*grid(blocks)[:2], batch)
+    return Prepared(_rows, groups, numbers, T=word(dtype), BY_CHANNEL=by_channel)
 
 
 # Tables of offsets ---------------------------------------------------------------------------------------------------
@@ -229,7 +236,7 @@ def _phases(geometry: Geometry) -> tuple[_Tables, ...]:
     return tuple(tables)
 
 
-# Gathered products ---------------------------------------------------------------------------------------------------
+# Gathered products ----------------------------------------------------------------------------------------------------
 
 
 def _choose(groups: int, m: int, n: int, k: int, dtype: torch.dtype, along_k: bool, splits: bool) -> tiles.Choice:
@@ -238,22 +245,51 @@ def _choose(groups: int, m: int, n: int, k: int, dtype: torch.dtype, along_k: bo
     if engine == WORKGROUP:
         engine = SUBGROUP if engines.has(device.current().adapter, SUBGROUP, dtype) else PLAIN
     shape = tiles.Shape(groups, m, n, k, along_k, along_k, dtype, types_of(dtype, dtype, dtype)["ACC"])
-    choice = tiles.choose(shape, engine, splits) or tiles.choose(replace(shape), PLAIN, splits)
+    choice = tiles.choose(shape, engine, splits) or tiles.choose(shape, PLAIN, splits)
     assert choice is not None, "the plain engine has a tile for every product"
     longest = device.current().adapter.loop_limit // 10 * choice.tile.k
     if splits and choice.part > longest:
-        parts = -(-k // longest)
-        return tiles.Choice(choice.tile, parts, longest)
+        return tiles.Choice(choice.tile, -(-k // longest), longest)
     check_turns("convolution", choice.part // choice.tile.k * 10)
     return choice
 
 
-def _variant(choice: tiles.Choice, dtype: torch.dtype, result: torch.dtype, along_k: bool) -> dict[str, Any]:
-    along = {"A_ALONG_K": int(along_k), "B_ALONG_K": int(along_k)}
-    key = types_of(dtype, dtype, result) | choice.tile.variant | along | {"VECTOR": 1, "EDGE": 0}
-    if choice.tile.engine == SUBGROUP:
-        key |= {"A_E": ELEMENTS[dtype], "B_E": ELEMENTS[dtype], "ELEMENT_BYTES": dtype.itemsize}
-    return key
+@dataclass(frozen=True)
+class _Product:
+    """What a gathered product's kernel depends on: filters m, columns n, depth k, elements of a run, elements from a
+    filter's results to the next, and the dtypes; weight: it is a weight's gradient, with rows of `stride` elements."""
+
+    groups: int
+    m: int
+    n: int
+    k: int
+    run: int
+    plane: int
+    dtype: torch.dtype
+    result: torch.dtype
+    biased: bool = False
+    weight: bool = False
+    stride: int = 0
+
+
+@functools.lru_cache(maxsize=4096)
+def _planned(of: _Product) -> tuple[Prepared, int]:
+    """The dispatch, and among how many workgroups its depth is split."""
+    choice = _choose(of.groups, of.m, of.n, of.k, of.dtype, along_k=not of.weight, splits=of.weight)
+    tile = choice.tile
+    inside = of.m % tile.m == 0 and of.n % tile.n == 0 and of.k % choice.part == 0
+    along = {"A_ALONG_K": int(not of.weight), "B_ALONG_K": int(not of.weight)}
+    variant = types_of(of.dtype, of.dtype, of.result) | tile.variant | along | {"VECTOR": 1, "EDGE": int(not inside)}
+    if tile.engine == SUBGROUP:
+        element = ELEMENTS[of.dtype]
+        variant |= {"A_E": element, "B_E": element, "ELEMENT_BYTES": of.dtype.itemsize}
+    if of.weight:
+        numbers = (of.m, of.run, 0, of.m, of.n, of.k, of.stride, of.run, 0, choice.splits, choice.part)
+    else:
+        numbers = (of.m * of.k, of.run, of.m * of.plane, of.m, of.n, of.k, 0, of.run, of.plane, 1, choice.part)
+    groups = (*grid(-(-of.m // tile.m) * -(-of.n // tile.n))[:2], of.groups * choice.splits)
+    variant |= {"WEIGHT": int(of.weight), "BIASED": int(of.biased)}
+    return Prepared(_convolve, groups, numbers, **variant), choice.splits
 
 
 def _gathered(
@@ -266,22 +302,13 @@ def _gathered(
 ) -> None:
     """out[tables.spots + filter * plane] = filters (filters, taps, channels of a group) over the windows of `rows`."""
     m, (_, taps, run) = filters.shape[0] // groups, filters.shape
-    n, k = tables.spots.numel(), taps * run
     plane = out.shape[2] * out.shape[3] * out.shape[4]
-    choice = _choose(groups, m, n, k, rows.dtype, along_k=True, splits=False)
-    arguments = (filters, rows, out, bias, None, tables.windows, tables.taps, tables.spots)
-    numbers = (m * k, run, m * plane, m, n, k, 0, run, plane, 1, k)
-    reads = [t for t in (filters, rows, bias, tables.windows, tables.taps, tables.spots) if t is not None]
-    launch(
-        _convolve,
-        (*grid(-(-m // choice.tile.m) * -(-n // choice.tile.n))[:2], groups),
-        (*arguments, *numbers),
-        reads=reads,
-        writes=(out,),
-        WEIGHT=0,
-        BIASED=int(bias is not None),
-        **_variant(choice, rows.dtype, out.dtype, along_k=True),
+    of = _Product(
+        groups, m, tables.spots.numel(), taps * run, run, plane, rows.dtype, out.dtype, biased=bias is not None
     )
+    reads = [t for t in (filters, rows, bias, tables.windows, tables.taps, tables.spots) if t is not None]
+    operands = (filters, rows, out, bias, None, tables.windows, tables.taps, tables.spots)
+    _planned(of)[0].record(operands, reads, (out,))
 
 
 def _filters(weight: torch.Tensor, which: tuple[int, ...] | None, channels: int) -> torch.Tensor:
@@ -386,30 +413,32 @@ def weight_gradient(
     if geometry.is_narrow:
         _direct(_backward_weight, geometry, image.contiguous(), weight, result.contiguous())
         return weight
-    groups, frame, result_frame = geometry.groups, _image_frame(geometry), _result_frame(geometry)
+    groups, frame, frame_of_result = geometry.groups, _image_frame(geometry), _result_frame(geometry)
     width, run = geometry.filters // groups, _padded(geometry.channels // groups)
     wide = summed_in(weight.dtype)
     total: torch.Tensor | None = None
-    for part in _parts(geometry, frame, result_frame):
+    for part in _parts(geometry, frame, frame_of_result):
         tables, spots = _forward_tables(_of(geometry, part)), _result_tables(_of(geometry, part))
-        mine = rows if rows is not None else _rows_of(result[part], result_frame)
+        mine = rows if rows is not None else _rows_of(result[part], frame_of_result)
         theirs = _rows_of(image[part], frame)
-        m, n, k = width, geometry.taps * run, spots.numel()
-        choice = _choose(groups, m, n, k, image.dtype, along_k=False, splits=True)
-        partial = torch.empty((groups, choice.splits, m, n), dtype=wide, device=image.device)
-        arguments = (mine, theirs, partial, None, spots, tables.windows, tables.taps, None)
-        numbers = (width, run, 0, m, n, k, result_frame.channels, run, 0, choice.splits, choice.part)
-        launch(
-            _convolve,
-            (*grid(-(-m // choice.tile.m) * -(-n // choice.tile.n))[:2], groups * choice.splits),
-            (*arguments, *numbers),
-            reads=(mine, theirs, spots, tables.windows, tables.taps),
-            writes=(partial,),
-            WEIGHT=1,
-            BIASED=0,
-            **_variant(choice, image.dtype, wide, along_k=False),
+        of = _Product(
+            groups,
+            width,
+            geometry.taps * run,
+            spots.numel(),
+            run,
+            0,
+            image.dtype,
+            wide,
+            False,
+            True,
+            frame_of_result.channels,
         )
-        sums = partial.sum(1, dtype=wide) if choice.splits > 1 else partial
+        prepared, splits = _planned(of)
+        partial = torch.empty((groups, splits, of.m, of.n), dtype=wide, device=image.device)
+        operands = (mine, theirs, partial, None, spots, tables.windows, tables.taps, None)
+        prepared.record(operands, (mine, theirs, spots, tables.windows, tables.taps), (partial,))
+        sums = partial.sum(1, dtype=wide) if splits > 1 else partial
         total = sums if total is None else total + sums
     assert total is not None
     taps = total.view(geometry.filters, geometry.taps, run)[:, :, : geometry.channels // groups]

@@ -51,9 +51,9 @@ class Finish(NamedTuple):
     module: str = ""
 
     @property
-    def defines(self) -> dict[str, str]:
+    def defines(self) -> dict[str, Any]:
         imported = {"FINISH_MODULE": self.module} if self.module else {}
-        return {"FINISH(x)": self.expression, **imported}
+        return {"FINISH(x)": self.expression, "FINISHED": int(self is not AS_IS), **imported}
 
 
 AS_IS = Finish()
@@ -383,13 +383,15 @@ def _layout(
     """The compile key's other part: the tile, how operands lie, what happens at the edges. depth: of a part of K."""
     m, n = a.shape[1], b.shape[2]
     a_along, b_along = _contiguous(a) == 2, _contiguous(b) == 1
-    key = tile.variant | {"A_ALONG_K": int(a_along), "B_ALONG_K": int(b_along), "EDGE": 0, "SHIFTED": 0}
+    inside = m % tile.m == 0 and n % tile.n == 0 and a.shape[2] % depth == 0 and depth % tile.k == 0
+    key = tile.variant | {"A_ALONG_K": int(a_along), "B_ALONG_K": int(b_along), "EDGE": int(not inside), "SHIFTED": 0}
     if tile.engine == PLAIN:
         return key | {"VECTOR": int(_is_vector(a, 4 * a.element_size()) and _is_vector(b, 4 * b.element_size()))}
     key |= {"A_E": ELEMENTS[a.dtype], "B_E": ELEMENTS[b.dtype], "ELEMENT_BYTES": a.element_size()}
     if tile.engine == SUBGROUP:
         return key | {"VECTOR": int(_is_vector(a, 16) and _is_vector(b, 16))}
     unit = 16 // a.element_size()
+    key["EDGE"] = 0
     if m % tile.m or n % tile.n:
         # A tile that starts earlier stores elements again: not where others have been made from them in place.
         starts = (a_along or m % unit == 0) and (b_along or n % unit == 0)
@@ -402,7 +404,7 @@ def _layout(
         "UNROLL": 1 if key["EDGE"] else unroll,
         "TAIL": int(tail),
         "C_E": _RESULTS[out.dtype],
-        "ROUND_C(x)": "bf16_to_f32(f32_to_bf16(x))" if out.dtype == torch.bfloat16 else "x",
+        "ROUNDED": int(out.dtype == torch.bfloat16),
         "C_ALIGNED": int(aligned and (out.shape[0] == 1 or out.stride(0) % unit == 0)),
     }
 

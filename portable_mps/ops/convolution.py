@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 
 import torch
@@ -160,11 +161,52 @@ def convolution(
     output_padding: Sequence[int],
     groups: int,
 ) -> torch.Tensor:
-    """Shapes and most checks are those of torch's own meta function."""
     if torch._C._get_tracing_state() is not None:
         # torch does not record this operator but the one that it calls.
         arguments = (stride, padding, dilation, transposed, output_padding, groups)
         return torch._convolution(input, weight, bias, *arguments, False, False, True, True)
+    if input.dim() == weight.dim() - 1 >= 2:
+        batched = convolution(
+            input.unsqueeze(0), weight, bias, stride, padding, dilation, transposed, output_padding, groups
+        )
+        return batched.squeeze(0)
+    likes = tuple(None if t is None else (t.shape, t.dtype) for t in (input, weight, bias))
+    windows = (tuple(stride), tuple(padding), tuple(dilation), transposed, tuple(output_padding), groups)
+    shape, geometry = _plan(*likes, *windows)
+    if geometry is None:
+        return input.new_empty(shape)
+    memory_format = _memory_format(input, weight)
+    weight = weight.contiguous()
+    bias = None if bias is None else bias.contiguous()
+    function = launcher.image_gradient if transposed else launcher.forward
+    result = function(geometry, _with_three(input), weight.flatten(2), bias)
+    return result.view(shape).contiguous(memory_format=memory_format)
+
+
+_Like = tuple[torch.Size, torch.dtype]
+
+
+@functools.lru_cache(maxsize=4096)
+def _plan(
+    input_like: _Like,
+    weight_like: _Like,
+    bias_like: _Like | None,
+    stride: tuple[int, ...],
+    padding: tuple[int, ...],
+    dilation: tuple[int, ...],
+    transposed: bool,
+    output_padding: tuple[int, ...],
+    groups: int,
+) -> tuple[Sequence[int], Geometry | None]:
+    """The result's shape, and the convolution; None where there is nothing to convolve.
+
+    Raises what the CPU does. Shapes and most checks are those of torch's own meta function.
+    """
+    input, weight, bias = (
+        None if like is None else torch.empty(like[0], dtype=like[1], device="meta")
+        for like in (input_like, weight_like, bias_like)
+    )
+    assert input is not None and weight is not None
     if transposed or any(value != 1 for value in dilation):  # kernels of their own on the CPU
         require_dtype("slow_conv_transpose2d_out_cpu" if transposed else "slow_conv_dilated<>", input, _SLOW)
     else:
@@ -172,11 +214,6 @@ def convolution(
     _check_windows(stride, padding, groups)
     if weight.dim() < 3:
         raise RuntimeError("weight should have at least three dimensions")
-    if input.dim() == weight.dim() - 1:
-        batched = convolution(
-            input.unsqueeze(0), weight, bias, stride, padding, dilation, transposed, output_padding, groups
-        )
-        return batched.squeeze(0)
     _check(input, weight, bias, groups, transposed)
     if any(value <= 0 for value in dilation):
         raise RuntimeError(f"dilation should be greater than zero, but got {list(dilation)}")
@@ -186,26 +223,12 @@ def convolution(
         _check_sizes(input, weight, limits if transposed else None, _spread(output_padding, rank))
     elif transposed and not input.shape[0]:
         windows = [_spread(v, rank) for v in (stride, padding, dilation, output_padding)]
-        return input.new_empty((0, weight.shape[1] * groups, *_transposed_size(input.shape[2:], weight.shape, windows)))
+        return (0, weight.shape[1] * groups, *_transposed_size(input.shape[2:], weight.shape, windows)), None
     shape = torch.ops.aten.convolution.default(
-        *(None if t is None else torch.empty(t.shape, device="meta") for t in (input, weight, bias)),
-        stride,
-        padding,
-        dilation,
-        transposed,
-        output_padding,
-        groups,
+        input, weight, bias, stride, padding, dilation, transposed, output_padding, groups
     ).shape
-    memory_format = _memory_format(input, weight)
-    weight = weight.contiguous()
-    bias = None if bias is None else bias.contiguous()
-    if transposed:
-        geometry = _geometry(shape, input.shape, weight.shape, groups, stride, padding, dilation)
-        result = launcher.image_gradient(geometry, _with_three(input), weight.flatten(2), bias)
-    else:
-        geometry = _geometry(input.shape, shape, weight.shape, groups, stride, padding, dilation)
-        result = launcher.forward(geometry, _with_three(input), weight.flatten(2), bias)
-    return result.view(shape).contiguous(memory_format=memory_format)
+    image, result = (shape, input.shape) if transposed else (input.shape, shape)
+    return shape, _geometry(image, result, weight.shape, groups, stride, padding, dilation)
 
 
 @implements("convolution_backward")
