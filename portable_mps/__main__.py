@@ -1,4 +1,4 @@
-"""The command line: portable-mps info | doctor | profile."""
+"""The command line: portable-mps info | doctor | profile | tune."""
 
 from __future__ import annotations
 
@@ -22,6 +22,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     profile.add_argument("--rows", type=int, default=15, help="kernels and gaps to print (default 15)")
     profile.add_argument("script", type=Path)
     profile.add_argument("arguments", nargs=argparse.REMAINDER, help="the script's own")
+    tune = commands.add_parser("tune", help="measure the tiles of matrix products, and remember the fastest")
+    tune.add_argument("shapes", nargs="*", metavar="MxNxK", help="of the products (default: a few common ones)")
+    tune.add_argument("--dtype", action="append", default=[], help="float32, float16 or bfloat16 (default: all)")
+    tune.add_argument("--warmup", type=float, default=0.35, help="seconds before each measurement (default 0.35)")
+    tune.add_argument("--time", type=float, default=0.1, help="seconds of each measurement (default 0.1)")
     options = parser.parse_args(arguments)
     if options.command == "info":
         from portable_mps import info
@@ -32,6 +37,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     os.environ.setdefault("PORTABLE_MPS", "1")
     if options.command == "profile":
         return _profile(profile, options)
+    if options.command == "tune":
+        from portable_mps import tune as tuning
+
+        return tuning.run(options.shapes, options.dtype, options.warmup, options.time)
     from portable_mps import doctor
 
     return doctor.run()

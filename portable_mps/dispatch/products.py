@@ -154,6 +154,11 @@ _plans: dict[tuple[Any, ...], _Plan] = {}
 _REMEMBERED = 8192  # plans
 
 
+def forget_plans() -> None:
+    """Plan every product anew: what decides has changed."""
+    _plans.clear()
+
+
 class _Plan:
     """The dispatches of `product`, all but the addresses; d is what beta is multiplied with."""
 

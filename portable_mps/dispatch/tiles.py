@@ -31,8 +31,8 @@ class Tile:
     """A workgroup's part of a product, and its variant of the kernel.
 
     m, n: elements of the result; k: elements of the inner dimension at a time; threads: of the workgroup; shared: bytes
-    of its shared memory (none where the driver stages); rate: what it reaches of the engine's best, roughly; defines:
-    the rest of the compile key.
+    of its shared memory (none where the driver stages); registers: 32-bit ones of a thread, roughly; rate: what it
+    reaches of the engine's best, roughly; defines: the rest of the compile key.
     """
 
     engine: str
@@ -41,6 +41,7 @@ class Tile:
     k: int
     threads: int
     shared: int
+    registers: int
     rate: float
     defines: tuple[tuple[str, Any], ...] = ()
 
@@ -91,7 +92,10 @@ def _plain(adapter: Adapter, shape: Shape) -> Iterator[Tile]:
         depth = 16
         defines = (("TM", tm), ("TN", tn), ("UNROLL", 2 if adapter.is_software else depth))
         shared = 2 * depth * (m + 4 + n) * size
-        yield Tile(PLAIN, m, n, depth, m // tm * (n // tn), shared, rate, defines)
+        threads = m // tm * (n // tn)
+        # Sums, an outer product's factors, what is fetched ahead, and addresses.
+        registers = size // 4 * (tm * tn + 2 * (tm + tn) + (m + n) * depth // threads) + 16
+        yield Tile(PLAIN, m, n, depth, threads, shared, registers, rate, defines)
 
 
 _PLAIN_TILES = ((128, 128, 8, 8, 1.0), (64, 128, 8, 8, 0.85), (64, 64, 4, 4, 0.55))
@@ -111,8 +115,11 @@ def _subgroup(adapter: Adapter, shape: Shape) -> Iterator[Tile]:
             if wm % fm or wn % fn or depth % fk or lines_a * words_a % threads or lines_b * words_b % threads:
                 continue
             shared = 16 * (lines_a * (words_a + 1) + lines_b * (words_b + 1)) + 4 * subgroups * fm * fn
+            lanes = adapter.subgroup_size
+            registers = (wm * wn + (wm + wn) * fk * element // 4) // lanes
+            registers += 4 * (lines_a * words_a + lines_b * words_b) // threads + 16
             defines = (("WM", wm), ("WN", wn), ("FM", fm), ("FN", fn), ("FK", fk), ("SUBGROUP", adapter.subgroup_size))
-            yield Tile(SUBGROUP, m, n, depth, threads, shared, rate, defines)
+            yield Tile(SUBGROUP, m, n, depth, threads, shared, registers, rate, defines)
 
 
 _SUBGROUP_TILES = ((128, 256, 64, 64, 1.0), (128, 128, 64, 64, 0.8), (128, 128, 64, 32, 0.75), (64, 64, 32, 32, 0.45))
@@ -125,7 +132,7 @@ def _workgroup(adapter: Adapter, shape: Shape) -> Iterator[Tile]:
         depth = depth * 2 // shape.dtype.itemsize
         if granularity is None or any(size % g for size, g in zip((m, n, depth), granularity, strict=True)):
             continue
-        yield Tile(WORKGROUP, m, n, depth, threads, 0, rate, (("WORKGROUP", threads),))
+        yield Tile(WORKGROUP, m, n, depth, threads, 0, m * n // threads, rate, (("WORKGROUP", threads),))
 
 
 _WORKGROUP_TILES = (
@@ -146,11 +153,13 @@ def fitting(shape: Shape, engine: str) -> list[Tile]:
     tiles = [
         tile
         for tile in _OFFERS[engine](adapter, shape)
-        if tile.shared <= adapter.max_shared_memory and tile.threads <= adapter.max_workgroup
+        if tile.shared <= adapter.max_shared_memory
+        and tile.threads <= adapter.max_workgroup
+        and (tile.registers <= adapter.registers or adapter.is_software)
     ]
     if not tiles and engine == PLAIN:
         least = (("TM", 4), ("TN", 4), ("UNROLL", 2))
-        return [Tile(PLAIN, 32, 32, 16, 64, 2 * 16 * 68 * _ACCUMULATOR_BYTES[shape.accumulator], 0.3, least)]
+        return [Tile(PLAIN, 32, 32, 16, 64, 2 * 16 * 68 * _ACCUMULATOR_BYTES[shape.accumulator], 64, 0.3, least)]
     return tiles
 
 

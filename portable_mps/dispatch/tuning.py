@@ -6,9 +6,11 @@ The file is `tiles.json` in the device's cache folder, whose name has adapter an
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from portable_mps.dispatch import engines
 from portable_mps.runtime import device
 
 if TYPE_CHECKING:
@@ -31,8 +33,8 @@ def _load() -> dict[str, list[int]]:
     if _table is None:
         folder = device.current().cache_folder
         try:
-            _table = {} if folder is None else json.loads((folder / "tiles.json").read_text())
-        except (OSError, ValueError):  # none yet, or cut short
+            _table = {} if folder is None else dict(json.loads((folder / "tiles.json").read_text()))
+        except (OSError, ValueError):  # there is none, or it is not ours
             _table = {}
     return _table
 
@@ -43,10 +45,20 @@ def remembered(shape: Shape, offers: Sequence[Choice]) -> Choice | None:
     return next((choice for choice in offers if _name(choice) == name), None)
 
 
-def remember(shape: Shape, choice: Choice) -> None:
-    """Keep `choice` for the class of `shape`; also on disk, where there is a cache folder."""
+def remember(shape: Shape, choice: Choice, on_disk: bool = True) -> None:
+    """Take `choice` for the class of `shape` from now on; on_disk: in later processes, too, if there is a cache."""
     table = _load()
     table[_key(shape, choice.tile.engine)] = _name(choice)
     folder = device.current().cache_folder
-    if folder is not None:
-        (folder / "tiles.json").write_text(json.dumps(table, indent=1, sort_keys=True))
+    if on_disk and folder is not None:
+        # Whole or not at all: other processes may be reading.
+        partial = folder / f"tiles.{os.getpid()}.json"
+        partial.write_text(json.dumps(table, sort_keys=True))
+        partial.replace(folder / "tiles.json")
+
+
+def forget(shape: Shape) -> None:
+    """Take the model's choice for the class of `shape` again, in this process."""
+    table = _load()
+    for engine in engines.ENGINES:
+        table.pop(_key(shape, engine), None)
