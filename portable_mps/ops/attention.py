@@ -1,20 +1,21 @@
 """Scaled dot-product attention that holds a tile of scores at a time, forward and backward.
 
-Dao et al., "FlashAttention", NeurIPS 2022, and Dao, "FlashAttention-2", 2023. Which arguments come here, and which go to
-torch's composition of other operators, csrc/attention.cpp decides. Dropout's weights come from Philox counters, one for
-four neighbouring weights, and are made again in the backward pass.
+Dao et al., "FlashAttention", NeurIPS 2022, and Dao, "FlashAttention-2", 2023. Which arguments come here, and which go
+to torch's composition of other operators, csrc/attention.cpp decides. Which weights dropout keeps comes from Philox
+counters, one for four neighbours, and is made out again in the backward pass.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 
 from portable_mps import _C
+from portable_mps.dispatch.engines import PLAIN, WORKGROUP, engine_for
 from portable_mps.dispatch.launch import check_turns, grid, launch
 from portable_mps.dispatch.promotion import storage
 from portable_mps.dispatch.registry import implements, reserve
@@ -26,7 +27,9 @@ _BACKWARD = "9Q10q2Q6i9I3f"
 _plain_forward = Template("attention/plain_forward", "forward", _FORWARD)
 _merge = Template("attention/merge", "merge", _FORWARD)
 _plain_backward = Template("attention/plain_backward", "backward", _BACKWARD)
-_means = Template("attention/means", "means", "4Q6q4I")
+_means = Template("attention/means", "means", "6Q6q4I")
+_workgroup_forward = Template("attention/workgroup_forward", "forward", _FORWARD)
+_workgroup_backward = Template("attention/workgroup_backward", "backward", _BACKWARD)
 _QUERIES, _KEYS, _BIAS = "QUERIES", "KEYS", "BIAS"
 
 reserve("scaled_dot_product_attention", "csrc/attention.cpp")
@@ -56,8 +59,8 @@ def math_for_mps(
 
 @dataclass(frozen=True)
 class _Problem:
-    """What both passes know: query (batch, heads, rows, width), key (batch, heads / group, columns, width), value (batch,
-    heads / group, columns, depth), and a mask that is expanded to (batch, heads, rows, columns)."""
+    """What both passes know: query (batch, heads, rows, width), key (batch, heads / group, columns, width), value
+    (batch, heads / group, columns, depth), and a mask that is expanded to (batch, heads, rows, columns)."""
 
     query: torch.Tensor
     key: torch.Tensor
@@ -108,6 +111,15 @@ class _Problem:
         keep = 1 - self.dropout
         return (self.scale, keep, 1 / keep if keep else 0.0)
 
+    def pack(self, tensor: torch.Tensor) -> torch.Tensor:
+        """Of one row a head, the heads of a group as rows of one head."""
+        return tensor.squeeze(2).unflatten(1, (self.key.shape[1], self.group))
+
+    def packed(self) -> _Problem:
+        """The same problem with heads that share keys as rows of one head, so that keys are read once."""
+        bias = None if self.bias is None else self.pack(self.bias)
+        return replace(self, query=self.pack(self.query), bias=bias)
+
     def variant(self) -> dict[str, Any]:
         """The compile key's part that every kernel has."""
         row = storage(self.query.dtype)
@@ -144,7 +156,8 @@ def _like(tensor: torch.Tensor, width: int) -> torch.Tensor:
 
 
 def _rows_are_outside(tensor: torch.Tensor) -> bool:
-    return tensor.shape[1] > 1 and tensor.shape[2] > 1 and tensor.stride(1) < tensor.stride(2)
+    apart = tensor.shape[1] > 1 and tensor.shape[2] > 1 and tensor.shape[3] > 1
+    return apart and tensor.stride(3) == 1 and tensor.stride(1) < tensor.stride(2)
 
 
 def _expanded(bias: torch.Tensor | None, query: torch.Tensor, key: torch.Tensor) -> torch.Tensor | None:
@@ -165,10 +178,12 @@ def _plain_tile(problem: _Problem, rows: int) -> dict[str, int]:
     }
 
 
-def _is_aligned(*tensors: torch.Tensor) -> bool:
-    """Whether four elements of a row can be one load everywhere."""
+def _is_aligned(*tensors: torch.Tensor, elements: int = 4) -> bool:
+    """Whether so many elements of a row can be one load everywhere."""
     return all(
-        t.shape[3] % 4 == 0 and t.data_ptr() % (4 * t.element_size()) == 0 and all(s % 4 == 0 for s in t.stride()[:3])
+        t.shape[3] % elements == 0
+        and t.data_ptr() % (elements * t.element_size()) == 0
+        and all(s % elements == 0 for s in t.stride()[:3])
         for t in tensors
     )
 
@@ -180,6 +195,73 @@ def _plain_defines(problem: _Problem, rows: int, *others: torch.Tensor) -> dict[
         "VECTOR": int(_is_aligned(problem.query, problem.key, problem.value, *others)),
         "EXACT": int(problem.query.dtype == torch.float32),
     }
+
+
+@dataclass(frozen=True)
+class _WorkgroupTile:
+    """Rows of the workgroup's own side and of the other side a turn, threads, and turns that are written out."""
+
+    own: int
+    other: int
+    threads: int
+    unroll: int = 1
+    narrow: int = 16
+
+
+# By the wider of width and depth, rounded up; tuned on an H100.
+_ROUNDED = (32, 64, 128, 256)
+_FORWARD_TILES = {
+    32: _WorkgroupTile(64, 64, 128),
+    64: _WorkgroupTile(64, 64, 128),
+    128: _WorkgroupTile(64, 64, 128),
+    256: _WorkgroupTile(64, 32, 256),
+}
+_QUERY_TILES = {
+    32: _WorkgroupTile(64, 64, 128),
+    64: _WorkgroupTile(64, 64, 128),
+    128: _WorkgroupTile(64, 64, 256),
+    256: _WorkgroupTile(32, 32, 256),
+}
+_KEY_TILES = {
+    32: _WorkgroupTile(64, 64, 128),
+    64: _WorkgroupTile(64, 64, 128),
+    128: _WorkgroupTile(64, 64, 256),
+    256: _WorkgroupTile(32, 32, 256),
+}
+
+
+def _workgroup_defines(
+    problem: _Problem, tiles: dict[int, _WorkgroupTile], *others: torch.Tensor
+) -> tuple[_WorkgroupTile, dict[str, Any]] | None:
+    """A tile and what the matrices of a workgroup need to know; None where they cannot be had."""
+    dtype = problem.query.dtype
+    if engine_for(dtype) != WORKGROUP:
+        return None
+    tensors = (problem.query, problem.key, problem.value, *others)
+    if any(t.shape[2] * t.stride(2) >= 2**31 for t in tensors):  # their addressing counts in 32 bits
+        return None
+    width, depth = (next(r for r in _ROUNDED if size <= r) for size in (problem.width, problem.depth))
+    tile = tiles[max(width, depth)]
+    defines = {
+        **problem.variant(),
+        "E": "half" if dtype == torch.float16 else "BFloat16",
+        "W": width,
+        "D": depth,
+        "FULL": int(width == problem.width and depth == problem.depth),
+        "ALIGNED": int(_is_aligned(*tensors, elements=8)),
+        "THREADS": tile.threads,
+        "UNROLL": tile.unroll,
+    }
+    return tile, defines
+
+
+def _workgroup_forward_defines(problem: _Problem, output: torch.Tensor) -> dict[str, Any] | None:
+    found = _workgroup_defines(problem, _FORWARD_TILES, output)
+    if found is None:
+        return None
+    tile, defines = found
+    rows = min(tile.own, 32) if problem.rows <= 32 else tile.own
+    return {**defines, "BR": rows, "BC": tile.other, "NARROW": tile.narrow}
 
 
 def _turns(tile: dict[str, int], products: Sequence[int], weighed: int) -> int:
@@ -222,8 +304,14 @@ def attention(
     output = _like(query, value.shape[3])
     sums = torch.empty(query.shape[:3], dtype=torch.float32, device=query.device)
     kept = sums.new_empty((2, problem.lines, problem.rows))
-    residual = torch.empty_like(output) if training and query.dtype != torch.float32 else None
-    _forward(problem, output, residual, sums, kept)
+    is_rounded = query.dtype != torch.float32 and engine_for(query.dtype) == PLAIN  # matrices round the weights anyway
+    residual = torch.empty_like(output) if training and is_rounded else None
+    if problem.rows == 1 and problem.group > 1 and not is_causal:
+        _forward(
+            problem.packed(), problem.pack(output), None if residual is None else problem.pack(residual), sums, kept
+        )
+    else:
+        _forward(problem, output, residual, sums, kept)
     words = [torch.tensor(word - (word >> 63 << 64), dtype=torch.int64) for word in (seed, offset)]
     return output, sums, residual, kept if training else None, problem.rows, problem.columns, *words, None
 
@@ -231,34 +319,42 @@ def attention(
 def _forward(
     problem: _Problem, output: torch.Tensor, residual: torch.Tensor | None, sums: torch.Tensor, kept: torch.Tensor
 ) -> None:
+    """Fill what `attention` returns."""
     q, k, v = problem.query, problem.key, problem.value
     strides = (*q.stride()[:2], *k.stride()[:2], *v.stride()[:2])
     row_strides = (_row_stride(q), _row_stride(k), _row_stride(v))
-    defines = _plain_defines(problem, problem.rows)
-    height, step = 16 * defines["RM"], 16 * defines["CN"]
+    template = _plain_forward
+    defines = _workgroup_forward_defines(problem, output)
+    if defines is not None:
+        template, height, step, turns = _workgroup_forward, defines["BR"], defines["BC"], 1
+    else:
+        defines = _plain_defines(problem, problem.rows)
+        height, step = 16 * defines["RM"], 16 * defines["CN"]
+        turns = _turns(defines, (problem.width,), 1)
     tiles = -(-problem.rows // height)
-    span, splits = _split(problem, tiles, step, _turns(defines, (problem.width,), 1))
-    check_turns("scaled_dot_product_attention", _turns(defines, (problem.width,), 1) * -(-span // step))
+    span, splits = _split(problem, tiles, step, turns)
+    check_turns("scaled_dot_product_attention", turns * -(-span // step))
     written = (output, sums, kept) if residual is None else (output, sums, kept, residual)
     shared = (*problem.bias_strides(), problem.seed, problem.offset, *row_strides)
     tail = (*problem.sizes(), tiles, span, *problem.numbers())
+    kind = _residual_kind(residual)
     if splits == 1:
         arguments = (q, k, v, output, residual, sums, kept, problem.bias, *strides, *output.stride()[:2], *shared)
         launch(
-            _plain_forward,
+            template,
             grid(tiles * problem.lines),
             (*arguments, _row_stride(output), *tail),
             reads=problem.reads(),
             writes=written,
             SPLIT=0,
-            RESIDUAL=int(residual is not None),
+            RESIDUAL=kind,
             **defines,
         )
         return
     parts = sums.new_empty((splits, problem.lines, problem.rows, problem.depth))
     statistics = sums.new_empty((2, splits, problem.lines, problem.rows))
     launch(
-        _plain_forward,
+        template,
         grid(tiles * problem.lines * splits),
         (q, k, v, parts, None, None, statistics, problem.bias, *strides, 0, 0, *shared, 0, *tail),
         reads=problem.reads(),
@@ -275,9 +371,14 @@ def _forward(
         (*arguments, _row_stride(output), *problem.sizes(), splits, span, *problem.numbers()),
         reads=(parts, statistics),
         writes=written,
-        RESIDUAL=int(residual is not None),
+        RESIDUAL=kind,
         **row | {"BIASED": 0, "B": "float", "LOAD_B(x)": "x", "CAUSAL": 0, "DROPOUT": 0},
     )
+
+
+def _residual_kind(residual: torch.Tensor | None) -> int:
+    """RESIDUAL of kernels/attention/forward.slangh."""
+    return 0 if residual is None else 2 if residual.dtype == torch.bfloat16 else 1
 
 
 def _split(problem: _Problem, tiles: int, step: int, turns: int) -> tuple[int, int]:
@@ -329,79 +430,98 @@ def attention_backward(
     grad = _in_place(grad_out)
     residual = cum_seq_q
     kept = torch.stack([logsumexp, torch.ones_like(logsumexp)]) if cum_seq_k is None else cum_seq_k
-    means = _mean_slopes(problem, out, residual, grad)
+    means, logs = _mean_slopes(problem, out, residual, grad, kept)
     dq = dk = dv = dbias = None
     if grad_input_mask[0]:
         dq = _like(query, problem.width)
-        _plain_gradient(_QUERIES, problem, grad, kept, means, dq, None)
+        _gradient(_QUERIES, problem, grad, kept, logs, means, dq, None)
     if grad_input_mask[1] or grad_input_mask[2]:
         dk, dv = _like(key, problem.width), _like(value, problem.depth)
-        _plain_gradient(_KEYS, problem, grad, kept, means, dk, dv)
+        _gradient(_KEYS, problem, grad, kept, logs, means, dk, dv)
     if grad_input_mask[3] and attn_bias is not None:
         dbias = _bias_gradient(problem, attn_bias, grad, kept, means)
     return dq, dk, dv, dbias
 
 
 def _mean_slopes(
-    problem: _Problem, output: torch.Tensor, residual: torch.Tensor | None, grad: torch.Tensor
-) -> torch.Tensor:
-    """(lines, rows): the means of the weights' gradients, by weight."""
+    problem: _Problem, output: torch.Tensor, residual: torch.Tensor | None, grad: torch.Tensor, kept: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """(lines, rows) each: the means of the weights' gradients, by weight, and for engines of matrices the logarithm to
+    base two of the sums of exponentials."""
     output = _in_place(output)
     if residual is not None and residual.stride() != output.stride():
         residual = torch.empty_like(output).copy_(residual)
     means = torch.empty((problem.lines, problem.rows), dtype=torch.float32, device=grad.device)
+    logs = None if engine_for(grad.dtype) == PLAIN or problem.bias is not None else torch.empty_like(means)
     row = storage(grad.dtype)
     launch(
         _means,
         grid(-(-means.numel() // 16)),
-        (output, residual, grad, means, *output.stride()[:3], *grad.stride()[:3], problem.lines, grad.shape[1],
-         problem.rows, problem.depth),
-        reads=(output, grad) if residual is None else (output, grad, residual),
-        writes=(means,),
+        (output, residual, grad, means, kept, logs, *output.stride()[:3], *grad.stride()[:3], problem.lines,
+         grad.shape[1], problem.rows, problem.depth),
+        reads=(output, grad, kept) if residual is None else (output, grad, kept, residual),
+        writes=(means,) if logs is None else (means, logs),
         T=row.type,
-        RESIDUAL=int(residual is not None),
+        RESIDUAL=_residual_kind(residual),
+        LOGS=int(logs is not None),
         **{"LOAD(x)": row.load.format("x")},
     )  # fmt: skip
-    return means
+    return means, logs
 
 
-def _plain_gradient(
+def _gradient(
     mode: str,
     problem: _Problem,
     grad: torch.Tensor,
     kept: torch.Tensor,
+    logs: torch.Tensor | None,
     means: torch.Tensor,
     first: torch.Tensor,
     second: torch.Tensor | None,
     summed: int = 0,
 ) -> None:
-    """A launch of plain_backward.slang. summed: over which dimensions a mask's gradient is, in bits."""
-    q, k, v = problem.query, problem.key, problem.value
+    """Fill `first` with the gradient of the queries or of the mask, or, and `second`, with those of keys and values.
+
+    summed: over which dimensions a mask's gradient is, in bits.
+    """
     own = problem.columns if mode == _KEYS else problem.rows
     other = problem.rows if mode == _KEYS else problem.columns
-    defines = _plain_defines(problem, own, grad)
-    height, step = 16 * defines["RM"], 16 * defines["CN"]
-    tiles = -(-own // height)
-    if mode == _BIAS:
-        groups = first.shape[0] * first.shape[1] * -(-first.shape[2] // height) * -(-first.shape[3] // step)
-        covered = problem.lines // (first.shape[0] * first.shape[1])
-        covered *= (tiles if summed & 4 else 1) * (-(-other // step) if summed & 8 else 1)
-        turns = covered * (_turns(defines, (problem.width, problem.depth), 0) + 4)
+    members = problem.group if mode == _KEYS else 1
+    products = 2 if mode == _KEYS else 1
+    found = None
+    if mode != _BIAS:
+        results = (first,) if second is None else (first, second)
+        found = _workgroup_defines(problem, _KEY_TILES if mode == _KEYS else _QUERY_TILES, grad, *results)
+    if found is not None:
+        tile, defines = found
+        template, height, statistics = _workgroup_backward, tile.own, kept if logs is None else logs
+        groups = -(-own // height) * problem.lines // members
+        defines |= {"OWN": tile.own, "OTHER": tile.other}
     else:
-        groups = tiles * problem.lines // (problem.group if mode == _KEYS else 1)
-        turns = -(-other // step) * (problem.group if mode == _KEYS else 1)
-        turns *= _turns(defines, (problem.width, problem.depth), 2 if mode == _KEYS else 1)
-    check_turns("scaled_dot_product_attention's gradient", turns)
+        defines = _plain_defines(problem, own, grad)
+        template, height, statistics = _plain_backward, 16 * defines["RM"], kept
+        step = 16 * defines["CN"]
+        turns = _turns(defines, (problem.width, problem.depth), products if mode != _BIAS else 0) + 4
+        if mode == _BIAS:
+            batch, heads, rows, columns = first.shape
+            groups = batch * heads * -(-rows // height) * -(-columns // step)
+            turns *= problem.lines // (batch * heads)
+            turns *= (-(-own // height) if summed & 4 else 1) * (-(-other // step) if summed & 8 else 1)
+        else:
+            groups = -(-own // height) * problem.lines // members
+            turns *= -(-other // step) * members
+        check_turns("scaled_dot_product_attention's gradient", turns)
     layout = int(_rows_are_outside(first)) | 2 * int(second is not None and _rows_are_outside(second))
-    strides = [s for t in (q, k, v, grad) for s in t.stride()[:2]]
+    tensors = (problem.query, problem.key, problem.value, grad)
+    strides = [s for t in tensors for s in t.stride()[:2]]
     bias = problem.bias_strides()
     launch(
-        _plain_backward,
+        template,
         grid(groups),
-        (q, k, v, grad, kept, means, first, second, problem.bias, *strides, *bias[:2], problem.seed, problem.offset,
-         *bias[2:], *map(_row_stride, (q, k, v, grad)), *problem.sizes(), tiles, layout | summed << 8,
+        (*tensors, statistics, means, first, second, problem.bias, *strides, *bias[:2], problem.seed, problem.offset,
+         *bias[2:], *map(_row_stride, tensors), *problem.sizes(), -(-own // height), layout | summed << 8,
          *problem.numbers()),
-        reads=[*problem.reads(), grad, kept, means],
+        reads=[*problem.reads(), grad, statistics, means],
         writes=(first,) if second is None else (first, second),
         MODE=mode,
         **defines,
@@ -421,7 +541,7 @@ def _bias_gradient(
         if summed >> dim & 1:
             partial[dim] = size
     total = torch.empty(partial, dtype=torch.float32, device=grad.device)
-    _plain_gradient(_BIAS, problem, grad, kept, means, total, None, summed)
+    _gradient(_BIAS, problem, grad, kept, None, means, total, None, summed)
     return total.sum_to_size(shape).reshape(attn_bias.shape).to(attn_bias.dtype)
 
 
