@@ -7,21 +7,40 @@ counters, one for four neighbours, and is made out again in the backward pass.
 
 from __future__ import annotations
 
+import functools
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 
 from portable_mps import _C
-from portable_mps.dispatch.engines import PLAIN, WORKGROUP, engine_for
-from portable_mps.dispatch.launch import check_turns, grid, launch
+from portable_mps.dispatch.engines import PLAIN, engine_for
+from portable_mps.dispatch.launch import check_turns, grid
 from portable_mps.dispatch.promotion import storage
 from portable_mps.dispatch.registry import implements, reserve
+from portable_mps.ops.attention_tiles import (
+    KEY_TILES,
+    QUERY_TILES,
+    Problem,
+    expanded,
+    in_place,
+    like,
+    plain_defines,
+    plain_tile,
+    row_stride,
+    rows_are_outside,
+    turns_of,
+    workgroup_defines,
+    workgroup_forward_defines,
+)
 from portable_mps.runtime import device
 from portable_mps.runtime.kernel import Template
 
+_Tensors = Sequence[torch.Tensor | None]
+_Results = tuple[torch.Tensor, torch.Tensor | None, torch.Tensor, torch.Tensor]
+_Known = tuple[torch.Tensor, torch.Tensor, torch.Tensor | None, torch.Tensor]
+_Plan = Any  # what a function below says that it plans
 _FORWARD = "8Q12q2Q4i9I3f"
 _BACKWARD = "9Q10q2Q6i9I3f"
 _plain_forward = Template("attention/plain_forward", "forward", _FORWARD)
@@ -31,6 +50,8 @@ _means = Template("attention/means", "means", "6Q6q4I")
 _workgroup_forward = Template("attention/workgroup_forward", "forward", _FORWARD)
 _workgroup_backward = Template("attention/workgroup_backward", "backward", _BACKWARD)
 _QUERIES, _KEYS, _BIAS = "QUERIES", "KEYS", "BIAS"
+_plans: dict[tuple[Any, ...], _Plan] = {}
+_REMEMBERED = 4096  # plans
 
 reserve("scaled_dot_product_attention", "csrc/attention.cpp")
 reserve("_fused_sdp_choice", "csrc/attention.cpp")
@@ -57,217 +78,44 @@ def math_for_mps(
     )
 
 
-@dataclass(frozen=True)
-class _Problem:
-    """What both passes know: query (batch, heads, rows, width), key (batch, heads / group, columns, width), value
-    (batch, heads / group, columns, depth), and a mask that is expanded to (batch, heads, rows, columns)."""
+class _Launch:
+    """A dispatch of which only the addresses and dropout's seed and offset change: made once, recorded many times.
 
-    query: torch.Tensor
-    key: torch.Tensor
-    value: torch.Tensor
-    bias: torch.Tensor | None
-    is_causal: bool
-    scale: float
-    dropout: float
-    seed: int
-    offset: int
+    The template's layout has the addresses first; `numbers` are the arguments behind them, but for seed and offset,
+    which stand at position `at` of them.
+    """
 
-    @property
-    def lines(self) -> int:
-        return self.query.shape[0] * self.query.shape[1]
+    __slots__ = ("_after", "_before", "_groups", "_kernel", "_pack")
 
-    @property
-    def group(self) -> int:
-        return self.query.shape[1] // self.key.shape[1]
+    def __init__(
+        self, template: Template, groups: tuple[int, int, int], numbers: Sequence[Any], at: int, **defines: Any
+    ) -> None:
+        self._kernel = template.variant(**defines)
+        self._pack = template.layout.pack
+        self._groups = groups
+        self._before, self._after = tuple(numbers[:at]), tuple(numbers[at:])
 
-    @property
-    def rows(self) -> int:
-        return self.query.shape[2]
-
-    @property
-    def columns(self) -> int:
-        return self.key.shape[2]
-
-    @property
-    def width(self) -> int:
-        return self.query.shape[3]
-
-    @property
-    def depth(self) -> int:
-        return self.value.shape[3]
-
-    def reads(self) -> list[torch.Tensor]:
-        given = [self.query, self.key, self.value]
-        return given if self.bias is None else [*given, self.bias]
-
-    def bias_strides(self) -> tuple[int, ...]:
-        return (0, 0, 0, 0) if self.bias is None else tuple(self.bias.stride())
-
-    def sizes(self) -> tuple[int, ...]:
-        """lines, heads, group, rows, columns, width, depth, as the kernels' parameters have them."""
-        return (self.lines, self.query.shape[1], self.group, self.rows, self.columns, self.width, self.depth)
-
-    def numbers(self) -> tuple[float, float, float]:
-        keep = 1 - self.dropout
-        return (self.scale, keep, 1 / keep if keep else 0.0)
-
-    def pack(self, tensor: torch.Tensor) -> torch.Tensor:
-        """Of one row a head, the heads of a group as rows of one head."""
-        return tensor.squeeze(2).unflatten(1, (self.key.shape[1], self.group))
-
-    def packed(self) -> _Problem:
-        """The same problem with heads that share keys as rows of one head, so that keys are read once."""
-        bias = None if self.bias is None else self.pack(self.bias)
-        return replace(self, query=self.pack(self.query), bias=bias)
-
-    def variant(self) -> dict[str, Any]:
-        """The compile key's part that every kernel has."""
-        row = storage(self.query.dtype)
-        mask = row if self.bias is None else storage(self.bias.dtype)
-        is_bool = self.bias is not None and self.bias.dtype == torch.bool
-        return {
-            "T": row.type,
-            "LOAD(x)": row.load.format("x"),
-            "STORE(x)": row.store.format("x"),
-            "B": mask.type,
-            "LOAD_B(x)": mask.load.format("x"),
-            "BIASED": 0 if self.bias is None else 2 if is_bool else 1,
-            "CAUSAL": int(self.is_causal),
-            "DROPOUT": int(self.dropout > 0),
-        }
+    def record(
+        self, tensors: _Tensors, reads: _Tensors, writes: Sequence[torch.Tensor], words: tuple[int, ...] = (0, 0)
+    ) -> None:
+        addresses = [0 if t is None else t.data_ptr() for t in tensors]
+        parameters = self._pack(*addresses, *self._before, *words, *self._after)
+        read = [t for t in reads if t is not None]
+        device.current().stream.launch(self._kernel, parameters, self._groups, read, writes)
 
 
-def _in_place(tensor: torch.Tensor) -> torch.Tensor:
-    """`tensor`, or a copy where the kernels cannot address it: rows are contiguous and not too far apart."""
-    far = tensor.shape[2] > 1 and abs(tensor.stride(2)) >= 2**31
-    return tensor if tensor.stride(3) == 1 and not far else tensor.contiguous()
+def _memoised(key: tuple[Any, ...], build: Callable[[], _Plan]) -> _Plan:
+    plan = _plans.get(key)
+    if plan is None:
+        if len(_plans) >= _REMEMBERED:
+            _plans.clear()
+        plan = _plans[key] = build()
+    return plan
 
 
-def _row_stride(tensor: torch.Tensor) -> int:
-    return tensor.stride(2) if tensor.shape[2] > 1 else 0
-
-
-def _like(tensor: torch.Tensor, width: int) -> torch.Tensor:
-    """An empty tensor like (batch, heads, rows, …) `tensor` in the layout that it has: heads or rows outside."""
-    batch, heads, rows, _ = tensor.shape
-    if _rows_are_outside(tensor):
-        return tensor.new_empty((batch, rows, heads, width)).transpose(1, 2)
-    return tensor.new_empty((batch, heads, rows, width))
-
-
-def _rows_are_outside(tensor: torch.Tensor) -> bool:
-    apart = tensor.shape[1] > 1 and tensor.shape[2] > 1 and tensor.shape[3] > 1
-    return apart and tensor.stride(3) == 1 and tensor.stride(1) < tensor.stride(2)
-
-
-def _expanded(bias: torch.Tensor | None, query: torch.Tensor, key: torch.Tensor) -> torch.Tensor | None:
-    return None if bias is None else bias.expand(*query.shape[:3], key.shape[2])
-
-
-def _plain_tile(problem: _Problem, rows: int) -> dict[str, int]:
-    """Tile and vectors of the plain engine, by the wider of the rows and how many there are to a workgroup."""
-    wide = max(problem.width, problem.depth)
-    each = 1 if wide <= 16 else 2 if wide <= 32 else 4
-    tall = 1 if rows <= 16 else 4 if wide <= 128 else 2
-    return {
-        "RM": tall,
-        "CN": 4 if wide <= 128 else 2,
-        "VEC": each,
-        "WIDE": -(-wide // (16 * each)),
-        "UNROLL": 2 if device.current().adapter.is_software else 16,
-    }
-
-
-def _is_aligned(*tensors: torch.Tensor, elements: int = 4) -> bool:
-    """Whether so many elements of a row can be one load everywhere."""
-    return all(
-        t.shape[3] % elements == 0
-        and t.data_ptr() % (elements * t.element_size()) == 0
-        and all(s % elements == 0 for s in t.stride()[:3])
-        for t in tensors
-    )
-
-
-def _plain_defines(problem: _Problem, rows: int, *others: torch.Tensor) -> dict[str, Any]:
-    return {
-        **problem.variant(),
-        **_plain_tile(problem, rows),
-        "VECTOR": int(_is_aligned(problem.query, problem.key, problem.value, *others)),
-        "EXACT": int(problem.query.dtype == torch.float32),
-    }
-
-
-@dataclass(frozen=True)
-class _WorkgroupTile:
-    """Rows of the workgroup's own side and of the other side a turn, threads, and turns that are written out."""
-
-    own: int
-    other: int
-    threads: int
-    unroll: int = 1
-    narrow: int = 16
-
-
-# By the wider of width and depth, rounded up; tuned on an H100.
-_ROUNDED = (32, 64, 128, 256)
-_FORWARD_TILES = {
-    32: _WorkgroupTile(64, 64, 128),
-    64: _WorkgroupTile(64, 64, 128),
-    128: _WorkgroupTile(64, 64, 128),
-    256: _WorkgroupTile(64, 32, 256),
-}
-_QUERY_TILES = {
-    32: _WorkgroupTile(64, 64, 128),
-    64: _WorkgroupTile(64, 64, 128),
-    128: _WorkgroupTile(64, 64, 256),
-    256: _WorkgroupTile(32, 32, 256),
-}
-_KEY_TILES = {
-    32: _WorkgroupTile(64, 64, 128),
-    64: _WorkgroupTile(64, 64, 128),
-    128: _WorkgroupTile(64, 64, 256),
-    256: _WorkgroupTile(32, 32, 256),
-}
-
-
-def _workgroup_defines(
-    problem: _Problem, tiles: dict[int, _WorkgroupTile], *others: torch.Tensor
-) -> tuple[_WorkgroupTile, dict[str, Any]] | None:
-    """A tile and what the matrices of a workgroup need to know; None where they cannot be had."""
-    dtype = problem.query.dtype
-    if engine_for(dtype) != WORKGROUP:
-        return None
-    tensors = (problem.query, problem.key, problem.value, *others)
-    if any(t.shape[2] * t.stride(2) >= 2**31 for t in tensors):  # their addressing counts in 32 bits
-        return None
-    width, depth = (next(r for r in _ROUNDED if size <= r) for size in (problem.width, problem.depth))
-    tile = tiles[max(width, depth)]
-    defines = {
-        **problem.variant(),
-        "E": "half" if dtype == torch.float16 else "BFloat16",
-        "W": width,
-        "D": depth,
-        "FULL": int(width == problem.width and depth == problem.depth),
-        "ALIGNED": int(_is_aligned(*tensors, elements=8)),
-        "THREADS": tile.threads,
-        "UNROLL": tile.unroll,
-    }
-    return tile, defines
-
-
-def _workgroup_forward_defines(problem: _Problem, output: torch.Tensor) -> dict[str, Any] | None:
-    found = _workgroup_defines(problem, _FORWARD_TILES, output)
-    if found is None:
-        return None
-    tile, defines = found
-    rows = min(tile.own, 32) if problem.rows <= 32 else tile.own
-    return {**defines, "BR": rows, "BC": tile.other, "NARROW": tile.narrow}
-
-
-def _turns(tile: dict[str, int], products: Sequence[int], weighed: int) -> int:
-    """Of a thread through its loops, for one tile of the other side."""
-    inner = 16 // tile["UNROLL"]
-    return sum(-(-p // 16) * (1 + inner) for p in products) + weighed * tile["CN"] * (3 + inner) + 17
+def _layout(tensor: torch.Tensor | None) -> tuple[Any, ...] | None:
+    """What a plan depends on of a tensor."""
+    return None if tensor is None else (tensor.shape, tensor.stride(), tensor.data_ptr() & 15, tensor.dtype)
 
 
 @implements("_scaled_dot_product_fused_attention_overrideable")
@@ -287,93 +135,106 @@ def attention(
     attn_bias: broadcast, of bool or floats. The results that torch names cum_seq_q and cum_seq_k, where there will be a
     backward pass, are what the output lost to rounding, and each row's maximum and inverse sum.
     """
-    given = (query, key, value) if attn_bias is None else (query, key, value, attn_bias)
-    training = torch.is_grad_enabled() and any(t.requires_grad for t in given)
-    seed, offset = _C.reserve_philox(None, 1) if dropout_p > 0 else (0, 0)
-    problem = _Problem(
-        query=_in_place(query),
-        key=_in_place(key),
-        value=_in_place(value),
-        bias=_expanded(attn_bias, query, key),
+    training = torch.is_grad_enabled() and (
+        query.requires_grad
+        or key.requires_grad
+        or value.requires_grad
+        or (attn_bias is not None and attn_bias.requires_grad)
+    )
+    words = _C.reserve_philox(None, 1) if dropout_p > 0 else (0, 0)
+    problem = _problem(query, key, value, attn_bias, is_causal, scale, dropout_p)
+    query, columns = problem.query, problem.columns
+    output = like(query, problem.depth)
+    sums = torch.empty(query.shape[:3], dtype=torch.float32, device=query.device)
+    kept = torch.empty((2, problem.lines, problem.rows), dtype=torch.float32, device=query.device)
+    # Matrices round the weights anyway.
+    is_rounded = training and query.dtype != torch.float32 and engine_for(query.dtype) == PLAIN
+    residual = torch.empty_like(output) if is_rounded else None
+    results: _Results = (output, residual, sums, kept)
+    if problem.rows == 1 and problem.group > 1 and not is_causal:
+        results = (problem.pack(output), None if residual is None else problem.pack(residual), sums, kept)
+        problem = problem.packed()
+    _forward(problem, results, words)
+    seeds = tuple(torch.tensor(w - (w >> 63 << 64)) for w in words) if dropout_p > 0 else _no_seeds()
+    return output, sums, residual, kept if training else None, output.shape[2], columns, *seeds, None
+
+
+@functools.cache
+def _no_seeds() -> tuple[torch.Tensor, torch.Tensor]:
+    return torch.tensor(0), torch.tensor(0)
+
+
+def _problem(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attn_bias: torch.Tensor | None,
+    is_causal: bool,
+    scale: float | None,
+    dropout: float,
+) -> Problem:
+    return Problem(
+        query=in_place(query),
+        key=in_place(key),
+        value=in_place(value),
+        bias=expanded(attn_bias, query, key),
         is_causal=is_causal,
         scale=1 / math.sqrt(query.shape[3]) if scale is None else scale,
-        dropout=dropout_p,
-        seed=seed,
-        offset=offset,
+        dropout=dropout,
     )
-    output = _like(query, value.shape[3])
-    sums = torch.empty(query.shape[:3], dtype=torch.float32, device=query.device)
-    kept = sums.new_empty((2, problem.lines, problem.rows))
-    is_rounded = query.dtype != torch.float32 and engine_for(query.dtype) == PLAIN  # matrices round the weights anyway
-    residual = torch.empty_like(output) if training and is_rounded else None
-    if problem.rows == 1 and problem.group > 1 and not is_causal:
-        _forward(
-            problem.packed(), problem.pack(output), None if residual is None else problem.pack(residual), sums, kept
-        )
-    else:
-        _forward(problem, output, residual, sums, kept)
-    words = [torch.tensor(word - (word >> 63 << 64), dtype=torch.int64) for word in (seed, offset)]
-    return output, sums, residual, kept if training else None, problem.rows, problem.columns, *words, None
 
 
-def _forward(
-    problem: _Problem, output: torch.Tensor, residual: torch.Tensor | None, sums: torch.Tensor, kept: torch.Tensor
-) -> None:
-    """Fill what `attention` returns."""
-    q, k, v = problem.query, problem.key, problem.value
-    strides = (*q.stride()[:2], *k.stride()[:2], *v.stride()[:2])
-    row_strides = (_row_stride(q), _row_stride(k), _row_stride(v))
-    template = _plain_forward
-    defines = _workgroup_forward_defines(problem, output)
-    if defines is not None:
-        template, height, step, turns = _workgroup_forward, defines["BR"], defines["BC"], 1
-    else:
-        defines = _plain_defines(problem, problem.rows)
-        height, step = 16 * defines["RM"], 16 * defines["CN"]
-        turns = _turns(defines, (problem.width,), 1)
-    tiles = -(-problem.rows // height)
-    span, splits = _split(problem, tiles, step, turns)
-    check_turns("scaled_dot_product_attention", turns * -(-span // step))
-    written = (output, sums, kept) if residual is None else (output, sums, kept, residual)
-    shared = (*problem.bias_strides(), problem.seed, problem.offset, *row_strides)
-    tail = (*problem.sizes(), tiles, span, *problem.numbers())
-    kind = _residual_kind(residual)
-    if splits == 1:
-        arguments = (q, k, v, output, residual, sums, kept, problem.bias, *strides, *output.stride()[:2], *shared)
-        launch(
-            template,
-            grid(tiles * problem.lines),
-            (*arguments, _row_stride(output), *tail),
-            reads=problem.reads(),
-            writes=written,
-            SPLIT=0,
-            RESIDUAL=kind,
-            **defines,
-        )
+def _key(problem: Problem) -> tuple[Any, ...]:
+    engine = engine_for(problem.query.dtype)
+    tensors = (problem.query, problem.key, problem.value, problem.bias)
+    return (*map(_layout, tensors), problem.is_causal, problem.scale, problem.dropout, engine)
+
+
+def _forward(problem: Problem, results: _Results, words: tuple[int, int]) -> None:
+    """Fill (output, what it lost to rounding, sums, statistics)."""
+    output, residual, sums, _ = results
+    key = ("forward", *_key(problem), output.stride(), residual is not None)
+    main, merge, splits = _memoised(key, lambda: _forward_plan(problem, output, _residual_kind(residual)))
+    q, k, v, bias = problem.query, problem.key, problem.value, problem.bias
+    writes = [t for t in results if t is not None]
+    if merge is None:
+        main.record((q, k, v, *results, bias), (q, k, v, bias), writes, words)
         return
     parts = sums.new_empty((splits, problem.lines, problem.rows, problem.depth))
     statistics = sums.new_empty((2, splits, problem.lines, problem.rows))
-    launch(
-        template,
-        grid(tiles * problem.lines * splits),
-        (q, k, v, parts, None, None, statistics, problem.bias, *strides, 0, 0, *shared, 0, *tail),
-        reads=problem.reads(),
-        writes=(parts, statistics),
-        SPLIT=1,
-        RESIDUAL=0,
-        **defines,
-    )
-    arguments = (parts, statistics, None, output, residual, sums, kept, None, *strides, *output.stride()[:2], *shared)
-    row = problem.variant()
-    launch(
-        _merge,
-        grid(-(-output.numel() // 256)),
-        (*arguments, _row_stride(output), *problem.sizes(), splits, span, *problem.numbers()),
-        reads=(parts, statistics),
-        writes=written,
-        RESIDUAL=kind,
-        **row | {"BIASED": 0, "B": "float", "LOAD_B(x)": "x", "CAUSAL": 0, "DROPOUT": 0},
-    )
+    main.record((q, k, v, parts, None, None, statistics, bias), (q, k, v, bias), (parts, statistics), words)
+    merge.record((parts, statistics, None, *results, None), (parts, statistics), writes)
+
+
+def _forward_plan(problem: Problem, output: torch.Tensor, kind: int) -> _Plan:
+    """(The launch, that of merging splits or None, splits)."""
+    q, k, v = problem.query, problem.key, problem.value
+    template = _plain_forward
+    defines = workgroup_forward_defines(problem, output)
+    if defines is not None:
+        template, height, step, turns = _workgroup_forward, defines["BR"], defines["BC"], 1
+    else:
+        defines = plain_defines(problem, problem.rows)
+        height, step = 16 * defines["RM"], 16 * defines["CN"]
+        turns = turns_of(defines, (problem.width,), 1)
+    tiles = -(-problem.rows // height)
+    span, splits = _split(problem, tiles, step, turns)
+    check_turns("scaled_dot_product_attention", turns * -(-span // step))
+    strides = (*q.stride()[:2], *k.stride()[:2], *v.stride()[:2])
+    rows = (row_stride(q), row_stride(k), row_stride(v))
+    at = len(strides) + 6
+    groups = grid(tiles * problem.lines * splits)
+    outside = output.stride()[:2]
+    whole = (*strides, *outside, *problem.bias_strides(), *rows, row_stride(output), *problem.sizes())
+    if splits == 1:
+        numbers = (*whole, tiles, span, *problem.numbers())
+        return _Launch(template, groups, numbers, at, SPLIT=0, RESIDUAL=kind, **defines), None, 1
+    apart = (*strides, 0, 0, *problem.bias_strides(), *rows, 0, *problem.sizes())
+    numbers = (*apart, tiles, span, *problem.numbers())
+    main = _Launch(template, groups, numbers, at, SPLIT=1, RESIDUAL=0, **defines)
+    merged = problem.variant() | {"BIASED": 0, "B": "float", "LOAD_B(x)": "x", "CAUSAL": 0, "DROPOUT": 0}
+    numbers = (*whole, splits, span, *problem.numbers())
+    return main, _Launch(_merge, grid(-(-output.numel() // 256)), numbers, at, RESIDUAL=kind, **merged), splits
 
 
 def _residual_kind(residual: torch.Tensor | None) -> int:
@@ -381,7 +242,7 @@ def _residual_kind(residual: torch.Tensor | None) -> int:
     return 0 if residual is None else 2 if residual.dtype == torch.bfloat16 else 1
 
 
-def _split(problem: _Problem, tiles: int, step: int, turns: int) -> tuple[int, int]:
+def _split(problem: Problem, tiles: int, step: int, turns: int) -> tuple[int, int]:
     """(columns of a split, splits): columns go to several workgroups where heads and rows do not fill the GPU."""
     adapter = device.current().adapter
     blocks = -(-problem.columns // step)
@@ -415,93 +276,94 @@ def attention_backward(
 ) -> tuple[torch.Tensor | None, ...]:
     """Gradients of query, key, value and attn_bias. cum_seq_q, cum_seq_k: see `attention`; without them the output's
     rounding and that of logsumexp show in the gradients."""
-    seed, offset = (int(t) % 2**64 for t in (philox_seed, philox_offset)) if dropout_p > 0 else (0, 0)
-    problem = _Problem(
-        query=_in_place(query),
-        key=_in_place(key),
-        value=_in_place(value),
-        bias=_expanded(attn_bias, query, key),
-        is_causal=is_causal,
-        scale=1 / math.sqrt(query.shape[3]) if scale is None else scale,
-        dropout=dropout_p,
-        seed=seed,
-        offset=offset,
-    )
-    grad = _in_place(grad_out)
-    residual = cum_seq_q
+    words = (int(philox_seed) % 2**64, int(philox_offset) % 2**64) if dropout_p > 0 else (0, 0)
+    problem = _problem(query, key, value, attn_bias, is_causal, scale, dropout_p)
+    grad = in_place(grad_out)
     kept = torch.stack([logsumexp, torch.ones_like(logsumexp)]) if cum_seq_k is None else cum_seq_k
-    means, logs = _mean_slopes(problem, out, residual, grad, kept)
+    means, logs = _mean_slopes(problem, out, cum_seq_q, grad, kept)
+    known = (grad, kept, logs, means)
     dq = dk = dv = dbias = None
     if grad_input_mask[0]:
-        dq = _like(query, problem.width)
-        _gradient(_QUERIES, problem, grad, kept, logs, means, dq, None)
+        dq = like(query, problem.width)
+        _gradient(_QUERIES, problem, known, words, dq)
     if grad_input_mask[1] or grad_input_mask[2]:
-        dk, dv = _like(key, problem.width), _like(value, problem.depth)
-        _gradient(_KEYS, problem, grad, kept, logs, means, dk, dv)
+        dk, dv = like(key, problem.width), like(value, problem.depth)
+        _gradient(_KEYS, problem, known, words, dk, dv)
     if grad_input_mask[3] and attn_bias is not None:
-        dbias = _bias_gradient(problem, attn_bias, grad, kept, means)
+        dbias = _bias_gradient(problem, attn_bias, known, words)
     return dq, dk, dv, dbias
 
 
 def _mean_slopes(
-    problem: _Problem, output: torch.Tensor, residual: torch.Tensor | None, grad: torch.Tensor, kept: torch.Tensor
+    problem: Problem, output: torch.Tensor, residual: torch.Tensor | None, grad: torch.Tensor, kept: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
     """(lines, rows) each: the means of the weights' gradients, by weight, and for engines of matrices the logarithm to
     base two of the sums of exponentials."""
-    output = _in_place(output)
+    output = in_place(output)
     if residual is not None and residual.stride() != output.stride():
         residual = torch.empty_like(output).copy_(residual)
     means = torch.empty((problem.lines, problem.rows), dtype=torch.float32, device=grad.device)
     logs = None if engine_for(grad.dtype) == PLAIN or problem.bias is not None else torch.empty_like(means)
-    row = storage(grad.dtype)
-    launch(
-        _means,
-        grid(-(-means.numel() // 16)),
-        (output, residual, grad, means, kept, logs, *output.stride()[:3], *grad.stride()[:3], problem.lines,
-         grad.shape[1], problem.rows, problem.depth),
-        reads=(output, grad, kept) if residual is None else (output, grad, kept, residual),
-        writes=(means,) if logs is None else (means, logs),
-        T=row.type,
-        RESIDUAL=_residual_kind(residual),
-        LOGS=int(logs is not None),
-        **{"LOAD(x)": row.load.format("x")},
-    )  # fmt: skip
+    kind = _residual_kind(residual)
+
+    def plan() -> _Launch:
+        row = storage(grad.dtype)
+        sizes = (problem.lines, grad.shape[1], problem.rows, problem.depth)
+        numbers = (*output.stride()[:3], *grad.stride()[:3], *sizes)
+        variant = {"T": row.type, "LOAD(x)": row.load.format("x"), "RESIDUAL": kind, "LOGS": int(logs is not None)}
+        return _Launch(_means, grid(-(-means.numel() // 16)), numbers, len(numbers), **variant)
+
+    key = ("means", output.shape, output.stride(), grad.stride(), grad.dtype, kind, logs is not None)
+    writes = (means,) if logs is None else (means, logs)
+    launch = _memoised(key, plan)
+    launch.record((output, residual, grad, means, kept, logs), (output, residual, grad, kept), writes, ())
     return means, logs
 
 
 def _gradient(
     mode: str,
-    problem: _Problem,
-    grad: torch.Tensor,
-    kept: torch.Tensor,
-    logs: torch.Tensor | None,
-    means: torch.Tensor,
+    problem: Problem,
+    known: _Known,
+    words: tuple[int, int],
     first: torch.Tensor,
-    second: torch.Tensor | None,
+    second: torch.Tensor | None = None,
     summed: int = 0,
 ) -> None:
     """Fill `first` with the gradient of the queries or of the mask, or, and `second`, with those of keys and values.
 
-    summed: over which dimensions a mask's gradient is, in bits.
+    known: the output's gradient and what is known of the rows. summed: over which dimensions a mask's gradient is, in
+    bits.
     """
+    grad, kept, logs, means = known
+    key = (mode, *_key(problem), _layout(grad), _layout(first), _layout(second), logs is not None, summed)
+    launch, is_plain = _memoised(key, lambda: _gradient_plan(mode, problem, grad, first, second, summed))
+    statistics = kept if is_plain or logs is None else logs
+    q, k, v, bias = problem.query, problem.key, problem.value, problem.bias
+    reads = (q, k, v, grad, statistics, means)
+    writes = (first,) if second is None else (first, second)
+    launch.record((*reads, first, second, bias), (*reads, bias), writes, words)
+
+
+def _gradient_plan(
+    mode: str, problem: Problem, grad: torch.Tensor, first: torch.Tensor, second: torch.Tensor | None, summed: int
+) -> _Plan:
+    """(The launch, whether it is the plain engine's)."""
     own = problem.columns if mode == _KEYS else problem.rows
     other = problem.rows if mode == _KEYS else problem.columns
     members = problem.group if mode == _KEYS else 1
-    products = 2 if mode == _KEYS else 1
     found = None
     if mode != _BIAS:
         results = (first,) if second is None else (first, second)
-        found = _workgroup_defines(problem, _KEY_TILES if mode == _KEYS else _QUERY_TILES, grad, *results)
+        found = workgroup_defines(problem, KEY_TILES if mode == _KEYS else QUERY_TILES, grad, *results)
     if found is not None:
         tile, defines = found
-        template, height, statistics = _workgroup_backward, tile.own, kept if logs is None else logs
+        template, height = _workgroup_backward, tile.own
         groups = -(-own // height) * problem.lines // members
         defines |= {"OWN": tile.own, "OTHER": tile.other}
     else:
-        defines = _plain_defines(problem, own, grad)
-        template, height, statistics = _plain_backward, 16 * defines["RM"], kept
-        step = 16 * defines["CN"]
-        turns = _turns(defines, (problem.width, problem.depth), products if mode != _BIAS else 0) + 4
+        defines = plain_defines(problem, own, grad)
+        template, height, step = _plain_backward, 16 * defines["RM"], 16 * defines["CN"]
+        turns = turns_of(defines, (problem.width, problem.depth), {_QUERIES: 1, _KEYS: 2, _BIAS: 0}[mode]) + 4
         if mode == _BIAS:
             batch, heads, rows, columns = first.shape
             groups = batch * heads * -(-rows // height) * -(-columns // step)
@@ -511,37 +373,26 @@ def _gradient(
             groups = -(-own // height) * problem.lines // members
             turns *= -(-other // step) * members
         check_turns("scaled_dot_product_attention's gradient", turns)
-    layout = int(_rows_are_outside(first)) | 2 * int(second is not None and _rows_are_outside(second))
+    exchanged = int(rows_are_outside(first)) | 2 * int(second is not None and rows_are_outside(second))
     tensors = (problem.query, problem.key, problem.value, grad)
-    strides = [s for t in tensors for s in t.stride()[:2]]
-    bias = problem.bias_strides()
-    launch(
-        template,
-        grid(groups),
-        (*tensors, statistics, means, first, second, problem.bias, *strides, *bias[:2], problem.seed, problem.offset,
-         *bias[2:], *map(_row_stride, tensors), *problem.sizes(), -(-own // height), layout | summed << 8,
-         *problem.numbers()),
-        reads=[*problem.reads(), grad, statistics, means],
-        writes=(first,) if second is None else (first, second),
-        MODE=mode,
-        **defines,
-    )  # fmt: skip
+    before = [s for t in tensors for s in t.stride()[:2]] + list(problem.bias_strides()[:2])
+    after = (*problem.bias_strides()[2:], *map(row_stride, tensors), *problem.sizes(), -(-own // height))
+    numbers = (*before, *after, exchanged | summed << 8, *problem.numbers())
+    return _Launch(template, grid(groups), numbers, len(before), MODE=mode, **defines), found is None
 
 
-def _bias_gradient(
-    problem: _Problem, attn_bias: torch.Tensor, grad: torch.Tensor, kept: torch.Tensor, means: torch.Tensor
-) -> torch.Tensor:
+def _bias_gradient(problem: Problem, attn_bias: torch.Tensor, known: _Known, words: tuple[int, int]) -> torch.Tensor:
     """Of a mask in its own shape: summed over what it is broadcast over, in float32."""
     shape = (1,) * (4 - attn_bias.dim()) + tuple(attn_bias.shape)
     whole = (*problem.query.shape[:3], problem.columns)
     summed = sum(1 << i for i in range(4) if shape[i] == 1 and whole[i] > 1)
-    tile = _plain_tile(problem, problem.rows)
+    tile = plain_tile(problem, problem.rows)
     partial = list(shape)
     for dim, size in ((2, 16 * tile["RM"]), (3, 16 * tile["CN"])):
         if summed >> dim & 1:
             partial[dim] = size
-    total = torch.empty(partial, dtype=torch.float32, device=grad.device)
-    _gradient(_BIAS, problem, grad, kept, None, means, total, None, summed)
+    total = torch.empty(partial, dtype=torch.float32, device=attn_bias.device)
+    _gradient(_BIAS, problem, known, words, total, summed=summed)
     return total.sum_to_size(shape).reshape(attn_bias.shape).to(attn_bias.dtype)
 
 

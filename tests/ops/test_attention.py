@@ -385,6 +385,7 @@ def test_decoding_splits_the_keys(group, monkeypatch):
         return 2 * step, -(-problem.columns // (2 * step))
 
     monkeypatch.setattr(attention, "_split", halves)
+    monkeypatch.setattr(attention, "_plans", {})
     q, k, v = normal(2, 4, 1, 16), normal(2, 4 // group, 1100, 16, seed=1), normal(2, 4 // group, 1100, 8, seed=2)
     check(q, k, v)
     check(q, k, v, normal(1100, seed=3) > 0.5)
