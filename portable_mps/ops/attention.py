@@ -279,7 +279,10 @@ def attention_backward(
     words = (int(philox_seed) % 2**64, int(philox_offset) % 2**64) if dropout_p > 0 else (0, 0)
     problem = _problem(query, key, value, attn_bias, is_causal, scale, dropout_p)
     grad = in_place(grad_out)
-    kept = torch.stack([logsumexp, torch.ones_like(logsumexp)]) if cum_seq_k is None else cum_seq_k
+    kept = cum_seq_k
+    if kept is None:
+        attends = logsumexp != -math.inf
+        kept = torch.stack([torch.where(attends, logsumexp, 0), attends.float()])
     means, logs = _mean_slopes(problem, out, cum_seq_q, grad, kept)
     known = (grad, kept, logs, means)
     dq = dk = dv = dbias = None

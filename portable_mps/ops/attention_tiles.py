@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from portable_mps.dispatch.engines import WORKGROUP, engine_for
+from portable_mps.dispatch.engines import COMPONENTS, WORKGROUP, engine_for
 from portable_mps.dispatch.promotion import storage
 from portable_mps.runtime import device
 
@@ -155,20 +155,26 @@ _ROUNDED = (32, 64, 128, 256)
 FORWARD_TILES = {
     32: WorkgroupTile(64, 64, 128, 2),
     64: WorkgroupTile(64, 64, 128, 2),
-    128: WorkgroupTile(128, 64, 256, 2),
-    256: WorkgroupTile(64, 32, 256, 1, 32),
+    128: WorkgroupTile(128, 64, 256, 4, 32),
+    256: WorkgroupTile(128, 32, 256, 1, 32),
+}
+FEW_ROWS_TILES = {
+    32: WorkgroupTile(32, 64, 128),
+    64: WorkgroupTile(32, 64, 128),
+    128: WorkgroupTile(32, 64, 128),
+    256: WorkgroupTile(32, 32, 128),
 }
 QUERY_TILES = {
     32: WorkgroupTile(64, 64, 128),
-    64: WorkgroupTile(64, 64, 128),
-    128: WorkgroupTile(64, 64, 256),
-    256: WorkgroupTile(32, 32, 256),
+    64: WorkgroupTile(64, 128, 128),
+    128: WorkgroupTile(128, 64, 256, 1, 32),
+    256: WorkgroupTile(32, 32, 128),
 }
 KEY_TILES = {
-    32: WorkgroupTile(64, 64, 128),
-    64: WorkgroupTile(64, 64, 128),
-    128: WorkgroupTile(64, 64, 256),
-    256: WorkgroupTile(32, 32, 256),
+    32: WorkgroupTile(64, 32, 128),
+    64: WorkgroupTile(64, 32, 128),
+    128: WorkgroupTile(64, 64, 256, 1, 32),
+    256: WorkgroupTile(32, 32, 128),
 }
 
 
@@ -184,6 +190,8 @@ def workgroup_defines(
         return None
     width, depth = (next(r for r in _ROUNDED if size <= r) for size in (problem.width, problem.depth))
     tile = tiles[max(width, depth)]
+    if not _is_granted(tile, dtype):
+        return None
     defines = {
         **problem.variant(),
         "E": "half" if dtype == torch.float16 else "BFloat16",
@@ -193,17 +201,28 @@ def workgroup_defines(
         "ALIGNED": int(_is_aligned(*tensors, elements=8)),
         "THREADS": tile.threads,
         "UNROLL": tile.unroll,
+        "NARROW": tile.narrow,
     }
     return tile, defines
 
 
+def _is_granted(tile: WorkgroupTile, dtype: torch.dtype) -> bool:
+    """Whether the adapter's matrices come in this tile's sizes."""
+    adapter = device.current().adapter
+    granularity = adapter.workgroup_matrices.get((*COMPONENTS[dtype], tile.threads))
+    if granularity is None or tile.threads > adapter.max_workgroup:
+        return False
+    m, n, k = granularity
+    return not (tile.own % m or tile.other % n or tile.other % k or tile.narrow % n)
+
+
 def workgroup_forward_defines(problem: Problem, output: torch.Tensor) -> dict[str, Any] | None:
-    found = workgroup_defines(problem, FORWARD_TILES, output)
+    tiles = FEW_ROWS_TILES if problem.rows <= 32 else FORWARD_TILES
+    found = workgroup_defines(problem, tiles, output)
     if found is None:
         return None
     tile, defines = found
-    rows = min(tile.own, 32) if problem.rows <= 32 else tile.own
-    return {**defines, "BR": rows, "BC": tile.other, "NARROW": tile.narrow}
+    return {**defines, "BR": tile.own, "BC": tile.other}
 
 
 def turns_of(tile: dict[str, int], products: Sequence[int], weighed: int) -> int:
