@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from portable_mps import _C
-from portable_mps.dispatch.engines import PLAIN, engine_for
+from portable_mps.dispatch.engines import WORKGROUP, engine_for
 from portable_mps.dispatch.launch import check_turns, grid
 from portable_mps.dispatch.promotion import storage
 from portable_mps.dispatch.registry import implements, reserve
@@ -147,8 +147,8 @@ def attention(
     output = like(query, problem.depth)
     sums = torch.empty(query.shape[:3], dtype=torch.float32, device=query.device)
     kept = torch.empty((2, problem.lines, problem.rows), dtype=torch.float32, device=query.device)
-    # Matrices round the weights anyway.
-    is_rounded = training and query.dtype != torch.float32 and engine_for(query.dtype) == PLAIN
+    # Matrices of a workgroup round the weights anyway.
+    is_rounded = training and query.dtype != torch.float32 and engine_for(query.dtype) != WORKGROUP
     residual = torch.empty_like(output) if is_rounded else None
     results: _Results = (output, residual, sums, kept)
     if problem.rows == 1 and problem.group > 1 and not is_causal:
@@ -306,7 +306,7 @@ def _mean_slopes(
     if residual is not None and residual.stride() != output.stride():
         residual = torch.empty_like(output).copy_(residual)
     means = torch.empty((problem.lines, problem.rows), dtype=torch.float32, device=grad.device)
-    logs = None if engine_for(grad.dtype) == PLAIN or problem.bias is not None else torch.empty_like(means)
+    logs = None if engine_for(grad.dtype) != WORKGROUP or problem.bias is not None else torch.empty_like(means)
     kind = _residual_kind(residual)
 
     def plan() -> _Launch:
