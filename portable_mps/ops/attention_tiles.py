@@ -110,13 +110,14 @@ def plain_tile(problem: Problem, rows: int) -> dict[str, int]:
     """Tile and vectors of the plain engine, by the wider of the rows and how many there are to a workgroup."""
     wide = max(problem.width, problem.depth)
     each = 1 if wide <= 16 else 2 if wide <= 32 else 4
-    tall = 1 if rows <= 16 else 4 if wide <= 128 else 2
+    adapter = device.current().adapter
+    large = 2 if wide > 128 or adapter.is_software or adapter.max_shared_memory < 31 << 10 else 4
     return {
-        "RM": tall,
-        "CN": 4 if wide <= 128 else 2,
+        "RM": 1 if rows <= 16 else large,
+        "CN": large,
         "VEC": each,
         "WIDE": -(-wide // (16 * each)),
-        "UNROLL": 2 if device.current().adapter.is_software else 16,
+        "UNROLL": 1 if adapter.is_software else 16,  # which takes seconds to compile what is unrolled
     }
 
 
