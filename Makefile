@@ -11,7 +11,7 @@ export PORTABLE_MPS ?= 1
 export PYTHON VENV
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test operators models ecosystem numerics lint format bench clean
+.PHONY: help setup demo test operators models ecosystem numerics lint format bench overhead clean
 
 help:
 	@echo "make setup   install the system packages that are missing, make $(VENV), build"
@@ -22,7 +22,8 @@ help:
 	@echo "make ecosystem   try the libraries that are installed, write docs/ecosystem.md"
 	@echo "make lint    ruff, mypy, clang-format; make format repairs what they can"
 	@echo "make numerics    sweep the functions of kernels/lib against mpmath, write docs/numerics.md"
-	@echo "make bench   time operators and training steps"
+	@echo "make bench   time operators against CUDA (or the CPU), write docs/performance.md (ARGS='--families products')"
+	@echo "make overhead    what a small operator costs the host (ARGS='--profile add' shows where)"
 	@echo "make clean   remove $(VENV) and what was built"
 
 setup: $(READY)
@@ -66,7 +67,11 @@ format: $(DEVELOP)
 	$(RUN) -m ruff format .
 	$(VENV)/bin/clang-format -i csrc/*
 
+# The page is of a whole run at full size: where ARGS select or shrink, it is left alone.
 bench: $(READY)
+	PYTHONPATH=benchmarks $(RUN) -m suite $(if $(ARGS),$(ARGS),--write docs/performance.md)
+
+overhead: $(READY)
 	$(RUN) benchmarks/overhead.py $(ARGS)
 
 clean:

@@ -1,4 +1,4 @@
-"""The command line: portable-mps info | doctor."""
+"""The command line: portable-mps info | doctor | profile | tune."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import argparse
 import os
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -14,17 +15,51 @@ def main(arguments: Sequence[str] | None = None) -> int:
     commands = parser.add_subparsers(dest="command", required=True)
     commands.add_parser("info", help="adapters, driver, features, torch, and whether mps is active here")
     commands.add_parser("doctor", help="test the adapter and say what is wrong")
-    chosen = parser.parse_args(arguments).command
-    if chosen == "info":
+    profile = commands.add_parser("profile", help="run a script and show the device's time by kernel")
+    profile.add_argument("--trace", type=Path, metavar="FILE", help="a trace to write, which Perfetto opens")
+    words = "torch's operators in the trace too, which slows the script down"
+    profile.add_argument("--operators", action="store_true", help=words)
+    profile.add_argument("--rows", type=int, default=15, help="kernels and gaps to print (default 15)")
+    profile.add_argument("script", type=Path)
+    profile.add_argument("arguments", nargs=argparse.REMAINDER, help="the script's own")
+    tune = commands.add_parser("tune", help="measure the tiles of matrix products, and remember the fastest")
+    tune.add_argument("shapes", nargs="*", metavar="MxNxK", help="of the products (default: a few common ones)")
+    tune.add_argument("--dtype", action="append", default=[], help="float32, float16 or bfloat16 (default: all)")
+    tune.add_argument("--warmup", type=float, default=0.35, help="seconds before each measurement (default 0.35)")
+    tune.add_argument("--time", type=float, default=0.1, help="seconds of each measurement (default 0.1)")
+    options = parser.parse_args(arguments)
+    if options.command == "info":
         from portable_mps import info
 
         print(info.report())
         return 0
-    # The test is of the device: it runs also where torch has another accelerator.
+    # What runs from here on is for the device: also where torch has another accelerator.
     os.environ.setdefault("PORTABLE_MPS", "1")
+    if options.command == "profile":
+        return _profile(profile, options)
+    if options.command == "tune":
+        from portable_mps import tune as tuning
+
+        return tuning.run(options.shapes, options.dtype, options.warmup, options.time)
     from portable_mps import doctor
 
     return doctor.run()
+
+
+def _profile(parser: argparse.ArgumentParser, options: argparse.Namespace) -> int:
+    """What can be told to be wrong before the script has run is said before."""
+    if not options.script.is_file():
+        parser.error(f"there is no script {options.script}")
+    if options.operators and options.trace is None:
+        parser.error("--operators: only a trace shows them; name it with --trace FILE")
+    if options.trace is not None:
+        try:
+            options.trace.open("w").close()
+        except OSError as error:
+            parser.error(f"--trace: {error}")
+    from portable_mps import profile
+
+    return profile.run(options.script, options.arguments, options.trace, options.operators, max(1, options.rows))
 
 
 if __name__ == "__main__":

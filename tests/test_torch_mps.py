@@ -22,6 +22,20 @@ def test_profiler(wait, caplog):
     assert profiler.last["exp"].count == 3
 
 
+def test_profiler_over_many_pools(monkeypatch):
+    """Full pools are read and used again; each dispatch is there, in the stream's order."""
+    monkeypatch.setattr(profiler, "_CAPACITY", 4)
+    monkeypatch.setattr(profiler, "_POOLS", 3)
+    x = torch.ones(8, device="mps")
+    profiler.start("interval", False, keep=True)
+    for _ in range(10):
+        x = x.exp().sin()
+    dispatches = profiler.stop().dispatches
+    assert [dispatch.name for dispatch in dispatches] == ["exp", "sin"] * 10
+    stamps = [stamp for dispatch in dispatches for stamp in (dispatch.start_ns, dispatch.end_ns)]
+    assert stamps == sorted(stamps) and profiler.last["exp"].count == 10
+
+
 def test_profiler_errors():
     with pytest.raises(RuntimeError, match="Invalid Signpost trace mode"):
         torch.mps.profiler.start("sometimes")

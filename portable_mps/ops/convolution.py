@@ -1,186 +1,32 @@
-"""Convolution in one, two and three dimensions, transposed, grouped, dilated, and its gradients.
-
-Ungrouped convolutions are matrix products over columns; grouped ones have direct kernels. A transposed convolution is
-the adjoint of a plain one, so three functions (forward, image gradient, weight gradient) serve both.
-"""
+"""Convolution in one, two and three dimensions, transposed, grouped, dilated, and its gradients."""
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import torch
 from torch._prims_common import suggest_memory_format
 
-from portable_mps.dispatch.checks import COMPLEX, FLOATS, INTEGERS, require_dtype
-from portable_mps.dispatch.launch import check_turns, grid, launch
-from portable_mps.dispatch.promotion import storage, summed_in
+from portable_mps.dispatch import convolution as launcher
+from portable_mps.dispatch.checks import FLOATS, INTEGERS, require_dtype
+from portable_mps.dispatch.convolution import Geometry
 from portable_mps.dispatch.registry import implements, register
 from portable_mps.dispatch.strided import resized
-from portable_mps.ops.matmul import product, summed_product
-from portable_mps.runtime.kernel import Template
 
-_LAYOUT = "QQQQ" + "i" * 22
-_im2col = Template("convolution", "im2col", _LAYOUT)
-_col2im = Template("convolution", "col2im", _LAYOUT)
-_forward = Template("convolution", "forward", _LAYOUT)
-_backward_image = Template("convolution", "backward_image", _LAYOUT)
-_backward_weight = Template("convolution", "backward_weight", _LAYOUT)
-_SLOW = FLOATS | COMPLEX | {torch.int64}
-_SMALL = {torch.float32, torch.float16, torch.bfloat16, torch.complex64, torch.complex32}
-_COLUMN_BYTES = 1 << 30  # columns held at a time: larger batches go in parts
-
-
-@dataclass(frozen=True)
-class Geometry:
-    """A plain convolution of `image` (batch, channels, *size) to (batch, filters, *output), padded to 3 dimensions."""
-
-    batch: int
-    channels: int
-    filters: int
-    groups: int
-    size: tuple[int, ...]
-    output: tuple[int, ...]
-    kernel: tuple[int, ...]
-    stride: tuple[int, ...]
-    padding: tuple[int, ...]
-    dilation: tuple[int, ...]
-
-    @property
-    def taps(self) -> int:
-        return self.kernel[0] * self.kernel[1] * self.kernel[2]
-
-    @property
-    def spots(self) -> int:
-        return self.output[0] * self.output[1] * self.output[2]
-
-    @property
-    def is_pointwise(self) -> bool:
-        """A 1x1 convolution that reads each position once: the image is its own columns."""
-        return self.taps == 1 and set(self.stride) == {1} and set(self.padding) == {0}
-
-    def arguments(self, batch: int) -> tuple[int, ...]:
-        sizes = (*self.size, *self.output, *self.kernel, *self.stride, *self.padding, *self.dilation)
-        return (self.channels, self.filters, self.groups, batch, *sizes)
+_SLOW = FLOATS | {torch.int64}
+_SMALL = {torch.float32, torch.float16, torch.bfloat16}
 
 
 def _three(values: Sequence[int], fill: int) -> tuple[int, ...]:
     return (fill,) * (3 - len(values)) + tuple(values)
 
 
-def _types(written: torch.Tensor, bias: torch.Tensor | None = None) -> dict[str, object]:
-    """The variant; the elements of one batch entry of what is written decide the width of indices."""
-    row = storage(written.dtype)
-    flat = "int" if written[0].numel() < 2**31 - 256 else "int64_t"
-    load, store = row.load.format("x"), row.store.format("x")
-    types = {"Flat": flat, "T": row.type, "LOAD(x)": load, "STORE(x)": store, "ACC": row.compute}
-    return types | {"BIASED": int(bias is not None)}
-
-
-def _direct(
-    template: Template,
-    geometry: Geometry,
-    image: torch.Tensor,
-    weight: torch.Tensor,
-    result: torch.Tensor,
-    bias: torch.Tensor | None = None,
-) -> None:
-    written = {_forward: result, _backward_image: image, _backward_weight: weight}[template]
-    read = [t for t in (image, weight, result, bias) if t is not None and t is not written]
-    each = {_forward: geometry.channels, _backward_image: geometry.filters}.get(template, 0) // geometry.groups
-    check_turns("convolution", max(2 * each * geometry.taps, geometry.batch * geometry.spots // 256))
-    if template is _backward_weight:
-        x, y, _ = grid(written.numel())
-        groups = (x, y, 1)
-    else:
-        x, y, _ = grid(-(-written[0].numel() // 256))
-        groups = (x, y, geometry.batch)
-    arguments = (image, weight, result, bias, *geometry.arguments(geometry.batch))
-    launch(template, groups, arguments, reads=read, writes=(written,), **_types(written, bias))
-
-
-def _parts(geometry: Geometry, item: int) -> list[slice]:
-    """Slices of the batch whose columns fit in the space for them."""
-    each = max(1, geometry.channels * geometry.taps * geometry.spots * item)
-    count = max(1, min(geometry.batch, _COLUMN_BYTES // each, 32768))
-    return [slice(start, min(start + count, geometry.batch)) for start in range(0, geometry.batch, count)]
-
-
-def _columns(geometry: Geometry, image: torch.Tensor) -> torch.Tensor:
-    """(batch, channels * taps, spots) for a part of the batch."""
-    if geometry.is_pointwise:
-        return image.reshape(image.shape[0], geometry.channels, -1)
-    rows = geometry.channels * geometry.taps
-    columns = image.new_empty((image.shape[0], rows, geometry.spots))
-    x, y, _ = grid(-(-rows * geometry.spots // 256))
-    arguments = (image, columns, None, None, *geometry.arguments(image.shape[0]))
-    launch(_im2col, (x, y, image.shape[0]), arguments, reads=(image,), writes=(columns,), **_types(columns))
-    return columns
-
-
-def _convolve(geometry: Geometry, image: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
-    """(batch, filters, spots) of contiguous image and weight."""
-    result = image.new_empty((geometry.batch, geometry.filters, geometry.spots))
-    if result.numel() == 0:
-        return result
-    if geometry.groups > 1:
-        _direct(_forward, geometry, image, weight, result, bias)
-        return result
-    matrix = weight.reshape(1, geometry.filters, -1)
-    added = None if bias is None else bias.view(1, -1, 1)
-    for part in _parts(geometry, image.element_size()):
-        columns = _columns(geometry, image[part])
-        left = matrix.expand(columns.shape[0], -1, -1)
-        product(left, columns, result[part], added, beta=0.0 if added is None else 1.0)
-    return result
-
-
-def _image_gradient(
-    geometry: Geometry, result: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None
-) -> torch.Tensor:
-    """The adjoint of `_convolve` in its image, plus a bias of its channels: (batch, channels, *size)."""
-    image = result.new_empty((geometry.batch, geometry.channels, *geometry.size))
-    if image.numel() == 0:
-        return image
-    if geometry.groups > 1:
-        _direct(_backward_image, geometry, image, weight, result, bias)
-        return image
-    matrix = weight.reshape(1, geometry.filters, -1).transpose(1, 2)
-    wide = summed_in(image.dtype)  # products that are yet to be added up
-    for part in _parts(geometry, wide.itemsize):
-        gradient = result[part].reshape(-1, geometry.filters, geometry.spots)
-        left = matrix.expand(gradient.shape[0], -1, -1)
-        if geometry.is_pointwise:
-            added, beta = (None, 0.0) if bias is None else (bias.view(1, -1, 1), 1.0)
-            product(left, gradient, image[part].view(-1, geometry.channels, geometry.spots), added, beta=beta)
-            continue
-        columns = result.new_empty((gradient.shape[0], geometry.channels * geometry.taps, geometry.spots), dtype=wide)
-        product(left, gradient, columns)
-        target = image[part]
-        x, y, _ = grid(-(-target[0].numel() // 256))
-        arguments = (target, columns, None, bias, *geometry.arguments(target.shape[0]))
-        read = (columns,) if bias is None else (columns, bias)
-        launch(_col2im, (x, y, target.shape[0]), arguments, reads=read, writes=(target,), **_types(target, bias))
-    return image
-
-
-def _weight_gradient(geometry: Geometry, image: torch.Tensor, result: torch.Tensor, shape: torch.Size) -> torch.Tensor:
-    """The adjoint of `_convolve` in its weight."""
-    weight = image.new_empty(shape)
-    if weight.numel() == 0 or geometry.batch == 0 or geometry.spots == 0:
-        return weight.zero_()
-    if geometry.groups > 1:
-        _direct(_backward_weight, geometry, image, weight, result)
-        return weight
-    total = weight.view(geometry.filters, -1)
-    for number, part in enumerate(_parts(geometry, image.element_size())):
-        columns = _columns(geometry, image[part]).transpose(1, 2)
-        gradient = result[part].reshape(-1, geometry.filters, geometry.spots)
-        target = total if number == 0 else torch.empty_like(total)
-        summed_product(gradient, columns, target)
-        if number:
-            total.add_(target)
-    return weight
+def _with_three(tensor: torch.Tensor) -> torch.Tensor:
+    """(batch, channels, *size) with missing dimensions of size 1 in front of the others."""
+    while tensor.dim() < 5:
+        tensor = tensor.unsqueeze(2)
+    return tensor
 
 
 def _check(input: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, groups: int, transposed: bool) -> None:
@@ -197,6 +43,12 @@ def _check(input: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None,
         raise RuntimeError(
             f"Given {'transposed=1' if transposed else f'groups={groups}'}, weight of size {list(weight.shape)}, "
             f"expected input{list(input.shape)} to have {channels} channels, but got {input.shape[1]} channels instead"
+        )
+    filters = weight.shape[1] * groups if transposed else weight.shape[0]
+    if bias is not None and bias.shape != (filters,):
+        raise RuntimeError(
+            f"Given {'transposed=1' if transposed else 'transposed=0'}, weight of size {list(weight.shape)}, expected "
+            f"bias to be 1-dimensional with {filters} elements, but got bias of size {list(bias.shape)} instead"
         )
     if weight.shape[0] % groups:
         raise RuntimeError(
@@ -280,10 +132,6 @@ def _memory_format(input: torch.Tensor, weight: torch.Tensor) -> torch.memory_fo
     return torch.channels_last_3d if is_small and torch.channels_last_3d in formats else torch.contiguous_format
 
 
-def _gradients_format(input: torch.Tensor, weight: torch.Tensor) -> torch.memory_format:
-    return torch.contiguous_format if input.is_complex() else _memory_format(input, weight)
-
-
 @implements("_convolution")
 def _convolution(
     input: torch.Tensor,
@@ -313,11 +161,52 @@ def convolution(
     output_padding: Sequence[int],
     groups: int,
 ) -> torch.Tensor:
-    """Shapes and most checks are those of torch's own meta function."""
     if torch._C._get_tracing_state() is not None:
         # torch does not record this operator but the one that it calls.
         arguments = (stride, padding, dilation, transposed, output_padding, groups)
         return torch._convolution(input, weight, bias, *arguments, False, False, True, True)
+    if input.dim() == weight.dim() - 1 >= 2:
+        batched = convolution(
+            input.unsqueeze(0), weight, bias, stride, padding, dilation, transposed, output_padding, groups
+        )
+        return batched.squeeze(0)
+    likes = tuple(None if t is None else (t.shape, t.dtype) for t in (input, weight, bias))
+    windows = (tuple(stride), tuple(padding), tuple(dilation), transposed, tuple(output_padding), groups)
+    shape, geometry = _plan(*likes, *windows)
+    if geometry is None:
+        return input.new_empty(shape)
+    memory_format = _memory_format(input, weight)
+    weight = weight.contiguous()
+    bias = None if bias is None else bias.contiguous()
+    function = launcher.image_gradient if transposed else launcher.forward
+    result = function(geometry, _with_three(input), weight.flatten(2), bias)
+    return result.view(shape).contiguous(memory_format=memory_format)
+
+
+_Like = tuple[torch.Size, torch.dtype]
+
+
+@functools.lru_cache(maxsize=4096)
+def _plan(
+    input_like: _Like,
+    weight_like: _Like,
+    bias_like: _Like | None,
+    stride: tuple[int, ...],
+    padding: tuple[int, ...],
+    dilation: tuple[int, ...],
+    transposed: bool,
+    output_padding: tuple[int, ...],
+    groups: int,
+) -> tuple[Sequence[int], Geometry | None]:
+    """The result's shape, and the convolution; None where there is nothing to convolve.
+
+    Raises what the CPU does. Shapes and most checks are those of torch's own meta function.
+    """
+    input, weight, bias = (
+        None if like is None else torch.empty(like[0], dtype=like[1], device="meta")
+        for like in (input_like, weight_like, bias_like)
+    )
+    assert input is not None and weight is not None
     if transposed or any(value != 1 for value in dilation):  # kernels of their own on the CPU
         require_dtype("slow_conv_transpose2d_out_cpu" if transposed else "slow_conv_dilated<>", input, _SLOW)
     else:
@@ -325,11 +214,6 @@ def convolution(
     _check_windows(stride, padding, groups)
     if weight.dim() < 3:
         raise RuntimeError("weight should have at least three dimensions")
-    if input.dim() == weight.dim() - 1:
-        batched = convolution(
-            input.unsqueeze(0), weight, bias, stride, padding, dilation, transposed, output_padding, groups
-        )
-        return batched.squeeze(0)
     _check(input, weight, bias, groups, transposed)
     if any(value <= 0 for value in dilation):
         raise RuntimeError(f"dilation should be greater than zero, but got {list(dilation)}")
@@ -339,26 +223,12 @@ def convolution(
         _check_sizes(input, weight, limits if transposed else None, _spread(output_padding, rank))
     elif transposed and not input.shape[0]:
         windows = [_spread(v, rank) for v in (stride, padding, dilation, output_padding)]
-        return input.new_empty((0, weight.shape[1] * groups, *_transposed_size(input.shape[2:], weight.shape, windows)))
+        return (0, weight.shape[1] * groups, *_transposed_size(input.shape[2:], weight.shape, windows)), None
     shape = torch.ops.aten.convolution.default(
-        *(None if t is None else torch.empty(t.shape, device="meta") for t in (input, weight, bias)),
-        stride,
-        padding,
-        dilation,
-        transposed,
-        output_padding,
-        groups,
+        input, weight, bias, stride, padding, dilation, transposed, output_padding, groups
     ).shape
-    memory_format = _memory_format(input, weight)
-    input, weight = input.contiguous(), weight.contiguous()
-    bias = None if bias is None else bias.contiguous()
-    if transposed:
-        geometry = _geometry(shape, input.shape, weight.shape, groups, stride, padding, dilation)
-        result = _image_gradient(geometry, input, weight, bias)
-    else:
-        geometry = _geometry(input.shape, shape, weight.shape, groups, stride, padding, dilation)
-        result = _convolve(geometry, input, weight, bias)
-    return result.view(shape).contiguous(memory_format=memory_format)
+    image, result = (shape, input.shape) if transposed else (input.shape, shape)
+    return shape, _geometry(image, result, weight.shape, groups, stride, padding, dilation)
 
 
 @implements("convolution_backward")
@@ -379,19 +249,23 @@ def convolution_backward(
         arguments = (bias_sizes, stride, padding, dilation, transposed, output_padding, groups, output_mask)
         grads = convolution_backward(grad_output.unsqueeze(0), input.unsqueeze(0), weight, *arguments)
         return (None if grads[0] is None else grads[0].squeeze(0), *grads[1:])
-    memory_format = _gradients_format(input, weight)
-    grad_output, input, weight = grad_output.contiguous(), input.contiguous(), weight.contiguous()
-    image, result = (grad_output, input) if transposed else (input, grad_output)
-    geometry = _geometry(image.shape, result.shape, weight.shape, groups, stride, padding, dilation)
+    memory_format = _memory_format(input, weight)
+    weight = weight.contiguous()
+    wide_grad, wide_input, taps = _with_three(grad_output), _with_three(input), weight.flatten(2)
+    image, result = (wide_grad, wide_input) if transposed else (wide_input, wide_grad)
+    shapes = (grad_output.shape, input.shape) if transposed else (input.shape, grad_output.shape)
+    geometry = _geometry(*shapes, weight.shape, groups, stride, padding, dilation)
     grad_input = grad_weight = grad_bias = None
+    rows = launcher.result_rows(geometry, result) if output_mask[1] and not transposed else None
     if output_mask[0]:
         if transposed:
-            grad_input = _convolve(geometry, grad_output, weight, None)
+            grad_input = launcher.forward(geometry, wide_grad, taps, None)
         else:
-            grad_input = _image_gradient(geometry, grad_output, weight)
+            grad_input = launcher.image_gradient(geometry, wide_grad, taps, rows=rows)
         grad_input = grad_input.view(input.shape).contiguous(memory_format=memory_format)
     if output_mask[1]:
-        grad_weight = _weight_gradient(geometry, image, result, weight.shape).contiguous(memory_format=memory_format)
+        grad_weight = launcher.weight_gradient(geometry, image, result, taps.shape, rows)
+        grad_weight = grad_weight.view(weight.shape).contiguous(memory_format=memory_format)
     if output_mask[2]:
         grad_bias = grad_output.sum([0, *range(2, grad_output.dim())])
     return grad_input, grad_weight, grad_bias

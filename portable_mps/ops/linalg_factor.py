@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import torch
 
+from portable_mps.dispatch.products import product
 from portable_mps.dispatch.registry import implements
 from portable_mps.ops.linalg import MOST_TURNS, MatrixKernel, check_dtype, check_square, stacked_in_place, structured
 from portable_mps.ops.linalg_solve import interchange, substitute
-from portable_mps.ops.matmul import product
 from portable_mps.ops.shape import contiguous_out, finish
 
 _cholesky = MatrixKernel("linalg_factor", "cholesky", 1, 2, 5)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 
+from portable_mps.dispatch.products import product
 from portable_mps.dispatch.registry import implements
 from portable_mps.ops.linalg import (
     MOST_TURNS,
@@ -17,7 +18,6 @@ from portable_mps.ops.linalg import (
     structured,
 )
 from portable_mps.ops.linalg_solve import substitute
-from portable_mps.ops.matmul import product
 
 _factor = MatrixKernel("linalg_qr", "factor", 2, 1, 5)
 _apply = MatrixKernel("linalg_qr", "apply", 2, 1, 5)

@@ -7,6 +7,7 @@ import sys
 import torch
 
 from portable_mps.dispatch.checks import raise_where
+from portable_mps.dispatch.products import product
 from portable_mps.dispatch.registry import implements
 from portable_mps.dispatch.strided import on_device, written
 from portable_mps.ops.linalg import (
@@ -22,7 +23,6 @@ from portable_mps.ops.linalg import (
     stacked_in_place,
     structured,
 )
-from portable_mps.ops.matmul import product
 
 _triangular = MatrixKernel("linalg_solve", "triangular", 2, 1, 6)
 _interchange = MatrixKernel("linalg_solve", "interchange", 2, 1, 6)

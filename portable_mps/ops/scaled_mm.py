@@ -9,9 +9,9 @@ from collections.abc import Sequence
 
 import torch
 
+from portable_mps.dispatch.products import product
 from portable_mps.dispatch.registry import implements
 from portable_mps.dispatch.strided import resized
-from portable_mps.ops.matmul import product
 
 # torch.nn.functional.ScalingType and SwizzleType, which take long to import.
 _TENSORWISE, _ROWWISE = 0, 1

@@ -9,9 +9,9 @@ import torch
 
 from portable_mps.dispatch import deterministic
 from portable_mps.dispatch.launch import check_turns
+from portable_mps.dispatch.products import product, summed_product
 from portable_mps.dispatch.promotion import scalar_type
 from portable_mps.dispatch.strided import Linear
-from portable_mps.ops.matmul import product, summed_product
 
 _columns, _backward_image, _backward_offset = (
     Linear("torchvision_deform_conv", entry, "QQQQQQQx" + "i" * 14)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import torch
 
+from portable_mps.dispatch.products import product
 from portable_mps.dispatch.promotion import scalar_type
 from portable_mps.dispatch.registry import implements
-from portable_mps.ops.matmul import product
 
 _ACTIVATIONS = (torch.float32, torch.float16, torch.bfloat16)
 _ROWS, _COLUMNS = 8, 16  # of weights in a tile of torch's packed shape

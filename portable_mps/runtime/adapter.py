@@ -31,6 +31,9 @@ EXTENSIONS = (
     "VK_EXT_memory_budget",
     "VK_KHR_portability_subset",
 )
+# 32-bit registers that a thread can have before the compiler spills, by VkDriverId: Intel's threads share 4 KiB of them
+# among 16 lanes. No driver tells; others have about 255.
+_REGISTERS = {5: 64, 6: 64}
 _SOFTWARE = "software (CPU)"
 _KINDS = {0: "other", 1: "integrated GPU", 2: "discrete GPU", 3: "virtual GPU", 4: _SOFTWARE}
 _PREFERENCE = {2: 0, 1: 1, 3: 2, 0: 3, 4: 4}
@@ -51,7 +54,7 @@ class Adapter:
     cores is how many units compute independently (compute units, streaming multiprocessors, shader cores; processors
     for a software driver), 0 where the driver does not tell. memory is the size of its largest device-local heap in
     bytes, max_buffer the most bytes that a buffer may have, sure_allocation up to how many the driver promises to give
-    in one piece, coop_matrices the supported (M, N, K, A type, result type) shapes at subgroup scope, and
+    in one piece, registers how many 32-bit ones a thread has, coop_matrices the supported (M, N, K, A type, result type) shapes at subgroup scope, and
     workgroup_matrices, by (A type, result type, threads of the workgroup), what M, N and K must be multiples of at
     workgroup scope.
     """
@@ -68,6 +71,7 @@ class Adapter:
     subgroup_size: int
     max_push_constants: int
     max_shared_memory: int
+    registers: int
     max_workgroup: int
     max_groups: tuple[int, int, int]
     timestamp_period_ns: float
@@ -301,6 +305,7 @@ def _describe(index: int, handle: Any) -> Adapter:
         subgroup_size=subgroup.subgroupSize,
         max_push_constants=limits.maxPushConstantsSize,
         max_shared_memory=limits.maxComputeSharedMemorySize,
+        registers=_REGISTERS.get(driver.driverID, 255),
         max_workgroup=limits.maxComputeWorkGroupInvocations,
         max_groups=(count[0], count[1], count[2]),
         timestamp_period_ns=limits.timestampPeriod,

@@ -94,8 +94,7 @@ def current() -> Device:
                 _device = Device()
                 atexit.register(_device.close)
                 workers.prepare()
-                if settings.log_profile():
-                    profiler.profile_whole_process()
+                profiler.opened()
     return _device
 
 

@@ -7,12 +7,15 @@ from __future__ import annotations
 
 import logging
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
+
+from portable_mps import settings
 
 log = logging.getLogger("portable_mps.profiler")
 MODES = ("interval", "event", "interval,event", "event,interval")
-_CAPACITY = 4096  # timestamps held before the device is waited for
+_CAPACITY, _POOLS = 4096, 16  # timestamps in a pool; pools filled before the device is waited for
 
 
 @dataclass
@@ -23,52 +26,86 @@ class KernelTime:
     milliseconds: float = 0.0
 
 
+class Dispatch(NamedTuple):
+    """One dispatch: its kernel, start and end in nanoseconds of the device's clock, and its workgroups."""
+
+    name: str
+    start_ns: float
+    end_ns: float
+    groups: tuple[int, int, int]
+
+
 last: dict[str, KernelTime] = {}
 """What the most recent profile found, by kernel."""
 
 
 class Profiler:
-    """Times every dispatch of a stream from its start to `stop`. A barrier around each keeps them apart."""
+    """Times every dispatch of a stream from its start to `stop`.
 
-    def __init__(self, stream: Any, raw: Any, wait_until_completed: bool) -> None:
-        import slangpy as spy
+    A barrier around each keeps dispatches apart, which otherwise may overlap, and slangpy records each, which takes the
+    host longer than usual: the times are those of kernels that run alone, and the idle times between them are upper
+    bounds. When _POOLS * _CAPACITY timestamps are held, the device is waited for to read them.
 
+    keep: whether `dispatches` has each of them, in order; otherwise a long profile takes no more memory than a short
+    one.
+    """
+
+    def __init__(self, stream: Any, raw: Any, wait_until_completed: bool, keep: bool = False) -> None:
         self._stream = stream
+        self._raw = raw
         self._wait = wait_until_completed
-        self._pool = raw.create_query_pool(type=spy.QueryType.timestamp, count=_CAPACITY)
-        self._names: list[str] = []
+        self._keep = keep
+        self._pools: list[Any] = []
+        self._recorded: list[tuple[str, tuple[int, int, int]]] = []
         self.times: dict[str, KernelTime] = {}
+        self.dispatches: list[Dispatch] = []
 
     def before(self, encoder: Any) -> None:
         """Called by the stream ahead of a dispatch."""
         encoder.global_barrier()
-        encoder.write_timestamp(self._pool, 2 * len(self._names))
+        self._stamp(encoder, 2 * len(self._recorded))
 
-    def after(self, encoder: Any, name: str) -> None:
+    def after(self, encoder: Any, name: str, groups: tuple[int, int, int]) -> None:
         """Called by the stream behind a dispatch of the kernel `name`."""
         encoder.global_barrier()
-        encoder.write_timestamp(self._pool, 2 * len(self._names) + 1)
-        self._names.append(name)
-        if self._wait or 2 * len(self._names) == _CAPACITY:
+        self._stamp(encoder, 2 * len(self._recorded) + 1)
+        self._recorded.append((name, groups))
+        if self._wait or 2 * len(self._recorded) == _POOLS * _CAPACITY:
             self._collect()
+
+    def _stamp(self, encoder: Any, index: int) -> None:
+        number, place = divmod(index, _CAPACITY)
+        if number == len(self._pools):
+            import slangpy as spy
+
+            self._pools.append(self._raw.create_query_pool(type=spy.QueryType.timestamp, count=_CAPACITY))
+        encoder.write_timestamp(self._pools[number], place)
 
     def _collect(self) -> None:
         self._stream.wait()
-        if self._names:
-            stamps = self._pool.get_results(0, 2 * len(self._names))
-            for k, name in enumerate(self._names):
-                entry = self.times.setdefault(name, KernelTime())
-                entry.count += 1
-                entry.milliseconds += (stamps[2 * k + 1] - stamps[2 * k]) * self._stream.timestamp_period_ns / 1e6
-        self._names.clear()
-        self._pool.reset()
+        period = self._stream.timestamp_period_ns
+        for first, pool in enumerate(self._pools):
+            part = self._recorded[first * _CAPACITY // 2 : (first + 1) * _CAPACITY // 2]
+            if part:
+                stamps = pool.get_results(0, 2 * len(part))
+                for k, (name, groups) in enumerate(part):
+                    self._add(Dispatch(name, stamps[2 * k] * period, stamps[2 * k + 1] * period, groups))
+            pool.reset()
+        self._recorded.clear()
+
+    def _add(self, dispatch: Dispatch) -> None:
+        entry = self.times.setdefault(dispatch.name, KernelTime())
+        entry.count += 1
+        entry.milliseconds += (dispatch.end_ns - dispatch.start_ns) / 1e6
+        if self._keep:
+            self.dispatches.append(dispatch)
 
     def stop(self) -> None:
         """Read what is left."""
         self._collect()
 
 
-def start(mode: str, wait_until_completed: bool) -> None:
+def start(mode: str, wait_until_completed: bool, keep: bool = False) -> None:
     """Begin; `mode` is one of torch.mps.profiler's and changes nothing here. RuntimeError while one is running."""
     from portable_mps.runtime import device
 
@@ -78,24 +115,25 @@ def start(mode: str, wait_until_completed: bool) -> None:
     with current.stream.lock:
         if current.stream.profiler is not None:
             raise RuntimeError("The profiler is running already")
-        current.stream.profiler = Profiler(current.stream, current.raw, wait_until_completed)
+        current.stream.profiler = Profiler(current.stream, current.raw, wait_until_completed, keep)
 
 
-def stop() -> None:
-    """End, keep the result in `last` and log it as a table; nothing where no profile is running."""
+def stop() -> Profiler | None:
+    """End, keep the result in `last` and log it as a table; None, and nothing is done, where no profile is running."""
     from portable_mps.runtime import device
 
     if not device.is_open():
-        return
+        return None
     stream = device.current().stream
     with stream.lock:
         profiler, stream.profiler = stream.profiler, None
         if profiler is None:
-            return
+            return None
         profiler.stop()
     last.clear()
     last.update(sorted(profiler.times.items(), key=lambda item: -item[1].milliseconds))
     log.info("%s", table())
+    return profiler
 
 
 def table() -> str:
@@ -106,6 +144,23 @@ def table() -> str:
         share = entry.milliseconds / total if total else 0.0
         lines.append(f"{name:<32} {entry.count:>10} {entry.milliseconds:>10.3f} {share:>6.1%}")
     return "\n".join([*lines, f"{'total':<32} {'':>10} {total:>10.3f}"])
+
+
+_begin: Callable[[], None] | None = None
+
+
+def when_opened(begin: Callable[[], None]) -> None:
+    """Have `begin` called by the thread that opens the device, before its first dispatch."""
+    global _begin
+    _begin = begin
+
+
+def opened() -> None:
+    """Called by runtime/device.py when the device is open."""
+    if _begin is not None:
+        _begin()
+    elif settings.log_profile():
+        profile_whole_process()
 
 
 def profile_whole_process() -> None:

@@ -82,7 +82,7 @@ class Stream:
         compute.dispatch_compute(groups)
         compute.end()
         if profiler is not None:
-            profiler.after(encoder, pipeline.name)
+            profiler.after(encoder, pipeline.name, groups)
 
     @property
     def profiler(self) -> Any:

@@ -44,6 +44,49 @@ def test_depthwise_and_pointwise():
     compare(lambda x, w: F.conv2d(x, w, stride=2), x, sample(5, 6, 1, 1), grad=True, **CLOSE)
 
 
+@pytest.mark.parametrize("stride,padding,dilation", [(1, 0, 1), (2, 1, 1), (3, 2, 2), ((1, 2), (2, 0), (1, 3))])
+@pytest.mark.parametrize("transposed", [False, True])
+def test_wide_groups(transposed, stride, padding, dilation):
+    x = sample(2, 16, 9, 11)
+    if transposed:
+        run = lambda x, w, b: F.conv_transpose2d(x, w, b, stride, padding, 0, 2, dilation)  # noqa: E731
+        compare(run, x, sample(16, 16, 2, 3), sample(32), grad=True, **CLOSE)
+    else:
+        run = lambda x, w, b: F.conv2d(x, w, b, stride, padding, dilation, 2)  # noqa: E731
+        compare(run, x, sample(32, 8, 2, 3), sample(32), grad=True, **CLOSE)
+
+
+def test_window_smaller_than_the_stride():
+    """Pixels that no tap reaches have no gradient, and transposed, the bias alone."""
+    compare(lambda x, w: F.conv2d(x, w, stride=4), sample(2, 3, 11, 13), sample(4, 3, 2, 3), grad=True, **CLOSE)
+    run = lambda x, w, b: F.conv_transpose2d(x, w, b, stride=4, output_padding=2)  # noqa: E731
+    compare(run, sample(2, 3, 4, 5), sample(3, 4, 2, 3), sample(4), grad=True, **CLOSE)
+
+
+@pytest.mark.parametrize("layout", ["sliced", "channels_last", "expanded"])
+def test_strides_of_the_image(layout):
+    x = {
+        "sliced": lambda: sample(4, 12, 9, 20)[::2, ::3, 1:, ::2],
+        "channels_last": lambda: sample(2, 8, 9, 10).contiguous(memory_format=torch.channels_last),
+        "expanded": lambda: sample(1, 4, 8, 1).expand(2, 4, 8, 9),
+    }[layout]()
+    w = sample(5, x.shape[1], 3, 3, seed=1)
+    compare(lambda x, w: F.conv2d(x, w, padding=1), x, w, grad=layout != "expanded", **CLOSE)
+    compare(lambda x, w: F.conv2d(x, w), x, w, grad=layout != "expanded", **CLOSE)
+
+
+@pytest.mark.parametrize("dims", SIZES)
+@pytest.mark.parametrize("transposed", [False, True])
+def test_complex(dims, transposed):
+    """torch takes them apart into real ones."""
+    function = getattr(F, f"conv_transpose{dims}d" if transposed else f"conv{dims}d")
+    x, w, b = (
+        torch.complex(sample(*shape, seed=1), sample(*shape, seed=2))
+        for shape in ((2, 4, *SIZES[dims]), (4, 4, *[2] * dims), (4,))
+    )
+    compare(lambda x, w, b: function(x, w, b, stride=2, padding=1), x, w, b, **CLOSE)
+
+
 def test_uneven_windows():
     compare(
         lambda x, w: F.conv2d(x, w, stride=(2, 1), padding=(0, 2), dilation=(1, 2)),

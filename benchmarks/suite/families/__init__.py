@@ -1,0 +1,34 @@
+"""The shapes, a module a family: TITLE, NOTE (what its rates count; may be empty) and CASES."""
+
+from suite.families import (
+    attention,
+    convolution,
+    copies,
+    elementwise,
+    host,
+    images,
+    indexing,
+    linalg,
+    optimizers,
+    products,
+    randomness,
+    reductions,
+)
+
+FAMILIES = {
+    module.__name__.rpartition(".")[2]: module
+    for module in (
+        products,
+        attention,
+        convolution,
+        elementwise,
+        copies,
+        reductions,
+        indexing,
+        randomness,
+        images,
+        optimizers,
+        linalg,
+        host,
+    )
+}

@@ -1,0 +1,512 @@
+"""The launcher of matrix products: which kernel, engine and tile a product takes, planned once for its shapes."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import torch
+
+from portable_mps.dispatch import engines, tiles
+from portable_mps.dispatch.engines import PLAIN, SUBGROUP, WORKGROUP
+from portable_mps.dispatch.launch import Prepared, grid
+from portable_mps.dispatch.pointwise import Pointwise
+from portable_mps.dispatch.promotion import Promotion, storage, summed_in
+from portable_mps.runtime import device
+from portable_mps.runtime.kernel import Template
+
+# By the type that is accumulated, which alpha and beta have, too.
+_NUMBERS = {"float": "f", "double": "d", "int": "i", "int64_t": "q"}
+_MAX_BATCH = 32768  # workgroups in z
+_TINYELEMENTS, _TINY_DEPTH = 512, 64  # up to which a thread takes an element of the result
+ELEMENTS = {torch.float16: "half", torch.bfloat16: "BFloat16", torch.int8: "int8_t"}
+_RESULTS = {torch.float32: "float", torch.float16: "half", torch.bfloat16: "BFloat16", torch.int32: "int"}
+_FLOAT8 = {torch.float8_e4m3fn, torch.float8_e5m2, torch.float8_e4m3fnuz, torch.float8_e5m2fnuz}
+
+
+def _templates(stem: str, entry: str, counted: bool, more: str = "") -> dict[str, Template]:
+    """By accumulator, with alpha and beta; and "" without. counted: the parameters have the number of elements."""
+    count = "q" if counted else ""
+    plain = {"": Template(stem, entry, f"QQQqqq{count}{'i' * 9}{more}")}
+    return plain | {
+        acc: Template(stem, entry, f"QQQQqqqq{count}{'i' * 11}2{code}{more}") for acc, code in _NUMBERS.items()
+    }
+
+
+_product = _templates("matmul", "matmul", counted=False)
+_split = _templates("matmul", "matmul", counted=False, more="ii")
+_tiny = _templates("matmul_tiny", "tiny", counted=True)
+_combine = _templates("matmul_combine", "combine", counted=True)
+_by_columns = _templates("matvec", "by_columns", counted=False)
+_by_rows = _templates("matvec", "by_rows", counted=False)
+_by_columns_split = _templates("matvec", "by_columns", counted=False, more="ii")
+_by_rows_split = _templates("matvec", "by_rows", counted=False, more="ii")
+_FEW_ROWS = 4  # up to which a product is bound by reading the other operand
+_VECTOR_WIDTH, _VECTOR_COLUMNS = 32, 8  # threads of matvec.slang's workgroups, along the contiguous dimension and not
+
+
+class Finish(NamedTuple):
+    """An elementwise function of a product: in Slang, of x, in the accumulated type ACC; and what to import for it."""
+
+    expression: str = "x"
+    module: str = ""
+
+    @property
+    def defines(self) -> dict[str, Any]:
+        imported = {"FINISH_MODULE": self.module} if self.module else {}
+        return {"FINISH(x)": self.expression, "FINISHED": int(self is not AS_IS), **imported}
+
+
+AS_IS = Finish()
+
+
+def product(
+    a: torch.Tensor,
+    b: torch.Tensor,
+    out: torch.Tensor,
+    added: torch.Tensor | None = None,
+    alpha: float = 1.0,
+    beta: float = 0.0,
+    finish: Finish = AS_IS,
+) -> None:
+    """out = finish(alpha * a @ b + beta * added).
+
+    a (batch, m, k), b (batch, k, n), out (batch, m, n), one dtype; added broadcasts to out. Any strides. Accumulates in
+    float32 for half types, in the dtype's own width otherwise; float32 as torch.set_float32_matmul_precision says. a
+    and b may be of two 8-bit float dtypes, and b of any that a's accumulator holds; out is then float32. finish is
+    applied before the result is rounded.
+    """
+    batch, m, k = a.shape
+    n = b.shape[2]
+    if out.numel() == 0:
+        return
+    if k == 0 and finish is AS_IS:
+        out.zero_() if added is None or beta == 0 else torch.mul(added.expand_as(out), beta, out=out)
+        return
+    if out.is_complex():
+        return _complex_product(a, b, out, added, alpha, beta)
+    if out.stride(2) != 1 and out.stride(1) == 1 and m > _FEW_ROWS:  # by columns: the transposed product lies by rows
+        turned = None if added is None else added.expand_as(out).transpose(1, 2)
+        return product(b.transpose(1, 2), a.transpose(1, 2), out.transpose(1, 2), turned, alpha, beta, finish)
+    if n <= _FEW_ROWS < m:  # columns are rows of the transposed product
+        turned = None if added is None else added.expand_as(out).transpose(1, 2)
+        return product(b.transpose(1, 2), a.transpose(1, 2), out.transpose(1, 2), turned, alpha, beta, finish)
+    if batch > _MAX_BATCH and not _is_tiny(m, n, k):
+        for start in range(0, batch, _MAX_BATCH):
+            part = slice(start, start + _MAX_BATCH)
+            rest = None if added is None else added.expand_as(out)[part]
+            product(a[part], b[part], out[part], rest, alpha, beta, finish)
+        return
+    if added is not None:
+        added = added.expand_as(out)
+        if beta != 0 and _overlaps(added, out):
+            added = added.clone()
+    a, b = _contiguous_way(a), _contiguous_way(b)
+    d = out if added is None and alpha != 1 else added
+    key: tuple[Any, ...] = (a.shape, n, a.stride(), b.stride(), out.stride(), a.dtype, b.dtype, out.dtype, finish)
+    key += (a.data_ptr() & 31, b.data_ptr() & 31, out.data_ptr() & 15)  # whether wide loads are aligned
+    if a.dtype == torch.float32:
+        key += (torch.get_float32_matmul_precision(),)
+    if d is not None:
+        key += (d.stride(), alpha, beta, d.data_ptr() == out.data_ptr())
+    plan = _plans.get(key)
+    if plan is None:
+        if k > _longest():
+            return _product_in_parts(a, b, out, added, alpha, beta, finish)
+        if len(_plans) >= _REMEMBERED:
+            _plans.clear()
+        plan = _plans[key] = _Plan(a, b, out, d, alpha, beta, finish)
+    plan.run(a, b, out, d)
+
+
+def _contiguous_way(tensor: torch.Tensor) -> torch.Tensor:
+    """A (batch, rows, columns) view or copy with one of the last two strides equal to 1."""
+    return tensor if 1 in tensor.stride()[1:] else tensor.contiguous()
+
+
+def _longest() -> int:
+    """The longest inner dimension that one dispatch takes: 10 turns for 16 elements, where loops are limited."""
+    return device.current().adapter.loop_limit // 10 * 16
+
+
+def _product_in_parts(
+    a: torch.Tensor,
+    b: torch.Tensor,
+    out: torch.Tensor,
+    added: torch.Tensor | None,
+    alpha: float,
+    beta: float,
+    finish: Finish,
+) -> None:
+    """`product` over parts of the inner dimension, in the accumulator's dtype; the last applies `finish`."""
+    total = torch.zeros(out.shape, dtype=summed_in(out.dtype), device=out.device)
+    starts = range(0, a.shape[2], _longest())
+    for start in starts[:-1]:
+        part = slice(start, start + _longest())
+        product(a[:, :, part], b[:, part], total, total, alpha, 1.0)
+    if added is not None and beta != 0:
+        total += beta * added
+    rest = slice(starts[-1], None)
+    product(a[:, :, rest], b[:, rest], total, total, alpha, 1.0, finish)
+    out.copy_(total)
+
+
+_plans: dict[tuple[Any, ...], _Plan] = {}
+_REMEMBERED = 8192  # plans
+
+
+def forget_plans() -> None:
+    """Plan every product anew: what decides has changed."""
+    _plans.clear()
+
+
+class _Plan:
+    """The dispatches of `product`, all but the addresses; d is what beta is multiplied with."""
+
+    def __init__(
+        self,
+        a: torch.Tensor,
+        b: torch.Tensor,
+        out: torch.Tensor,
+        d: torch.Tensor | None,
+        alpha: float,
+        beta: float,
+        finish: Finish,
+    ) -> None:
+        self._convert = _conversion(a, b)
+        self._align_a = self._align_b = False
+        self._parts: tuple[tuple[int, ...], torch.dtype] | None = None
+        if self._convert is not None:
+            a, b = self._convert(a, b)
+        batch, m, k = a.shape
+        n = b.shape[2]
+        types = types_of(a.dtype, b.dtype, out.dtype) | finish.defines
+        added: tuple[Any, ...] = ()
+        batches: tuple[int, ...] = (a.stride(0), b.stride(0), out.stride(0))
+        if d is not None:
+            number = float if out.is_floating_point() else int
+            batches += (d.stride(0),)
+            added = (d.stride(1), d.stride(2), number(alpha), number(beta))
+        scaled = types["ACC"] if d is not None else ""
+        variant = {"SCALED": int(d is not None), "SPLIT": 0, **types}
+        result = (out.stride(1), out.stride(2))
+        if _is_tiny(m, n, k):
+            sizes = (m, n, k, *a.stride()[1:], *b.stride()[1:], *result)
+            groups = grid(-(-out.numel() // 256))
+            self._main = Prepared(_tiny[scaled], groups, (*batches, out.numel(), *sizes, *added), TINY=1, **variant)
+            return
+        if m <= _FEW_ROWS and a.dtype not in _FLOAT8:
+            self._plan_vector(a, b, out, variant, scaled, (batches, added))
+            return
+        choice = _choose(a, b, types["ACC"])
+        tile = choice.tile
+        if tile.engine == WORKGROUP:
+            self._align_a, self._align_b = not _is_aligned(a, 16), not _is_aligned(b, 16)
+            a = _realigned(a) if self._align_a else a
+            b = _realigned(b) if self._align_b else b
+            batches = (a.stride(0), b.stride(0), *batches[2:])
+        sizes = (m, n, k, *_pitches(a), *_pitches(b), *result)
+        groups = (*grid(-(-n // tile.n) * -(-m // tile.m))[:2], batch * choice.splits)
+        if choice.splits == 1:
+            in_place = d is not None and beta != 0 and d.data_ptr() == out.data_ptr()
+            key = variant | _layout(a, b, out, tile, k, in_place)
+            self._main = Prepared(_product[scaled], groups, (*batches, *sizes, *added), **key)
+            return
+        key = self._plan_parts(a, b, out, variant, scaled, (batches, added), choice.splits)
+        partial = torch.empty((1, m, n), dtype=summed_in(out.dtype), device=out.device)
+        key |= _layout(a, b, partial, tile, choice.part, in_place=False)
+        numbers = (*batches[:2], m * n, *sizes[:-2], n, 1, choice.splits, choice.part)
+        self._main = Prepared(_split[""], groups, numbers, **key)
+
+    def _plan_parts(
+        self,
+        a: torch.Tensor,
+        b: torch.Tensor,
+        out: torch.Tensor,
+        variant: dict[str, Any],
+        scaled: str,
+        numbers: tuple[tuple[int, ...], tuple[Any, ...]],
+        splits: int,
+    ) -> dict[str, Any]:
+        """Plan how `splits` parts of K are added up; the compile key's types for the dispatch that makes them."""
+        batches, added = numbers
+        batch, m, n = out.shape
+        wide = summed_in(out.dtype)
+        self._parts = (batch * splits, m, n), wide
+        sums = storage(wide)
+        sizes = (m, n, splits, 0, 0, 0, 0, out.stride(1), out.stride(2))
+        self._combine = Prepared(
+            _combine[scaled],
+            grid(-(-out.numel() // 256)),
+            (0, 0, *batches[2:], out.numel(), *sizes, *added),
+            **(variant | {"A_T": sums.type, "B_T": sums.type, "TINY": 1}),
+        )
+        return {"SCALED": 0, "SPLIT": 1, **types_of(a.dtype, b.dtype, wide), **AS_IS.defines}
+
+    def _plan_vector(
+        self,
+        a: torch.Tensor,
+        b: torch.Tensor,
+        out: torch.Tensor,
+        variant: dict[str, Any],
+        scaled: str,
+        numbers: tuple[tuple[int, ...], tuple[Any, ...]],
+    ) -> None:
+        """Plan a product of a few rows, which is bound by reading b: enough workgroups to keep memory busy."""
+        batches, added = numbers
+        batch, m, k = a.shape
+        n = b.shape[2]
+        by_rows = _contiguous(b) == 1
+        word = 16 // b.element_size() if b.element_size() < 8 and _is_vector(b, 16) else 1
+        columns = _VECTOR_COLUMNS if by_rows else _VECTOR_WIDTH * word
+        across = -(-n // columns)
+        # What a workgroup reads at a time; K is split while each part has several times that.
+        step = _VECTOR_WIDTH * word * 4 if by_rows else _VECTOR_COLUMNS * 4
+        wanted = 8 * (device.current().adapter.cores or tiles.CORES)
+        splits = max(1, min(wanted // (across * batch), k // (4 * step), _MAX_BATCH // batch))
+        part = -(-k // (splits * step)) * step
+        splits = -(-k // part)
+        groups = (*(grid(across)[:2] if by_rows else (across, 1)), batch * splits)
+        more = {"ROWS": m, "WORD": word, "B_BYTES": b.element_size()}
+        sizes = (m, n, k, *a.stride()[1:], *_pitches(b))
+        if splits == 1:
+            plain = (_by_rows if by_rows else _by_columns)[scaled]
+            self._main = Prepared(
+                plain, groups, (*batches, *sizes, out.stride(1), out.stride(2), *added), **variant, **more
+            )
+            return
+        key = self._plan_parts(a, b, out, variant, scaled, numbers, splits)
+        split = (_by_rows_split if by_rows else _by_columns_split)[""]
+        self._main = Prepared(split, groups, (*batches[:2], m * n, *sizes, n, 1, splits, part), **key, **more)
+
+    def run(self, a: torch.Tensor, b: torch.Tensor, out: torch.Tensor, d: torch.Tensor | None) -> None:
+        """Record the dispatches for these tensors, which have the plan's shapes, strides and alignment."""
+        if self._convert is not None:
+            a, b = self._convert(a, b)
+        if self._align_a:
+            a = _realigned(a)
+        if self._align_b:
+            b = _realigned(b)
+        if self._parts is None:
+            if d is None:
+                self._main.record((a, b, out), (a, b), (out,))
+            else:
+                self._main.record((a, b, out, d), (a, b, d), (out,))
+            return
+        shape, dtype = self._parts
+        parts = torch.empty(shape, dtype=dtype, device=out.device)
+        self._main.record((a, b, parts), (a, b), (parts,))
+        if d is None:
+            self._combine.record((parts, parts, out), (parts,), (out,))
+        else:
+            self._combine.record((parts, parts, out, d), (parts, d), (out,))
+
+
+def _choose(a: torch.Tensor, b: torch.Tensor, accumulator: str) -> tiles.Choice:
+    """The best engine's tile for a @ b; the next one's where that has none."""
+    batch, m, k = a.shape
+    shape = tiles.Shape(batch, m, b.shape[2], k, _contiguous(a) == 2, _contiguous(b) == 1, a.dtype, accumulator)
+    best = engines.engine_for(a.dtype) if a.dtype == b.dtype else PLAIN
+    for engine in engines.ENGINES[engines.ENGINES.index(best) :]:
+        if engine == WORKGROUP and max(_span(a), _span(b)) >= 1 << 31:  # the driver's offsets are of 32 bits
+            continue
+        if engine != best and not engines.has(device.current().adapter, engine, a.dtype):
+            continue
+        choice = tiles.choose(shape, engine)
+        if choice is not None:
+            return choice
+    raise AssertionError("the plain engine has a tile for every product")
+
+
+def _span(tensor: torch.Tensor) -> int:
+    """Elements from the first to the last of a matrix of the batch."""
+    return sum((n - 1) * s for n, s in zip(tensor.shape[1:], tensor.stride()[1:], strict=True))
+
+
+def _is_tiny(m: int, n: int, k: int) -> bool:
+    return m * n <= _TINYELEMENTS and k <= _TINY_DEPTH
+
+
+def _contiguous(tensor: torch.Tensor) -> int:
+    """The contiguous one of the last two dimensions; of two, the longer."""
+    if tensor.stride(1) == 1 and tensor.stride(2) == 1:
+        return 2 if tensor.shape[2] >= tensor.shape[1] else 1
+    return 2 if tensor.stride(2) == 1 else 1
+
+
+def _pitches(tensor: torch.Tensor) -> tuple[int, int]:
+    """The strides of rows and columns; of a single row or column, one that is aligned."""
+    strides = [tensor.stride(1), tensor.stride(2)]
+    for dim, other in ((1, 2), (2, 1)):
+        if tensor.shape[dim] == 1 and tensor.stride(other) == 1:
+            strides[dim - 1] = -(-tensor.shape[other] // 16) * 16
+    return strides[0], strides[1]
+
+
+def _is_aligned(tensor: torch.Tensor, size: int) -> bool:
+    """Whether each row along the contiguous dimension starts at a multiple of `size` bytes."""
+    dim = _contiguous(tensor)
+    pitch = _pitches(tensor)[2 - dim]
+    strides = (pitch, tensor.stride(0) if tensor.shape[0] > 1 else 0)
+    return tensor.data_ptr() % size == 0 and all(s * tensor.element_size() % size == 0 for s in strides)
+
+
+def _realigned(tensor: torch.Tensor) -> torch.Tensor:
+    """A copy whose rows start at multiples of 16 bytes, contiguous along the same dimension."""
+    if tensor.stride(0) == 0 and tensor.shape[0] > 1:  # one matrix for all of the batch
+        return _realigned(tensor[:1]).expand(tensor.shape)
+    by_rows = _contiguous(tensor) == 2
+    rows = tensor if by_rows else tensor.transpose(1, 2)
+    batch, count, length = rows.shape
+    unit = 16 // tensor.element_size()
+    room = torch.empty((batch, count, -(-length // unit) * unit), dtype=tensor.dtype, device=tensor.device)
+    copy = room[:, :, :length].copy_(rows)
+    return copy if by_rows else copy.transpose(1, 2)
+
+
+def types_of(a: torch.dtype, b: torch.dtype, result: torch.dtype) -> dict[str, Any]:
+    """The compile key's part that every kernel of products has."""
+    a_row, b_row, result_row = storage(a, float8=True), storage(b, float8=True), storage(result)
+    accumulator = "int" if a_row.compute == "bool" else a_row.compute
+    fused = "fma(x, y, z)" if accumulator in ("float", "double") else "(x) * (y) + (z)"
+    return {
+        "A_T": a_row.type,
+        "B_T": b_row.type,
+        "C_T": result_row.type,
+        "LOAD_A(x)": a_row.load.format("x"),
+        "LOAD_B(x)": b_row.load.format("x"),
+        "LOAD_C(x)": result_row.load.format("x"),
+        "STORE_C(x)": result_row.store.format("x"),
+        "ACC": accumulator,
+        "MULTIPLY_ADD(x, y, z)": fused,
+        **({"FLOAT8": 1} if a_row.module else {}),
+    }
+
+
+def _layout(
+    a: torch.Tensor, b: torch.Tensor, out: torch.Tensor, tile: tiles.Tile, depth: int, in_place: bool
+) -> dict[str, Any]:
+    """The compile key's other part: the tile, how operands lie, what happens at the edges. depth: of a part of K."""
+    m, n = a.shape[1], b.shape[2]
+    a_along, b_along = _contiguous(a) == 2, _contiguous(b) == 1
+    inside = m % tile.m == 0 and n % tile.n == 0 and a.shape[2] % depth == 0 and depth % tile.k == 0
+    key = tile.variant | {"A_ALONG_K": int(a_along), "B_ALONG_K": int(b_along), "EDGE": int(not inside), "SHIFTED": 0}
+    if tile.engine == PLAIN:
+        return key | {"VECTOR": int(_is_vector(a, 4 * a.element_size()) and _is_vector(b, 4 * b.element_size()))}
+    key |= {"A_E": ELEMENTS[a.dtype], "B_E": ELEMENTS[b.dtype], "ELEMENT_BYTES": a.element_size()}
+    if tile.engine == SUBGROUP:
+        return key | {"VECTOR": int(_is_vector(a, 16) and _is_vector(b, 16))}
+    unit = 16 // a.element_size()
+    key["EDGE"] = 0
+    if m % tile.m or n % tile.n:
+        # A tile that starts earlier stores elements again: not where others have been made from them in place.
+        starts = (a_along or m % unit == 0) and (b_along or n % unit == 0)
+        shifted = m >= tile.m and n >= tile.n and starts and not in_place
+        key |= {"SHIFTED": 1} if shifted else {"EDGE": 1}
+    unroll, tail = tiles.unrolled(tile, depth)
+    tail = tail or a.shape[2] % depth != 0
+    aligned = out.stride(1) % unit == 0 and out.data_ptr() % 16 == 0 and out.stride(2) == 1
+    return key | {
+        "UNROLL": 1 if key["EDGE"] else unroll,
+        "TAIL": int(tail),
+        "C_E": _RESULTS[out.dtype],
+        "ROUNDED": int(out.dtype == torch.bfloat16),
+        "C_ALIGNED": int(aligned and (out.shape[0] == 1 or out.stride(0) % unit == 0)),
+    }
+
+
+def _is_vector(tensor: torch.Tensor, size: int) -> bool:
+    """Whether `size` bytes along the contiguous dimension can be one load everywhere."""
+    dim = _contiguous(tensor)
+    return _is_aligned(tensor, size) and tensor.shape[dim] * tensor.element_size() % size == 0
+
+
+def _complex_product(
+    a: torch.Tensor, b: torch.Tensor, out: torch.Tensor, added: torch.Tensor | None, alpha: complex, beta: complex
+) -> None:
+    """`product` as four real ones."""
+    a, b = a.resolve_conj(), b.resolve_conj()
+    parts = [torch.empty(out.shape, dtype=out.dtype.to_real(), device=out.device) for _ in range(2)]
+    for part, first, second, sign in ((parts[0], a.real, b.real, -1), (parts[1], a.real, b.imag, 1)):
+        product(first, second, part)
+        product(a.imag, b.imag if sign < 0 else b.real, part, part, sign, 1)
+    result = torch.complex(*parts)
+    if alpha != 1:
+        result *= alpha
+    if added is not None and beta != 0:
+        result += beta * added
+    out.copy_(result)
+
+
+def summed_product(a: torch.Tensor, b: torch.Tensor, out: torch.Tensor) -> None:
+    """out (m, n) = the sum over the first dimension of a (outer, m, k) @ b (outer, k, n), in one inner dimension."""
+    if out.numel() == 0:
+        return
+    left = a.transpose(0, 1).reshape(1, a.shape[1], -1)
+    product(left, b.reshape(1, -1, b.shape[2]), out.unsqueeze(0))
+
+
+# What is multiplied as something else --------------------------------------------------------------------------------
+
+# The parts of a float32 as bfloat16: the nearest, and the nearest of what is left. An infinity has no rest, and what
+# rounds to one starts from the largest number.
+_NEAREST = "(maths::isinf(a) ? a : clamp(bf16_to_f32(f32_to_bf16(a)), -3.3895314e38f, 3.3895314e38f))"
+_REST = f"(maths::isinf(a) ? 0.0f : a - {_NEAREST})"
+
+
+def _conversion(a: torch.Tensor, b: torch.Tensor) -> Any:
+    """How operands become ones that the matrix engines take: (a, b) -> (a, b), or None."""
+    if a.dtype in _FLOAT8 and b.dtype in _FLOAT8 and engines.engine_for(torch.float16) != PLAIN:
+        return lambda a, b: (a.half(), b.half())  # exact
+    if a.dtype != torch.float32 or b.dtype != torch.float32 or engines.engine_for(torch.bfloat16) == PLAIN:
+        return None
+    return _reduced.get(torch.get_float32_matmul_precision())
+
+
+def _in_one_part(a: torch.Tensor, b: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    return a.bfloat16(), b.bfloat16()
+
+
+def in_three_parts(a: torch.Tensor, b: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """bfloat16 operands, three times as long in K, whose product is that of a and b but for about 2^-16 of its terms.
+
+    a = a1 + a2 and b = b1 + b2 in bfloat16: a1 b1 + a1 b2 + a2 b1. Henry, Tang and Heinecke, "Leveraging the bfloat16
+    artificial intelligence datatype for higher-precision computations", ARITH 2019.
+    """
+    return _parts(a, 2, (_NEAREST, _NEAREST, _REST)), _parts(b, 1, (_NEAREST, _REST, _NEAREST))
+
+
+_split_into: dict[tuple[str, ...], Pointwise] = {}
+
+
+def _parts(matrix: torch.Tensor, dim: int, which: tuple[str, ...]) -> torch.Tensor:
+    """The parts of float32 matrices side by side along `dim`, contiguous along the dimension that they are."""
+    operator = _split_into.get(which)
+    if operator is None:
+        operator = _split_into[which] = Pointwise("bfloat16_parts", which, 1, promotion=Promotion.NONE)
+    along = 2 if matrix.stride(2) == 1 else 1
+    shape = list(matrix.shape)
+    shape[dim] *= len(which)
+    if along == 2:
+        parts = torch.empty(shape, dtype=torch.bfloat16, device=matrix.device)
+    else:
+        shape[1], shape[2] = shape[2], shape[1]
+        parts = torch.empty(shape, dtype=torch.bfloat16, device=matrix.device).transpose(1, 2)
+    operator(parts.chunk(len(which), dim), (matrix,))
+    return parts
+
+
+_reduced = {"high": in_three_parts, "medium": _in_one_part}
+
+
+# Overlaps ------------------------------------------------------------------------------------------------------------
+
+
+def _overlaps(a: torch.Tensor, b: torch.Tensor) -> bool:
+    """Whether writing b while reading a could differ from reading first: same memory at other places."""
+    same_place = a.data_ptr() == b.data_ptr() and a.stride() == b.stride()
+    return not same_place and shares(a, b)
+
+
+def shares(a: torch.Tensor, b: torch.Tensor) -> bool:
+    """Whether two tensors are views of one allocation."""
+    return a.untyped_storage().data_ptr() == b.untyped_storage().data_ptr()

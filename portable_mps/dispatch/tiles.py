@@ -1,0 +1,214 @@
+"""The tile of a matrix product: what each engine offers, and which one a product takes.
+
+The choice is a small model of time: waves of tiles over the adapter's cores, and what splitting K costs in memory.
+`portable-mps tune` measures instead, and what it found for a class of shapes (dispatch/tuning.py) comes first.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+
+from portable_mps.dispatch import engines
+from portable_mps.dispatch.engines import PLAIN, SUBGROUP, WORKGROUP
+from portable_mps.runtime import device
+from portable_mps.runtime.adapter import Adapter
+
+_SPLITS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32)
+_UNROLLED = (16, 12, 8, 6, 4, 3, 2, 1)
+CORES = 64  # where the driver does not tell
+# Of one core, in multiply-adds: filling and draining a tile's pipeline (per element of it), a byte of memory, and one
+# more dispatch, with what it costs the host.
+_PIPELINE, _BYTE, _LAUNCH = 96, 50, 12_000_000
+
+
+@dataclass(frozen=True)
+class Tile:
+    """A workgroup's part of a product, and its variant of the kernel.
+
+    m, n: elements of the result; k: elements of the inner dimension at a time; threads: of the workgroup; shared: bytes
+    of its shared memory (none where the driver stages); registers: 32-bit ones of a thread, roughly; rate: what it
+    reaches of the engine's best, roughly; defines: the rest of the compile key.
+    """
+
+    engine: str
+    m: int
+    n: int
+    k: int
+    threads: int
+    shared: int
+    registers: int
+    rate: float
+    defines: tuple[tuple[str, Any], ...] = ()
+
+    @property
+    def variant(self) -> dict[str, Any]:
+        return {"ENGINE": engines.ENGINES[::-1].index(self.engine), "BM": self.m, "BN": self.n, "BK": self.k} | dict(
+            self.defines
+        )
+
+
+@dataclass(frozen=True)
+class Shape:
+    """A class of products: batch of (m, k) by (k, n); which operands are contiguous along K; element types."""
+
+    batch: int
+    m: int
+    n: int
+    k: int
+    a_along_k: bool
+    b_along_k: bool
+    dtype: torch.dtype
+    accumulator: str = "float"
+
+    @property
+    def tile_class(self) -> tuple[Any, ...]:
+        """What tuning tells shapes apart by: powers of two."""
+        sizes = (max(0, size - 1).bit_length() for size in (self.batch, self.m, self.n, self.k))
+        return (*sizes, self.a_along_k, self.b_along_k, str(self.dtype), self.accumulator)
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A tile, and among how many workgroups K is split."""
+
+    tile: Tile
+    splits: int = 1
+    part: int = field(default=0)
+
+
+_ACCUMULATOR_BYTES = {"float": 4, "int": 4, "double": 8, "int64_t": 8}
+
+
+def _plain(adapter: Adapter, shape: Shape) -> Iterator[Tile]:
+    """Elements of a thread by tile; the software driver gains nothing from unrolling, and pays most for loads."""
+    size = _ACCUMULATOR_BYTES[shape.accumulator]
+    rows = ((64, 64, 8, 8, 1.0),) if adapter.is_software else _PLAIN_TILES
+    for m, n, tm, tn, rate in rows:
+        depth = 16
+        defines = (("TM", tm), ("TN", tn), ("UNROLL", 2 if adapter.is_software else depth))
+        shared = 2 * depth * (m + 4 + n) * size
+        threads = m // tm * (n // tn)
+        # Sums, an outer product's factors, what is fetched ahead, and addresses.
+        registers = size // 4 * (tm * tn + 2 * (tm + tn) + (m + n) * depth // threads) + 16
+        yield Tile(PLAIN, m, n, depth, threads, shared, registers, rate, defines)
+
+
+_PLAIN_TILES = ((128, 128, 8, 8, 1.0), (64, 128, 8, 8, 0.85), (64, 64, 4, 4, 0.55))
+
+
+def _subgroup(adapter: Adapter, shape: Shape) -> Iterator[Tile]:
+    """Each fragment shape of the adapter, with subgroups side by side."""
+    element = shape.dtype.itemsize
+    word = 16 // element
+    for fm, fn, fk in engines.fragments(adapter, shape.dtype):
+        for m, n, wm, wn, rate in _SUBGROUP_TILES:
+            depth = max(32 // element * 2, fk)
+            subgroups = m // wm * (n // wn)
+            threads = subgroups * adapter.subgroup_size
+            lines_a, words_a = (m, depth // word) if shape.a_along_k else (depth, m // word)
+            lines_b, words_b = (n, depth // word) if shape.b_along_k else (depth, n // word)
+            if wm % fm or wn % fn or depth % fk or lines_a * words_a % threads or lines_b * words_b % threads:
+                continue
+            shared = 16 * (lines_a * (words_a + 1) + lines_b * (words_b + 1)) + 4 * subgroups * fm * fn
+            lanes = adapter.subgroup_size
+            registers = (wm * wn + (wm + wn) * fk * element // 4) // lanes
+            registers += 4 * (lines_a * words_a + lines_b * words_b) // threads + 16
+            defines = (("WM", wm), ("WN", wn), ("FM", fm), ("FN", fn), ("FK", fk), ("SUBGROUP", adapter.subgroup_size))
+            yield Tile(SUBGROUP, m, n, depth, threads, shared, registers, rate, defines)
+
+
+_SUBGROUP_TILES = ((128, 256, 64, 64, 1.0), (128, 128, 64, 64, 0.8), (128, 128, 64, 32, 0.75), (64, 64, 32, 32, 0.45))
+
+
+def _workgroup(adapter: Adapter, shape: Shape) -> Iterator[Tile]:
+    component = engines.COMPONENTS[shape.dtype]
+    for m, n, depth, threads, rate in _WORKGROUP_TILES:
+        granularity = adapter.workgroup_matrices.get((*component, threads))
+        depth = depth * 2 // shape.dtype.itemsize
+        if granularity is None or any(size % g for size, g in zip((m, n, depth), granularity, strict=True)):
+            continue
+        yield Tile(WORKGROUP, m, n, depth, threads, 0, m * n // threads, rate, (("WORKGROUP", threads),))
+
+
+_WORKGROUP_TILES = (
+    (128, 256, 32, 256, 1.0),
+    (256, 128, 32, 256, 1.0),
+    (128, 128, 32, 128, 0.92),
+    (64, 128, 32, 128, 0.65),
+    (128, 64, 32, 128, 0.65),
+    (64, 64, 32, 128, 0.4),
+    (32, 128, 64, 128, 0.33),
+)
+_OFFERS = {PLAIN: _plain, SUBGROUP: _subgroup, WORKGROUP: _workgroup}
+
+
+def fitting(shape: Shape, engine: str) -> list[Tile]:
+    """The engine's tiles within the adapter's limits; never none of the plain one."""
+    adapter = device.current().adapter
+    tiles = [
+        tile
+        for tile in _OFFERS[engine](adapter, shape)
+        if tile.shared <= adapter.max_shared_memory
+        and tile.threads <= adapter.max_workgroup
+        and (tile.registers <= adapter.registers or adapter.is_software)
+    ]
+    if not tiles and engine == PLAIN:
+        least = (("TM", 4), ("TN", 4), ("UNROLL", 2))
+        return [Tile(PLAIN, 32, 32, 16, 64, 2 * 16 * 68 * _ACCUMULATOR_BYTES[shape.accumulator], 64, 0.3, least)]
+    return tiles
+
+
+def choices(shape: Shape, engine: str, splits_k: bool = True) -> Iterator[tuple[float, Choice]]:
+    """Every tile and split that could serve, with its modelled time in multiply-adds of one core."""
+    cores = device.current().adapter.cores or CORES
+    for tile in fitting(shape, engine):
+        tiles = math.ceil(shape.m / tile.m) * math.ceil(shape.n / tile.n) * shape.batch
+        for splits in _SPLITS if splits_k else (1,):
+            part = math.ceil(shape.k / (splits * tile.k)) * tile.k
+            if splits > 1 and (part < 4 * tile.k or (splits - 1) * part >= shape.k or tiles * splits > 4 * cores):
+                break
+            waves = math.ceil(tiles * splits / cores)
+            time = waves * tile.m * tile.n * (part + _PIPELINE) / (tile.rate * _care(tile, shape, part))
+            if splits > 1:
+                sums = 4 * shape.batch * shape.m * shape.n
+                time += _LAUNCH + sums * (2 * splits + 1) * _BYTE / cores
+            yield time, Choice(tile, splits, part)
+
+
+def _care(tile: Tile, shape: Shape, part: int) -> float:
+    """What is left of a tile's rate where the driver cannot run loads ahead, or must clamp them."""
+    if tile.engine != WORKGROUP:
+        return 1.0
+    unroll, tail = unrolled(tile, part)
+    tail = tail or shape.k % part != 0
+    clamped = shape.m < tile.m or shape.n < tile.n
+    return (0.65 + 0.35 * min(unroll, 16) / 16) * (0.6 if tail else 1.0) * (0.5 if clamped else 1.0)
+
+
+def choose(shape: Shape, engine: str, splits_k: bool = True) -> Choice | None:
+    """The tile and split for `shape`; None where the engine has no tile for it. splits_k: whether K may be split."""
+    from portable_mps.dispatch import tuning
+
+    offers = list(choices(shape, engine, splits_k))
+    if not offers:
+        return None
+    return tuning.remembered(shape, [choice for _, choice in offers]) or min(offers, key=lambda offer: offer[0])[1]
+
+
+def unrolled(tile: Tile, depth: int) -> tuple[int, bool]:
+    """How many steps of K the workgroup engine writes out for a depth of K, and whether some are left over."""
+    steps = depth // tile.k
+    whole = next(count for count in _UNROLLED if steps % count == 0)
+    if whole >= 4 or steps < 8:
+        return whole, depth % tile.k != 0
+    return 8, True
+
+
+def with_defines(tile: Tile, **defines: Any) -> Tile:
+    """`tile` with more of a compile key."""
+    return replace(tile, defines=(*tile.defines, *defines.items()))
