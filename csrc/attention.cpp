@@ -14,6 +14,7 @@
 #include <limits>
 
 #include "composite.h"
+#include "generator.h"
 
 namespace portable_mps {
 namespace {
@@ -66,6 +67,8 @@ bool is_transformed(const Tensor& tensor) {
   return tensor.key_set().has_any(kWrappers) || tensor._fw_grad(/*level=*/0).defined();
 }
 
+constexpr int64_t kWidest = 256;  // head that the fused kernels take
+
 bool broadcasts(const Tensor& mask, const Tensor& query, const Tensor& key) {
   const std::array<c10::SymInt, 4> scores{query.sym_size(0), query.sym_size(1), query.sym_size(2),
                                           key.sym_size(2)};
@@ -80,24 +83,36 @@ bool broadcasts(const Tensor& mask, const Tensor& query, const Tensor& key) {
   return true;
 }
 
+// A mask and causality at once: where the CPU's kernel for them takes both, as torch's composition
+// does not.
+bool takes_both(const Tensor& query, const Tensor& mask, double dropout_p) {
+  return query.dim() == 4 && query.is_floating_point() && dropout_p == 0.0 && mask.dim() % 2 == 0 &&
+         !mask.requires_grad();
+}
+
 // Whether the fused kernels take these arguments; torch's composition of other operators takes all.
 bool is_fused(const Tensor& query, const Tensor& key, const Tensor& value,
-              const OptionalTensor& mask, double dropout_p, bool is_causal) {
-  if (query.dim() != 4 || key.dim() != 4 || value.dim() != 4 || dropout_p != 0.0 ||
-      !query.is_floating_point()) {
+              const OptionalTensor& mask, bool enable_gqa) {
+  const auto dtype = query.scalar_type();
+  if (query.dim() != 4 || key.dim() != 4 || value.dim() != 4 ||
+      (dtype != at::kFloat && dtype != at::kHalf && dtype != at::kBFloat16)) {
     return false;
   }
   for (const Tensor& tensor : {query, key, value}) {
-    if (tensor.sym_size(0) != query.sym_size(0) || tensor.sym_size(1) != query.sym_size(1) ||
-        tensor.sym_numel() == 0 || tensor.device() != query.device() || is_transformed(tensor)) {
+    if (tensor.sym_size(0) != query.sym_size(0) || tensor.sym_numel() == 0 ||
+        tensor.sym_size(3) > kWidest || tensor.device() != query.device() ||
+        is_transformed(tensor)) {
       return false;
     }
   }
-  if (query.sym_size(3) != key.sym_size(3) || key.sym_size(2) != value.sym_size(2)) {
+  if (query.sym_size(3) != key.sym_size(3) || key.sym_size(2) != value.sym_size(2) ||
+      key.sym_size(1) != value.sym_size(1) ||
+      (query.sym_size(1) != key.sym_size(1) &&
+       !(enable_gqa && query.sym_size(1) % key.sym_size(1) == 0))) {
     return false;
   }
-  return !mask || (!is_causal && !mask->requires_grad() && mask->device() == query.device() &&
-                   !is_transformed(*mask) && broadcasts(*mask, query, key));
+  return !mask || (mask->device() == query.device() && !is_transformed(*mask) &&
+                   broadcasts(*mask, query, key));
 }
 
 Tensor attention(const Tensor& query, const Tensor& key, const Tensor& value,
@@ -108,22 +123,21 @@ Tensor attention(const Tensor& query, const Tensor& key, const Tensor& value,
                                                     scale, enable_gqa);
   }
   check_arguments(query, key, value, mask);
+  const bool together = mask && is_causal;  // which torch's composition refuses
+  if ((!together || takes_both(query, *mask, dropout_p)) &&
+      is_fused(query, key, value, mask, enable_gqa)) {
+    return std::get<0>(at::_scaled_dot_product_fused_attention_overrideable(
+        query, key, value, mask, dropout_p, is_causal, /*return_debug_mask=*/false, scale));
+  }
   OptionalTensor bias = as_bias(mask, query.scalar_type());
   const bool empty = query.sym_numel() == 0 || key.sym_numel() == 0 || value.sym_numel() == 0;
   if (empty) {  // torch returns zeros then, whatever else is asked for
     bias.reset();
     is_causal = false;
     enable_gqa = enable_gqa && query.dim() > 2;
-  } else if (bias && is_causal && query.dim() == 4 && query.is_floating_point() &&
-             dropout_p == 0.0 && bias->dim() % 2 == 0 && !bias->requires_grad() &&
-             broadcasts(*bias, query, key)) {
-    // Both at once: the CPU's kernel for these takes them, torch's composition does not.
+  } else if (together && takes_both(query, *mask, dropout_p) && broadcasts(*mask, query, key)) {
     bias = *bias + causal_bias(query, key, query.scalar_type());
     is_causal = false;
-  }
-  if (is_fused(query, key, value, bias, dropout_p, is_causal)) {
-    return std::get<0>(at::_scaled_dot_product_fused_attention_overrideable(
-        query, key, value, bias, dropout_p, is_causal, /*return_debug_mask=*/false, scale));
   }
   return std::get<0>(at::_scaled_dot_product_attention_math(
       query, key, value, bias, dropout_p, is_causal, /*dropout_mask=*/{}, scale, enable_gqa));
@@ -131,34 +145,61 @@ Tensor attention(const Tensor& query, const Tensor& key, const Tensor& value,
 
 // The number of the backend that scaled_dot_product_attention takes.
 int64_t choice(const Tensor& query, const Tensor& key, const Tensor& value,
-               const OptionalTensor& mask, double dropout_p, bool is_causal,
-               std::optional<double> /*scale*/, bool /*enable_gqa*/) {
-  const bool fused = is_fused(query, key, value, mask, dropout_p, is_causal);
+               const OptionalTensor& mask, double /*dropout_p*/, bool /*is_causal*/,
+               std::optional<double> /*scale*/, bool enable_gqa) {
+  const bool fused = is_fused(query, key, value, mask, enable_gqa);
   return static_cast<int64_t>(fused ? sdp::SDPBackend::overrideable : sdp::SDPBackend::math);
 }
 
 using Gradients = std::tuple<Tensor, Tensor, Tensor, Tensor>;
 
+// What the weights are multiplied with: the kernels' random numbers are those of bernoulli_.
+Tensor dropout_factors(const Tensor& scores, double dropout_p, const Tensor& seed,
+                       const Tensor& offset) {
+  auto generator = at::make_generator<PhiloxGenerator>();
+  generator.set_current_seed(static_cast<uint64_t>(seed.item<int64_t>()));
+  generator.set_offset(static_cast<uint64_t>(offset.item<int64_t>()));
+  const int64_t columns = scores.size(3);
+  Tensor kept = at::empty({scores.size(0), scores.size(1), scores.size(2), (columns + 3) / 4 * 4},
+                          scores.options());
+  kept.bernoulli_(1 - dropout_p, generator);
+  return kept.narrow(3, 0, columns) * (dropout_p < 1 ? 1 / (1 - dropout_p) : 0.0);
+}
+
 // The gradients as operators that have derivatives themselves.
 Gradients composed_backward(const Tensor& grad, const Tensor& query, const Tensor& key,
-                            const Tensor& value, const Tensor& bias, bool is_causal,
+                            const Tensor& value, const Tensor& mask, bool of_mask, double dropout_p,
+                            bool is_causal, const Tensor& seed, const Tensor& offset,
                             std::optional<double> scale) {
   const auto dtype = query.scalar_type();
-  const auto wide = dtype == at::kDouble ? at::kDouble : at::kFloat;
-  const Tensor q = query.to(wide), k = key.to(wide), v = value.to(wide), g = grad.to(wide);
+  const int64_t group = query.size(1) / key.size(1);
+  const Tensor q = query.to(at::kFloat), g = grad.to(at::kFloat);
+  const Tensor k = key.to(at::kFloat).repeat_interleave(group, 1);
+  const Tensor v = value.to(at::kFloat).repeat_interleave(group, 1);
   const double factor = scale.value_or(1 / std::sqrt(static_cast<double>(query.size(3))));
   Tensor scores = q.matmul(k.mT()) * factor;
   if (is_causal) {
-    scores = scores + causal_bias(q, k, wide);
+    scores = scores + causal_bias(q, k, at::kFloat);
   }
-  if (bias.defined()) {
-    scores = scores + bias;
+  if (mask.defined()) {
+    scores = scores + *as_bias(mask, at::kFloat);
   }
   const Tensor weights = at::_safe_softmax(scores, -1);
-  const Tensor slopes = g.matmul(v.mT());
+  Tensor slopes = g.matmul(v.mT());
+  Tensor used = weights;
+  if (dropout_p > 0) {
+    const Tensor factors = dropout_factors(scores, dropout_p, seed, offset);
+    slopes = slopes * factors;
+    used = weights * factors;
+  }
   const Tensor of_scores = weights * (slopes - (weights * slopes).sum(-1, /*keepdim=*/true));
-  return {(of_scores.matmul(k) * factor).to(dtype), (of_scores.mT().matmul(q) * factor).to(dtype),
-          weights.mT().matmul(g).to(dtype), Tensor()};
+  const auto shared = [&](const Tensor& each, const Tensor& like) {
+    const Tensor summed = each.unflatten(1, {key.size(1), group}).sum(2);
+    return summed.to(like.scalar_type());
+  };
+  return {(of_scores.matmul(k) * factor).to(dtype), shared(of_scores.mT().matmul(q) * factor, key),
+          shared(used.mT().matmul(g), value),
+          of_mask ? of_scores.sum_to_size(mask.sizes()).to(mask.scalar_type()) : Tensor()};
 }
 
 Gradients backward(c10::DispatchKeySet keys, const Tensor& grad, const Tensor& query,
@@ -167,9 +208,11 @@ Gradients backward(c10::DispatchKeySet keys, const Tensor& grad, const Tensor& q
                    const Tensor& cum_seq_q, const Tensor& cum_seq_k, c10::SymInt max_q,
                    c10::SymInt max_k, double dropout_p, bool is_causal, const Tensor& philox_seed,
                    const Tensor& philox_offset, std::optional<double> scale) {
-  if (at::GradMode::is_enabled() && (grad.requires_grad() || query.requires_grad() ||
-                                     key.requires_grad() || value.requires_grad())) {
-    return composed_backward(grad, query, key, value, bias, is_causal, scale);
+  if (at::GradMode::is_enabled() &&
+      (grad.requires_grad() || query.requires_grad() || key.requires_grad() ||
+       value.requires_grad() || (bias.defined() && bias.requires_grad()))) {
+    return composed_backward(grad, query, key, value, bias, wanted[3], dropout_p, is_causal,
+                             philox_seed, philox_offset, scale);
   }
   const at::AutoDispatchBelowAutograd below;
   return at::_ops::_scaled_dot_product_fused_attention_overrideable_backward::redispatch(

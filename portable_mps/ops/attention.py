@@ -1,30 +1,57 @@
-"""Scaled dot-product attention: products and a fused softmax, in blocks of heads that bound the memory taken.
+"""Scaled dot-product attention that holds a tile of scores at a time, forward and backward.
 
-Which arguments come here, and which go to torch's composition of other operators, csrc/attention.cpp decides.
+Dao et al., "FlashAttention", NeurIPS 2022, and Dao, "FlashAttention-2", 2023. Which arguments come here, and which go
+to torch's composition of other operators, csrc/attention.cpp decides. Which weights dropout keeps comes from Philox
+counters, one for four neighbours, and is made out again in the backward pass.
 """
 
 from __future__ import annotations
 
+import functools
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 
-from portable_mps.dispatch.launch import check_turns, grid, launch
-from portable_mps.dispatch.products import product
-from portable_mps.dispatch.promotion import storage, summed_in
+from portable_mps import _C
+from portable_mps.dispatch.engines import WORKGROUP, engine_for
+from portable_mps.dispatch.launch import check_turns, grid
+from portable_mps.dispatch.promotion import storage
 from portable_mps.dispatch.registry import implements, reserve
-from portable_mps.dispatch.rows import THREADS, threads_along
+from portable_mps.ops.attention_tiles import (
+    KEY_TILES,
+    QUERY_TILES,
+    Problem,
+    expanded,
+    in_place,
+    like,
+    plain_defines,
+    plain_tile,
+    row_stride,
+    rows_are_outside,
+    turns_of,
+    workgroup_defines,
+    workgroup_forward_defines,
+)
+from portable_mps.runtime import device
 from portable_mps.runtime.kernel import Template
 
-_SIZES = "IIII"
-_BIAS = "Qqii"
-_softmax = Template("attention", "softmax", "QQ" + _SIZES)
-_softmax_biased = Template("attention", "softmax", "QQ" + _BIAS + _SIZES)
-_backward = Template("attention", "backward", "QQQ" + _SIZES)
-_backward_biased = Template("attention", "backward", "QQQ" + _BIAS + _SIZES)
-_SCORE_BYTES = 1 << 28  # scores held at a time
-
+_Tensors = Sequence[torch.Tensor | None]
+_Results = tuple[torch.Tensor, torch.Tensor | None, torch.Tensor, torch.Tensor]
+_Known = tuple[torch.Tensor, torch.Tensor, torch.Tensor | None, torch.Tensor]
+_Plan = Any  # what a function below says that it plans
+_FORWARD = "8Q12q2Q4i9I3f"
+_BACKWARD = "9Q10q2Q6i9I3f"
+_plain_forward = Template("attention/plain_forward", "forward", _FORWARD)
+_merge = Template("attention/merge", "merge", _FORWARD)
+_plain_backward = Template("attention/plain_backward", "backward", _BACKWARD)
+_means = Template("attention/means", "means", "6Q6q4I")
+_workgroup_forward = Template("attention/workgroup_forward", "forward", _FORWARD)
+_workgroup_backward = Template("attention/workgroup_backward", "backward", _BACKWARD)
+_QUERIES, _KEYS, _BIAS = "QUERIES", "KEYS", "BIAS"
+_plans: dict[tuple[Any, ...], _Plan] = {}
+_REMEMBERED = 4096  # plans
 
 reserve("scaled_dot_product_attention", "csrc/attention.cpp")
 reserve("_fused_sdp_choice", "csrc/attention.cpp")
@@ -51,45 +78,44 @@ def math_for_mps(
     )
 
 
-def _flat(tensor: torch.Tensor) -> torch.Tensor:
-    """(batch, heads, rows, width) as (batch * heads, rows, width)."""
-    return tensor.reshape(-1, *tensor.shape[2:])
+class _Launch:
+    """A dispatch of which only the addresses and dropout's seed and offset change: made once, recorded many times.
+
+    The template's layout has the addresses first; `numbers` are the arguments behind them, but for seed and offset,
+    which stand at position `at` of them.
+    """
+
+    __slots__ = ("_after", "_before", "_groups", "_kernel", "_pack")
+
+    def __init__(
+        self, template: Template, groups: tuple[int, int, int], numbers: Sequence[Any], at: int, **defines: Any
+    ) -> None:
+        self._kernel = template.variant(**defines)
+        self._pack = template.layout.pack
+        self._groups = groups
+        self._before, self._after = tuple(numbers[:at]), tuple(numbers[at:])
+
+    def record(
+        self, tensors: _Tensors, reads: _Tensors, writes: Sequence[torch.Tensor], words: tuple[int, ...] = (0, 0)
+    ) -> None:
+        addresses = [0 if t is None else t.data_ptr() for t in tensors]
+        parameters = self._pack(*addresses, *self._before, *words, *self._after)
+        read = [t for t in reads if t is not None]
+        device.current().stream.launch(self._kernel, parameters, self._groups, read, writes)
 
 
-def _blocks(heads: int, rows: int, columns: int) -> Iterator[slice]:
-    count = max(1, min(heads, _SCORE_BYTES // max(1, rows * columns * 4), 32768))
-    for start in range(0, heads, count):
-        yield slice(start, min(start + count, heads))
+def _memoised(key: tuple[Any, ...], build: Callable[[], _Plan]) -> _Plan:
+    plan = _plans.get(key)
+    if plan is None:
+        if len(_plans) >= _REMEMBERED:
+            _plans.clear()
+        plan = _plans[key] = build()
+    return plan
 
 
-def _geometry(scores: torch.Tensor) -> tuple[tuple[int, int, int], tuple[int, ...]]:
-    """Workgroups, and the kernel's sizes, for (heads, rows, columns) scores."""
-    heads, rows, columns = scores.shape
-    height_log2 = threads_along(columns).bit_length() - 1
-    check_turns("scaled_dot_product_attention", 3 * (columns >> height_log2))
-    return grid(-(-heads * rows // (THREADS >> height_log2))), (heads, rows, columns, height_log2 | 16)
-
-
-def _variant(dtype: torch.dtype, causal: bool, bias: torch.Tensor | None, backward: bool) -> dict[str, object]:
-    row = storage(dtype if bias is None else bias.dtype)
-    return {
-        "T": row.type,
-        "LOAD(x)": row.load.format("x"),
-        "A": storage(dtype).compute,
-        "CAUSAL": int(causal),
-        "BIASED": int(bias is not None),
-        "BACKWARD": int(backward),
-    }
-
-
-def _bias_arguments(bias: torch.Tensor | None) -> tuple[object, ...]:
-    return () if bias is None else (bias, bias.stride(0), bias.stride(1), bias.stride(2))
-
-
-def _expand_bias(bias: torch.Tensor | None, query: torch.Tensor, key: torch.Tensor) -> torch.Tensor | None:
-    if bias is None:
-        return None
-    return _flat(bias.expand(*query.shape[:3], key.shape[2]))
+def _layout(tensor: torch.Tensor | None) -> tuple[Any, ...] | None:
+    """What a plan depends on of a tensor."""
+    return None if tensor is None else (tensor.shape, tensor.stride(), tensor.data_ptr() & 15, tensor.dtype)
 
 
 @implements("_scaled_dot_product_fused_attention_overrideable")
@@ -104,37 +130,127 @@ def attention(
     *,
     scale: float | None = None,
 ) -> tuple[torch.Tensor | int | None, ...]:
-    """query (batch, heads, rows, width), key and value (batch, heads, columns, width or depth)."""
-    if dropout_p != 0.0:
-        raise NotImplementedError("attention with dropout runs as separate operators on the MPS device")
-    batch, heads, rows, width = query.shape
-    columns, depth = key.shape[2], value.shape[3]
-    scale = 1 / math.sqrt(width) if scale is None else scale
-    output = query.new_empty((batch, heads, rows, depth))
-    sums = query.new_empty((batch * heads, rows), dtype=summed_in(query.dtype))
-    bias = _expand_bias(attn_bias, query, key)
-    q, k, v, flat_output = _flat(query), _flat(key), _flat(value), _flat(output)
-    for block in _blocks(batch * heads, rows, columns):
-        scores = _scores(q[block], k[block], scale)
-        part = None if bias is None else bias[block]
-        groups, sizes = _geometry(scores)
-        launch(
-            _softmax if part is None else _softmax_biased,
-            groups,
-            (scores, sums[block], *_bias_arguments(part), *sizes),
-            reads=() if part is None else (part,),
-            writes=(scores, sums[block]),
-            **_variant(query.dtype, is_causal, part, backward=False),
-        )
-        product(scores, v[block], flat_output[block])
-    empty = query.new_empty((), dtype=torch.int64)
-    return output, sums.view(batch, heads, rows), None, None, rows, columns, empty, empty, query.new_empty(0)
+    """query (batch, heads, rows, width), key and value (batch, heads / group, columns, width or depth).
+
+    attn_bias: broadcast, of bool or floats. The results that torch names cum_seq_q and cum_seq_k, where there will be a
+    backward pass, are what the output lost to rounding, and each row's maximum and inverse sum.
+    """
+    training = torch.is_grad_enabled() and (
+        query.requires_grad
+        or key.requires_grad
+        or value.requires_grad
+        or (attn_bias is not None and attn_bias.requires_grad)
+    )
+    words = _C.reserve_philox(None, 1) if dropout_p > 0 else (0, 0)
+    problem = _problem(query, key, value, attn_bias, is_causal, scale, dropout_p)
+    query, columns = problem.query, problem.columns
+    output = like(query, problem.depth)
+    sums = torch.empty(query.shape[:3], dtype=torch.float32, device=query.device)
+    kept = torch.empty((2, problem.lines, problem.rows), dtype=torch.float32, device=query.device)
+    # Matrices of a workgroup round the weights anyway.
+    is_rounded = training and query.dtype != torch.float32 and engine_for(query.dtype) != WORKGROUP
+    residual = torch.empty_like(output) if is_rounded else None
+    results: _Results = (output, residual, sums, kept)
+    if problem.rows == 1 and problem.group > 1 and not is_causal:
+        results = (problem.pack(output), None if residual is None else problem.pack(residual), sums, kept)
+        problem = problem.packed()
+    _forward(problem, results, words)
+    seeds = tuple(torch.tensor(w - (w >> 63 << 64)) for w in words) if dropout_p > 0 else _no_seeds()
+    return output, sums, residual, kept if training else None, output.shape[2], columns, *seeds, None
 
 
-def _scores(q: torch.Tensor, k: torch.Tensor, scale: float) -> torch.Tensor:
-    scores = q.new_empty((q.shape[0], q.shape[1], k.shape[1]), dtype=summed_in(q.dtype))
-    product(q, k.transpose(1, 2), scores, alpha=scale)
-    return scores
+@functools.cache
+def _no_seeds() -> tuple[torch.Tensor, torch.Tensor]:
+    return torch.tensor(0), torch.tensor(0)
+
+
+def _problem(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attn_bias: torch.Tensor | None,
+    is_causal: bool,
+    scale: float | None,
+    dropout: float,
+) -> Problem:
+    return Problem(
+        query=in_place(query),
+        key=in_place(key),
+        value=in_place(value),
+        bias=expanded(attn_bias, query, key),
+        is_causal=is_causal,
+        scale=1 / math.sqrt(query.shape[3]) if scale is None else scale,
+        dropout=dropout,
+    )
+
+
+def _key(problem: Problem) -> tuple[Any, ...]:
+    engine = engine_for(problem.query.dtype)
+    tensors = (problem.query, problem.key, problem.value, problem.bias)
+    return (*map(_layout, tensors), problem.is_causal, problem.scale, problem.dropout, engine)
+
+
+def _forward(problem: Problem, results: _Results, words: tuple[int, int]) -> None:
+    """Fill (output, what it lost to rounding, sums, statistics)."""
+    output, residual, sums, _ = results
+    key = ("forward", *_key(problem), output.stride(), residual is not None)
+    main, merge, splits = _memoised(key, lambda: _forward_plan(problem, output, _residual_kind(residual)))
+    q, k, v, bias = problem.query, problem.key, problem.value, problem.bias
+    writes = [t for t in results if t is not None]
+    if merge is None:
+        main.record((q, k, v, *results, bias), (q, k, v, bias), writes, words)
+        return
+    parts = sums.new_empty((splits, problem.lines, problem.rows, problem.depth))
+    statistics = sums.new_empty((2, splits, problem.lines, problem.rows))
+    main.record((q, k, v, parts, None, None, statistics, bias), (q, k, v, bias), (parts, statistics), words)
+    merge.record((parts, statistics, None, *results, None), (parts, statistics), writes)
+
+
+def _forward_plan(problem: Problem, output: torch.Tensor, kind: int) -> _Plan:
+    """(The launch, that of merging splits or None, splits)."""
+    q, k, v = problem.query, problem.key, problem.value
+    template = _plain_forward
+    defines = workgroup_forward_defines(problem, output)
+    if defines is not None:
+        template, height, step, turns = _workgroup_forward, defines["BR"], defines["BC"], 1
+    else:
+        defines = plain_defines(problem, problem.rows)
+        height, step = 16 * defines["RM"], 16 * defines["CN"]
+        turns = turns_of(defines, (problem.width,), 1)
+    tiles = -(-problem.rows // height)
+    span, splits = _split(problem, tiles, step, turns)
+    check_turns("scaled_dot_product_attention", turns * -(-span // step))
+    strides = (*q.stride()[:2], *k.stride()[:2], *v.stride()[:2])
+    rows = (row_stride(q), row_stride(k), row_stride(v))
+    at = len(strides) + 6
+    groups = grid(tiles * problem.lines * splits)
+    outside = output.stride()[:2]
+    whole = (*strides, *outside, *problem.bias_strides(), *rows, row_stride(output), *problem.sizes())
+    if splits == 1:
+        numbers = (*whole, tiles, span, *problem.numbers())
+        return _Launch(template, groups, numbers, at, SPLIT=0, RESIDUAL=kind, **defines), None, 1
+    apart = (*strides, 0, 0, *problem.bias_strides(), *rows, 0, *problem.sizes())
+    numbers = (*apart, tiles, span, *problem.numbers())
+    main = _Launch(template, groups, numbers, at, SPLIT=1, RESIDUAL=0, **defines)
+    merged = problem.variant() | {"BIASED": 0, "B": "float", "LOAD_B(x)": "x", "CAUSAL": 0, "DROPOUT": 0}
+    numbers = (*whole, splits, span, *problem.numbers())
+    return main, _Launch(_merge, grid(-(-output.numel() // 256)), numbers, at, RESIDUAL=kind, **merged), splits
+
+
+def _residual_kind(residual: torch.Tensor | None) -> int:
+    """RESIDUAL of kernels/attention/forward.slangh."""
+    return 0 if residual is None else 2 if residual.dtype == torch.bfloat16 else 1
+
+
+def _split(problem: Problem, tiles: int, step: int, turns: int) -> tuple[int, int]:
+    """(columns of a split, splits): columns go to several workgroups where heads and rows do not fill the GPU."""
+    adapter = device.current().adapter
+    blocks = -(-problem.columns // step)
+    most = max(1, adapter.loop_limit // turns)  # tiles of columns that a thread may take
+    wanted = 2 * max(adapter.cores, 16) if not adapter.is_software else 1
+    splits = max(-(-blocks // most), min(wanted // (tiles * problem.lines), blocks // 4, 64), 1)
+    each = -(-blocks // splits)
+    return each * step, -(-blocks // each)
 
 
 @implements("_scaled_dot_product_fused_attention_overrideable_backward")
@@ -158,34 +274,129 @@ def attention_backward(
     *,
     scale: float | None = None,
 ) -> tuple[torch.Tensor | None, ...]:
-    batch, heads, rows, width = query.shape
-    columns = key.shape[2]
-    scale = 1 / math.sqrt(width) if scale is None else scale
-    grads = [torch.empty(t.shape, dtype=t.dtype, device="mps") for t in (query, key, value)]
-    dq, dk, dv = (_flat(g) for g in grads)
-    q, k, v, do = _flat(query), _flat(key), _flat(value), _flat(grad_out)
-    sums = logsumexp.view(-1, rows)
-    bias = _expand_bias(attn_bias, query, key)
-    for block in _blocks(batch * heads, rows, columns):
-        scores = _scores(q[block], k[block], scale)
-        slopes = torch.empty_like(scores)
-        product(do[block], v[block].transpose(1, 2), slopes)
-        part = None if bias is None else bias[block]
-        groups, sizes = _geometry(scores)
-        reads = [sums[block]] + ([] if part is None else [part])
-        launch(
-            _backward if part is None else _backward_biased,
-            groups,
-            (scores, sums[block], slopes, *_bias_arguments(part), *sizes),
-            reads=reads,
-            writes=(scores, slopes),
-            **_variant(query.dtype, is_causal, part, backward=True),
-        )
-        weights, score_grads = scores, slopes
-        product(weights.transpose(1, 2), do[block], dv[block])
-        product(score_grads, k[block], dq[block], alpha=scale)
-        product(score_grads.transpose(1, 2), q[block], dk[block], alpha=scale)
-    return (*grads, None)
+    """Gradients of query, key, value and attn_bias. cum_seq_q, cum_seq_k: see `attention`; without them the output's
+    rounding and that of logsumexp show in the gradients."""
+    words = (int(philox_seed) % 2**64, int(philox_offset) % 2**64) if dropout_p > 0 else (0, 0)
+    problem = _problem(query, key, value, attn_bias, is_causal, scale, dropout_p)
+    grad = in_place(grad_out)
+    kept = cum_seq_k
+    if kept is None:
+        attends = logsumexp != -math.inf
+        kept = torch.stack([torch.where(attends, logsumexp, 0), attends.float()])
+    means, logs = _mean_slopes(problem, out, cum_seq_q, grad, kept)
+    known = (grad, kept, logs, means)
+    dq = dk = dv = dbias = None
+    if grad_input_mask[0]:
+        dq = like(query, problem.width)
+        _gradient(_QUERIES, problem, known, words, dq)
+    if grad_input_mask[1] or grad_input_mask[2]:
+        dk, dv = like(key, problem.width), like(value, problem.depth)
+        _gradient(_KEYS, problem, known, words, dk, dv)
+    if grad_input_mask[3] and attn_bias is not None:
+        dbias = _bias_gradient(problem, attn_bias, known, words)
+    return dq, dk, dv, dbias
+
+
+def _mean_slopes(
+    problem: Problem, output: torch.Tensor, residual: torch.Tensor | None, grad: torch.Tensor, kept: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """(lines, rows) each: the means of the weights' gradients, by weight, and for engines of matrices the logarithm to
+    base two of the sums of exponentials."""
+    output = in_place(output)
+    if residual is not None and residual.stride() != output.stride():
+        residual = torch.empty_like(output).copy_(residual)
+    means = torch.empty((problem.lines, problem.rows), dtype=torch.float32, device=grad.device)
+    logs = None if engine_for(grad.dtype) != WORKGROUP or problem.bias is not None else torch.empty_like(means)
+    kind = _residual_kind(residual)
+
+    def plan() -> _Launch:
+        row = storage(grad.dtype)
+        sizes = (problem.lines, grad.shape[1], problem.rows, problem.depth)
+        numbers = (*output.stride()[:3], *grad.stride()[:3], *sizes)
+        variant = {"T": row.type, "LOAD(x)": row.load.format("x"), "RESIDUAL": kind, "LOGS": int(logs is not None)}
+        return _Launch(_means, grid(-(-means.numel() // 16)), numbers, len(numbers), **variant)
+
+    key = ("means", output.shape, output.stride(), grad.stride(), grad.dtype, kind, logs is not None)
+    writes = (means,) if logs is None else (means, logs)
+    launch = _memoised(key, plan)
+    launch.record((output, residual, grad, means, kept, logs), (output, residual, grad, kept), writes, ())
+    return means, logs
+
+
+def _gradient(
+    mode: str,
+    problem: Problem,
+    known: _Known,
+    words: tuple[int, int],
+    first: torch.Tensor,
+    second: torch.Tensor | None = None,
+    summed: int = 0,
+) -> None:
+    """Fill `first` with the gradient of the queries or of the mask, or, and `second`, with those of keys and values.
+
+    known: the output's gradient and what is known of the rows. summed: over which dimensions a mask's gradient is, in
+    bits.
+    """
+    grad, kept, logs, means = known
+    key = (mode, *_key(problem), _layout(grad), _layout(first), _layout(second), logs is not None, summed)
+    launch, is_plain = _memoised(key, lambda: _gradient_plan(mode, problem, grad, first, second, summed))
+    statistics = kept if is_plain or logs is None else logs
+    q, k, v, bias = problem.query, problem.key, problem.value, problem.bias
+    reads = (q, k, v, grad, statistics, means)
+    writes = (first,) if second is None else (first, second)
+    launch.record((*reads, first, second, bias), (*reads, bias), writes, words)
+
+
+def _gradient_plan(
+    mode: str, problem: Problem, grad: torch.Tensor, first: torch.Tensor, second: torch.Tensor | None, summed: int
+) -> _Plan:
+    """(The launch, whether it is the plain engine's)."""
+    own = problem.columns if mode == _KEYS else problem.rows
+    other = problem.rows if mode == _KEYS else problem.columns
+    members = problem.group if mode == _KEYS else 1
+    found = None
+    if mode != _BIAS:
+        results = (first,) if second is None else (first, second)
+        found = workgroup_defines(problem, KEY_TILES if mode == _KEYS else QUERY_TILES, grad, *results)
+    if found is not None:
+        tile, defines = found
+        template, height = _workgroup_backward, tile.own
+        groups = -(-own // height) * problem.lines // members
+        defines |= {"OWN": tile.own, "OTHER": tile.other}
+    else:
+        defines = plain_defines(problem, own, grad)
+        template, height, step = _plain_backward, 16 * defines["RM"], 16 * defines["CN"]
+        turns = turns_of(defines, (problem.width, problem.depth), {_QUERIES: 1, _KEYS: 2, _BIAS: 0}[mode]) + 4
+        if mode == _BIAS:
+            batch, heads, rows, columns = first.shape
+            groups = batch * heads * -(-rows // height) * -(-columns // step)
+            turns *= problem.lines // (batch * heads)
+            turns *= (-(-own // height) if summed & 4 else 1) * (-(-other // step) if summed & 8 else 1)
+        else:
+            groups = -(-own // height) * problem.lines // members
+            turns *= -(-other // step) * members
+        check_turns("scaled_dot_product_attention's gradient", turns)
+    exchanged = int(rows_are_outside(first)) | 2 * int(second is not None and rows_are_outside(second))
+    tensors = (problem.query, problem.key, problem.value, grad)
+    before = [s for t in tensors for s in t.stride()[:2]] + list(problem.bias_strides()[:2])
+    after = (*problem.bias_strides()[2:], *map(row_stride, tensors), *problem.sizes(), -(-own // height))
+    numbers = (*before, *after, exchanged | summed << 8, *problem.numbers())
+    return _Launch(template, grid(groups), numbers, len(before), MODE=mode, **defines), found is None
+
+
+def _bias_gradient(problem: Problem, attn_bias: torch.Tensor, known: _Known, words: tuple[int, int]) -> torch.Tensor:
+    """Of a mask in its own shape: summed over what it is broadcast over, in float32."""
+    shape = (1,) * (4 - attn_bias.dim()) + tuple(attn_bias.shape)
+    whole = (*problem.query.shape[:3], problem.columns)
+    summed = sum(1 << i for i in range(4) if shape[i] == 1 and whole[i] > 1)
+    tile = plain_tile(problem, problem.rows)
+    partial = list(shape)
+    for dim, size in ((2, 16 * tile["RM"]), (3, 16 * tile["CN"])):
+        if summed >> dim & 1:
+            partial[dim] = size
+    total = torch.empty(partial, dtype=torch.float32, device=attn_bias.device)
+    _gradient(_BIAS, problem, known, words, total, summed=summed)
+    return total.sum_to_size(shape).reshape(attn_bias.shape).to(attn_bias.dtype)
 
 
 @implements("_nested_tensor_from_mask_left_aligned")

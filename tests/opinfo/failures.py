@@ -44,6 +44,11 @@ _WHY = (
     ("narrow_copy", "out", "the CPU ignores the output's strides"),
     ("torch._scaled_mm", "out", "the CPU scales operands, we the sum: float32's last digit in an output of integers"),
     ("nn.functional.multi_head_attention_forward", None, "terms of more than a thousand cancel each other"),
+    (
+        "nn.functional.scaled_dot_product_attention",
+        "special",
+        "with dropout the CPU composes it, and rounds to infinity in between",
+    ),
     ("*lu*", "strides", "torch makes the factors row-major for `mps`"),
     ("linalg.solve*", "strides", "torch makes the result row-major for `mps`"),
     ("linalg.lstsq*", "strides", "the CPU returns a part of LAPACK's larger buffer"),

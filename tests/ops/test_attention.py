@@ -242,6 +242,242 @@ def test_wrong_shapes():
             attend(*to_mps(arguments))
 
 
+def reference(q, k, v, mask=None, causal=False, scale=None, kept=None, dropout=0.0):
+    """Attention in double by separate operators; kept: (batch, heads, rows, columns), what dropout leaves."""
+    group = q.size(1) // k.size(1)
+    k, v = k.repeat_interleave(group, 1), v.repeat_interleave(group, 1)
+    scores = q @ k.mT * (1 / math.sqrt(q.size(-1)) if scale is None else scale)
+    if mask is not None:
+        scores = scores.masked_fill(~mask, -math.inf) if mask.dtype == torch.bool else scores + mask
+    if causal:
+        scores = scores.masked_fill(torch.ones(scores.shape[-2:]).triu(1).bool(), -math.inf)
+    nothing = (scores == -math.inf).all(-1, keepdim=True)
+    weights = scores.masked_fill(nothing, 0).softmax(-1).masked_fill(nothing, 0)
+    return (weights if kept is None else weights * kept / (1 - dropout)) @ v
+
+
+def check(q, k, v, mask=None, rtol=1e-4, atol=2e-5, wide=None, **options):
+    """Output and gradients, a float mask's too, against `reference`; `wide` makes the device's inputs of ours."""
+    inputs = [t for t in (q, k, v, mask) if t is not None]
+    ours = [t.double().requires_grad_() if t.is_floating_point() else t for t in inputs]
+    theirs = [(wide or (lambda t: t.to("mps")))(t) for t in inputs]
+    theirs = [t.requires_grad_() if t.is_floating_point() else t for t in theirs]
+    expected = reference(*ours, **options)
+    names = {"causal": "is_causal", "scale": "scale"}
+    passed = {names[name]: value for name, value in options.items()}
+    actual = attend(*theirs[:3], *theirs[3:], enable_gqa=k.size(1) != q.size(1), **passed)
+    cotangent = torch.randn(expected.shape, generator=torch.Generator().manual_seed(9), dtype=torch.float64)
+    gradients = torch.autograd.grad(expected, [t for t in ours if t.is_floating_point()], cotangent)
+    mine = torch.autograd.grad(actual, [t for t in theirs if t.is_floating_point()], cotangent.to("mps", q.dtype))
+    for have, want in zip((actual, *mine), (expected, *gradients), strict=True):
+        assert have.shape == want.shape
+        torch.testing.assert_close(have.detach().cpu().double(), want.detach(), rtol=rtol, atol=atol)
+
+
+def normal(*shape, seed=0, dtype=torch.float32):
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed)).to(dtype)
+
+
+HALF = {"rtol": 2e-2, "atol": 2e-2}
+
+
+@pytest.mark.parametrize(
+    "rows,columns,width,depth,dtype,causal",
+    [
+        (130, 66, 7, 130, torch.float32, False),
+        (67, 130, 20, 36, torch.bfloat16, True),
+    ],
+)
+def test_tiles(rows, columns, width, depth, dtype, causal):
+    q, k, v = (
+        normal(1, 2, n, w, seed=i, dtype=dtype)
+        for i, (n, w) in enumerate(((rows, width), (columns, width), (columns, depth)))
+    )
+    check(q, k, v, causal=causal, **(HALF if dtype != torch.float32 else {}))
+
+
+@pytest.fixture
+def tile_of_a_gpu(monkeypatch):
+    """Software drivers take smaller ones, which they compile sooner."""
+    from portable_mps.ops import attention, attention_tiles
+
+    def tile(problem, rows, smaller=attention_tiles.plain_tile):
+        return {**smaller(problem, rows), "RM": 4, "CN": 4}
+
+    for module in (attention, attention_tiles):
+        monkeypatch.setattr(module, "plain_tile", tile)
+    monkeypatch.setattr(attention, "_plans", {})
+
+
+@pytest.mark.parametrize("width", [256, 257])
+def test_widest_heads(width):
+    check(*(normal(1, 1, n, width, seed=n) for n in (18, 33, 33)))
+
+
+@pytest.mark.parametrize("causal", [False, True])
+@pytest.mark.parametrize("kind", ["bool", "float", "half"])
+@pytest.mark.parametrize(
+    "shape",
+    [(), (1,), (35,), (18, 1), (18, 35), (4, 1, 1), (2, 1, 18, 35), (2, 1, 1, 35), (1, 4, 18, 35), (2, 4, 18, 1)],
+)
+def test_masks_that_learn_and_causality(shape, kind, causal):
+    q, k, v = normal(2, 4, 18, 8), normal(2, 2, 35, 8, seed=1), normal(2, 2, 35, 5, seed=2)
+    mask = normal(*shape, seed=3)
+    mask = mask > -0.5 if kind == "bool" else mask
+    if kind == "half":
+        q, k, v, mask = (t.half() for t in (q, k, v, mask))
+    if causal and (kind != "bool" or len(shape) % 2):
+        return  # torch takes both at once only where the CPU's kernel does
+    check(q, k, v, mask, causal=causal, **(HALF if kind == "half" else {}))
+
+
+def test_masks_of_any_strides():
+    q, k, v = (normal(2, 3, 18, 8, seed=i) for i in range(3))
+    mask = normal(18, 36, 2, seed=3)[:, ::2].permute(2, 1, 0)[:, None]
+    moved = torch.empty_strided(mask.shape, mask.stride(), device="mps").copy_(mask)
+    assert_same(attend(*to_mps((q, k, v)), attn_mask=moved), attend(q, k, v, attn_mask=mask), **CLOSE)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_heads_behind_rows_are_read_in_place(dtype):
+    """As a projection leaves them: (batch, rows, heads, width). The output has the query's layout."""
+
+    def exchanged(t):
+        return t.transpose(1, 2).contiguous().to("mps").transpose(1, 2)
+
+    q, k, v = (normal(2, 4, 20, 12, seed=i, dtype=dtype) for i in range(3))
+    check(q, k[:, :2], v[:, :2], wide=exchanged, **(HALF if dtype != torch.float32 else {}))
+    q, k, v = (exchanged(t).requires_grad_() for t in (q, k, v))
+    output = attend(q, k, v)
+    assert output.transpose(1, 2).is_contiguous()
+    assert torch.autograd.grad(output.sum(), k)[0].transpose(1, 2).is_contiguous()
+
+
+def test_rows_that_are_not_contiguous_and_parts_of_rows():
+    q, k, v = (normal(2, 2, 10, 30, seed=i) for i in range(3))
+    check(q[..., 1::2], k[..., 1::2], v[..., :7], wide=lambda t: t.mT.contiguous().to("mps").mT)
+    whole = to_mps(torch.cat([q, k, v], -1))
+    assert_same(attend(*whole.split(30, -1)), attend(q, k, v), **CLOSE)
+
+
+@pytest.mark.parametrize("rows,columns,options", [(1, 5, {}), (20, 70, {"causal": True})])
+def test_dropout_is_made_again_in_the_backward_pass(rows, columns, options):
+    """What bernoulli_ with the same seed keeps: that is how gradients of gradients know."""
+    q, k, v = normal(2, 4, rows, 8), normal(2, 2, columns, 8, seed=1), normal(2, 2, columns, 8, seed=2)
+    mask = normal(rows, columns, seed=3) if options.get("mask") else None
+    causal = options.get("causal", False)
+    torch.mps.manual_seed(7)
+    state = torch.mps.get_rng_state()
+    kept = torch.empty(2, 4, rows, -(-columns // 4) * 4, device="mps").bernoulli_(0.7)[..., :columns].cpu().double()
+    inputs = [t for t in (q, k, v, mask) if t is not None]
+    ours, theirs = [t.double().requires_grad_() for t in inputs], [to_mps(t).requires_grad_() for t in inputs]
+    expected = reference(*ours, causal=causal, kept=kept, dropout=0.3)
+    torch.mps.set_rng_state(state)
+    actual = attend(*theirs, dropout_p=0.3, is_causal=causal, enable_gqa=True)
+    torch.mps.manual_seed(7)
+    assert attend(*theirs, dropout_p=0.3, is_causal=causal, enable_gqa=True).equal(actual)
+    cotangent = torch.randn(expected.shape, dtype=torch.float64)
+    first = torch.autograd.grad(expected, ours, cotangent, create_graph=True)
+    mine = torch.autograd.grad(actual, theirs, cotangent.float().to("mps"), retain_graph=True)
+    twice = torch.autograd.grad(actual, theirs, cotangent.float().to("mps"), create_graph=True)
+    for have, again, want in zip(mine, twice, first, strict=True):
+        torch.testing.assert_close(have.cpu().double(), want, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(again.cpu().double(), want, rtol=1e-4, atol=1e-5)
+    second = torch.autograd.grad(sum(g.square().sum() for g in first), ours)
+    for have, want in zip(torch.autograd.grad(sum(g.square().sum() for g in twice), theirs), second, strict=True):
+        torch.testing.assert_close(have.cpu().double(), want, rtol=1e-3, atol=1e-3)
+
+
+def test_dropout_with_larger_tiles(tile_of_a_gpu):
+    test_dropout_is_made_again_in_the_backward_pass(67, 130, {"mask": True})
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_kernels_of_matrices_compile(dtype, monkeypatch):
+    """Where the adapter has none: as far as the Slang compiler takes them."""
+    from portable_mps.ops import attention, attention_tiles
+    from portable_mps.runtime import device, kernel
+
+    def load(name, source, *_):
+        module = f"{name}_{abs(hash(source))}"
+        device.current().compiler._device.load_module_from_source(module, f"#define PARAMS uniform Params\n{source}")
+        loaded.append(name)
+
+    loaded: list[str] = []
+    q = torch.zeros(1, 2, 64, 64, dtype=dtype, device="mps")
+    masks = (None, q[..., :1].expand(-1, -1, -1, 64), torch.ones(64, 64, dtype=torch.bool, device="mps"))
+    for module in (attention, attention_tiles):
+        monkeypatch.setattr(module, "engine_for", lambda dtype: "workgroup")
+    monkeypatch.setattr(attention_tiles, "_is_granted", lambda tile, dtype: True)
+    monkeypatch.setattr(kernel.Compiler, "compile", lambda self, *arguments: load(*arguments))
+    for template in (attention._workgroup_forward, attention._workgroup_backward):
+        monkeypatch.setattr(template, "_variants", {})
+    for mask in masks:
+        problem = attention._problem(q, q, q, mask, True, None, 0.1)
+        attention._forward_plan(problem, q, 0)
+        for mode in ("QUERIES", "KEYS"):
+            attention._gradient_plan(mode, problem, q, q, q, 0)
+    assert len(loaded) == 9 and all("workgroup" in name for name in loaded)
+
+
+def test_everything_dropped():
+    q, k, v = to_mps(heads())
+    assert attend(q, k, v, dropout_p=1.0).eq(0).all()
+
+
+@pytest.mark.parametrize("group", [1, 4])
+def test_decoding_splits_the_keys(group, monkeypatch):
+    from portable_mps.ops import attention
+
+    def halves(problem, tiles, step, turns):
+        return 2 * step, -(-problem.columns // (2 * step))
+
+    monkeypatch.setattr(attention, "_split", halves)
+    monkeypatch.setattr(attention, "_plans", {})
+    q, k, v = normal(2, 4, 1, 16), normal(2, 4 // group, 1100, 16, seed=1), normal(2, 4 // group, 1100, 8, seed=2)
+    check(q, k, v)
+    check(q, k, v, normal(1100, seed=3) > 0.5)
+    check(q, k, v, torch.zeros(1100).bool())
+    check(normal(2, 4, 5, 16), k, v, causal=True)
+
+
+def test_the_backward_operator_makes_do_without_statistics():
+    """Compiled graphs hand over what torch's meta function promises: no more than the logarithms of the sums."""
+    q, k, v = (t.requires_grad_() for t in to_mps(heads()))
+    mask = torch.rand(11, 13, device="mps") > 0.5
+    mask[3] = False
+    with torch.no_grad():
+        output, sums, _, _, *rest, _ = torch.ops.aten._scaled_dot_product_fused_attention_overrideable(q, k, v, mask)
+        mine = torch.ops.aten._scaled_dot_product_fused_attention_overrideable_backward(
+            torch.ones_like(output), q, k, v, mask, [True] * 3 + [False], output, sums, None, None, *rest[:2],
+            0.0, False, *rest[2:],
+        )  # fmt: skip
+    for have, want in zip(mine, torch.autograd.grad(attend(q, k, v, mask).sum(), (q, k, v)), strict=False):
+        assert have.allclose(want, rtol=1e-4, atol=1e-5)
+
+
+def test_large_scores_keep_their_digits():
+    """Weights are of the same scores in both passes, however large."""
+    q, k, v = (normal(1, 1, 20, 8, seed=i) for i in range(3))
+    check(q * 300, k, v, rtol=1e-3, atol=1e-3)
+
+
+def test_infinities_in_masks_and_values():
+    q, k, v = heads(4, 5)
+    mask = torch.zeros(4, 5)
+    mask[0, 1], mask[1] = math.inf, -math.inf
+    actual = attend(*to_mps((q, k, v, mask))).cpu()
+    assert actual[:, :, 0].isnan().all() and actual[:, :, 1].eq(0).all() and not actual[:, :, 2:].isnan().any()
+    v[0, 0, 2, 0] = math.nan
+    compare(attend, q, k, v)
+
+
+def test_many_heads():
+    """More than a dimension of a dispatch takes workgroups, in the launcher's second dimension."""
+    q, k, v = (normal(40000, 1, 2, 1, seed=i) for i in range(3))
+    assert_same(attend(*to_mps((q, k, v))), attend(q, k, v), **CLOSE)
+
+
 @pytest.mark.parametrize("training", [True, False])
 @pytest.mark.parametrize(
     "make",

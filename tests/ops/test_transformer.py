@@ -71,7 +71,9 @@ def test_bias_and_scale():
 def test_backend():
     x = torch.ones(1, 2, 3, 8, device="mps")
     assert torch._fused_sdp_choice(x, x, x) == SDPBackend.OVERRIDEABLE.value
-    assert torch._fused_sdp_choice(x, x, x, dropout_p=0.1) == SDPBackend.MATH.value
+    assert torch._fused_sdp_choice(x, x, x, dropout_p=0.1) == SDPBackend.OVERRIDEABLE.value
+    x = x.double()
+    assert torch._fused_sdp_choice(x, x, x) == SDPBackend.MATH.value
 
 
 def attend(device, query=(2, 5, WIDTH), width=WIDTH, heads=HEADS):

@@ -1,0 +1,240 @@
+"""What attention runs on: the shapes of a problem, and the tiles and variants of its kernels on each engine."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+
+from portable_mps.dispatch.engines import COMPONENTS, WORKGROUP, engine_for
+from portable_mps.dispatch.promotion import storage
+from portable_mps.runtime import device
+
+
+@dataclass(frozen=True)
+class Problem:
+    """What both passes know: query (batch, heads, rows, width), key (batch, heads / group, columns, width), value
+    (batch, heads / group, columns, depth), and a mask that is expanded to (batch, heads, rows, columns)."""
+
+    query: torch.Tensor
+    key: torch.Tensor
+    value: torch.Tensor
+    bias: torch.Tensor | None
+    is_causal: bool
+    scale: float
+    dropout: float
+
+    @property
+    def lines(self) -> int:
+        return self.query.shape[0] * self.query.shape[1]
+
+    @property
+    def group(self) -> int:
+        return self.query.shape[1] // self.key.shape[1]
+
+    @property
+    def rows(self) -> int:
+        return self.query.shape[2]
+
+    @property
+    def columns(self) -> int:
+        return self.key.shape[2]
+
+    @property
+    def width(self) -> int:
+        return self.query.shape[3]
+
+    @property
+    def depth(self) -> int:
+        return self.value.shape[3]
+
+    def bias_strides(self) -> tuple[int, ...]:
+        return (0, 0, 0, 0) if self.bias is None else tuple(self.bias.stride())
+
+    def sizes(self) -> tuple[int, ...]:
+        """lines, heads, group, rows, columns, width, depth, as the kernels' parameters have them."""
+        return (self.lines, self.query.shape[1], self.group, self.rows, self.columns, self.width, self.depth)
+
+    def numbers(self) -> tuple[float, float, float]:
+        keep = 1 - self.dropout
+        return (self.scale, keep, 1 / keep if keep else 0.0)
+
+    def pack(self, tensor: torch.Tensor) -> torch.Tensor:
+        """Of one row a head, the heads of a group as rows of one head."""
+        return tensor.squeeze(2).unflatten(1, (self.key.shape[1], self.group))
+
+    def packed(self) -> Problem:
+        """The same problem with heads that share keys as rows of one head, so that keys are read once."""
+        bias = None if self.bias is None else self.pack(self.bias)
+        return replace(self, query=self.pack(self.query), bias=bias)
+
+    def variant(self) -> dict[str, Any]:
+        """The compile key's part that every kernel has."""
+        row = storage(self.query.dtype)
+        mask = row if self.bias is None else storage(self.bias.dtype)
+        is_bool = self.bias is not None and self.bias.dtype == torch.bool
+        return {
+            "T": row.type,
+            "LOAD(x)": row.load.format("x"),
+            "STORE(x)": row.store.format("x"),
+            "B": mask.type,
+            "LOAD_B(x)": mask.load.format("x"),
+            "BIASED": 0 if self.bias is None else 2 if is_bool else 1,
+            "CAUSAL": int(self.is_causal),
+            "DROPOUT": int(self.dropout > 0),
+        }
+
+
+def in_place(tensor: torch.Tensor) -> torch.Tensor:
+    """`tensor`, or a copy where the kernels cannot address it: rows are contiguous and not too far apart."""
+    far = tensor.shape[2] > 1 and abs(tensor.stride(2)) >= 2**31
+    return tensor if tensor.stride(3) == 1 and not far else tensor.contiguous()
+
+
+def row_stride(tensor: torch.Tensor) -> int:
+    return tensor.stride(2) if tensor.shape[2] > 1 else 0
+
+
+def rows_are_outside(tensor: torch.Tensor) -> bool:
+    apart = tensor.shape[1] > 1 and tensor.shape[2] > 1 and tensor.shape[3] > 1
+    return apart and tensor.stride(3) == 1 and tensor.stride(1) < tensor.stride(2)
+
+
+def expanded(bias: torch.Tensor | None, query: torch.Tensor, key: torch.Tensor) -> torch.Tensor | None:
+    return None if bias is None else bias.expand(*query.shape[:3], key.shape[2])
+
+
+def plain_tile(problem: Problem, rows: int) -> dict[str, int]:
+    """Tile and vectors of the plain engine, by the wider of the rows and how many there are to a workgroup."""
+    wide = max(problem.width, problem.depth)
+    each = 1 if wide <= 16 else 2 if wide <= 32 else 4
+    adapter = device.current().adapter
+    large = 2 if wide > 128 or adapter.is_software or adapter.max_shared_memory < 31 << 10 else 4
+    return {
+        "RM": 1 if rows <= 16 else large,
+        "CN": large,
+        "VEC": each,
+        "WIDE": -(-wide // (16 * each)),
+        "UNROLL": 1 if adapter.is_software else 16,  # which takes seconds to compile what is unrolled
+    }
+
+
+def _is_aligned(*tensors: torch.Tensor, elements: int = 4) -> bool:
+    """Whether so many elements of a row can be one load everywhere."""
+    return all(
+        t.shape[3] % elements == 0
+        and t.data_ptr() % (elements * t.element_size()) == 0
+        and all(s % elements == 0 for s in t.stride()[:3])
+        for t in tensors
+    )
+
+
+def plain_defines(problem: Problem, rows: int, *others: torch.Tensor) -> dict[str, Any]:
+    return {
+        **problem.variant(),
+        **plain_tile(problem, rows),
+        "VECTOR": int(_is_aligned(problem.query, problem.key, problem.value, *others)),
+        "EXACT": int(problem.query.dtype == torch.float32),
+    }
+
+
+@dataclass(frozen=True)
+class WorkgroupTile:
+    """Rows of the workgroup's own side and of the other side a turn, threads, and turns that are written out."""
+
+    own: int
+    other: int
+    threads: int
+    unroll: int = 1
+    narrow: int = 16
+
+
+# By the wider of width and depth, rounded up; tuned on an H100.
+_ROUNDED = (32, 64, 128, 256)
+FORWARD_TILES = {
+    32: WorkgroupTile(64, 64, 128, 2),
+    64: WorkgroupTile(64, 64, 128, 2),
+    128: WorkgroupTile(128, 64, 256, 4, 32),
+    256: WorkgroupTile(128, 32, 256, 1, 32),
+}
+FEW_ROWS_TILES = {
+    32: WorkgroupTile(32, 64, 128),
+    64: WorkgroupTile(32, 64, 128),
+    128: WorkgroupTile(32, 64, 128),
+    256: WorkgroupTile(32, 32, 128),
+}
+QUERY_TILES = {
+    32: WorkgroupTile(64, 64, 128),
+    64: WorkgroupTile(64, 128, 128),
+    128: WorkgroupTile(128, 64, 256, 1, 32),
+    256: WorkgroupTile(32, 32, 128),
+}
+KEY_TILES = {
+    32: WorkgroupTile(64, 32, 128),
+    64: WorkgroupTile(64, 32, 128),
+    128: WorkgroupTile(64, 64, 256, 1, 32),
+    256: WorkgroupTile(32, 32, 128),
+}
+
+
+def workgroup_defines(
+    problem: Problem, tiles: dict[int, WorkgroupTile], *others: torch.Tensor
+) -> tuple[WorkgroupTile, dict[str, Any]] | None:
+    """A tile and what the matrices of a workgroup need to know; None where they cannot be had."""
+    dtype = problem.query.dtype
+    if engine_for(dtype) != WORKGROUP:
+        return None
+    tensors = (problem.query, problem.key, problem.value, *others)
+    if any(t.shape[2] * t.stride(2) >= 2**31 for t in tensors):  # their addressing counts in 32 bits
+        return None
+    width, depth = (next(r for r in _ROUNDED if size <= r) for size in (problem.width, problem.depth))
+    tile = tiles[max(width, depth)]
+    if not _is_granted(tile, dtype):
+        return None
+    defines = {
+        **problem.variant(),
+        "E": "half" if dtype == torch.float16 else "BFloat16",
+        "W": width,
+        "D": depth,
+        "FULL": int(width == problem.width and depth == problem.depth),
+        "ALIGNED": int(_is_aligned(*tensors, elements=8)),
+        "THREADS": tile.threads,
+        "UNROLL": tile.unroll,
+        "NARROW": tile.narrow,
+    }
+    return tile, defines
+
+
+def _is_granted(tile: WorkgroupTile, dtype: torch.dtype) -> bool:
+    """Whether the adapter's matrices come in this tile's sizes."""
+    adapter = device.current().adapter
+    granularity = adapter.workgroup_matrices.get((*COMPONENTS[dtype], tile.threads))
+    if granularity is None or tile.threads > adapter.max_workgroup:
+        return False
+    m, n, k = granularity
+    return not (tile.own % m or tile.other % n or tile.other % k or tile.narrow % n)
+
+
+def workgroup_forward_defines(problem: Problem, output: torch.Tensor) -> dict[str, Any] | None:
+    tiles = FEW_ROWS_TILES if problem.rows <= 32 else FORWARD_TILES
+    found = workgroup_defines(problem, tiles, output)
+    if found is None:
+        return None
+    tile, defines = found
+    return {**defines, "BR": tile.own, "BC": tile.other}
+
+
+def turns_of(tile: dict[str, int], products: Sequence[int], weighed: int) -> int:
+    """Of a thread through its loops, for one tile of the other side."""
+    inner = 16 // tile["UNROLL"]
+    return sum(-(-p // 16) * (1 + inner) for p in products) + weighed * tile["CN"] * (3 + inner) + 17
+
+
+def like(tensor: torch.Tensor, width: int) -> torch.Tensor:
+    """An empty tensor like (batch, heads, rows, …) `tensor` in the layout that it has: heads or rows outside."""
+    batch, heads, rows, _ = tensor.shape
+    if rows_are_outside(tensor):
+        return tensor.new_empty((batch, rows, heads, width)).transpose(1, 2)
+    return tensor.new_empty((batch, heads, rows, width))
