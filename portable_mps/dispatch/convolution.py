@@ -32,6 +32,8 @@ _convolve = Template("convolution", "convolve", "QQQQQQQQqqqiiiiiiii")
 _rows = Template("channels_last", "rows_of_channels", "QQqqqqq" + "i" * 11)
 _UNIT = 8  # elements that channels are padded to: 16 bytes of half types
 _LARGEST = 1 << 31  # elements that the tables' offsets reach
+# A weight's gradient: terms summed one by one, and of such sums, bytes and how many.
+_EXACT, _SUMS, _PARTS = 32, 1 << 25, 64
 _CHANNELS, _SPOTS = 64, 32  # of a workgroup in channels_last.slang
 
 
@@ -248,6 +250,10 @@ def _choose(groups: int, m: int, n: int, k: int, dtype: torch.dtype, along_k: bo
     choice = tiles.choose(shape, engine, splits) or tiles.choose(shape, PLAIN, splits)
     assert choice is not None, "the plain engine has a tile for every product"
     longest = device.current().adapter.loop_limit // 10 * choice.tile.k
+    if splits and choice.tile.engine == PLAIN:  # sums of sums are closer: as many as take little memory
+        parts = min(_SUMS // (4 * groups * m * n), _PARTS)
+        longest = min(longest, max(_EXACT, -(-k // max(parts, choice.splits))))
+        longest = -(-longest // choice.tile.k) * choice.tile.k
     if splits and choice.part > longest:
         return tiles.Choice(choice.tile, -(-k // longest), longest)
     check_turns("convolution", choice.part // choice.tile.k * 10)
