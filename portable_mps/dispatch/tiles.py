@@ -106,7 +106,10 @@ def _subgroup(adapter: Adapter, shape: Shape) -> Iterator[Tile]:
     element = shape.dtype.itemsize
     word = 16 // element
     for fm, fn, fk in engines.fragments(adapter, shape.dtype):
-        for m, n, wm, wn, rate in _SUBGROUP_TILES:
+        starts = (fk if shape.a_along_k else fm, fk if shape.b_along_k else fn)
+        if any(start % word for start in starts):  # fragments are loaded from words
+            continue
+        for m, n, wm, wn, rate in _SOFTWARE_SUBGROUP_TILES if adapter.is_software else _SUBGROUP_TILES:
             depth = max(32 // element * 2, fk)
             subgroups = m // wm * (n // wn)
             threads = subgroups * adapter.subgroup_size
@@ -122,6 +125,7 @@ def _subgroup(adapter: Adapter, shape: Shape) -> Iterator[Tile]:
             yield Tile(SUBGROUP, m, n, depth, threads, shared, registers, rate, defines)
 
 
+_SOFTWARE_SUBGROUP_TILES = ((32, 32, 16, 16, 1.0),)  # larger ones take seconds to compile
 _SUBGROUP_TILES = ((128, 256, 64, 64, 1.0), (128, 128, 64, 64, 0.8), (128, 128, 64, 32, 0.75), (64, 64, 32, 32, 0.45))
 
 
