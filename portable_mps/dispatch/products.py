@@ -17,7 +17,7 @@ from portable_mps.runtime.kernel import Template
 # By the type that is accumulated, which alpha and beta have, too.
 _NUMBERS = {"float": "f", "double": "d", "int": "i", "int64_t": "q"}
 _MAX_BATCH = 32768  # workgroups in z
-_TINYELEMENTS, _TINY_DEPTH = 512, 64  # up to which a thread takes an element of the result
+_TINY_ELEMENTS, _TINY_DEPTH = 512, 64  # up to which a thread takes an element of the result
 ELEMENTS = {torch.float16: "half", torch.bfloat16: "BFloat16", torch.int8: "int8_t"}
 _RESULTS = {torch.float32: "float", torch.float16: "half", torch.bfloat16: "BFloat16", torch.int32: "int"}
 _FLOAT8 = {torch.float8_e4m3fn, torch.float8_e5m2, torch.float8_e4m3fnuz, torch.float8_e5m2fnuz}
@@ -323,7 +323,7 @@ def _span(tensor: torch.Tensor) -> int:
 
 
 def _is_tiny(m: int, n: int, k: int) -> bool:
-    return m * n <= _TINYELEMENTS and k <= _TINY_DEPTH
+    return m * n <= _TINY_ELEMENTS and k <= _TINY_DEPTH
 
 
 def _contiguous(tensor: torch.Tensor) -> int:
