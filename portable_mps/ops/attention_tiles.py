@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from portable_mps.dispatch.engines import COMPONENTS, WORKGROUP, engine_for
+from portable_mps.dispatch.engines import COMPONENTS, SUBGROUP, WORKGROUP, engine_for, fragments
 from portable_mps.dispatch.promotion import storage
 from portable_mps.runtime import device
 
@@ -224,6 +224,100 @@ def workgroup_forward_defines(problem: Problem, output: torch.Tensor) -> dict[st
         return None
     tile, defines = found
     return {**defines, "BR": tile.own, "BC": tile.other}
+
+
+FORWARD, QUERIES, KEYS, BIAS = "FORWARD", "QUERIES", "KEYS", "BIAS"  # which kernel; MODE of the backward ones
+
+
+@dataclass(frozen=True)
+class SubgroupTile:
+    """Subgroups of a workgroup, rows of its own side that each has, and rows of the other side a turn."""
+
+    subgroups: int
+    height: int
+    other: int
+
+    @property
+    def own(self) -> int:
+        return self.subgroups * self.height
+
+
+SUBGROUP_TILES = (
+    SubgroupTile(4, 32, 32),
+    SubgroupTile(4, 16, 32),
+    SubgroupTile(4, 16, 16),
+    SubgroupTile(4, 8, 32),
+    SubgroupTile(2, 16, 16),
+    SubgroupTile(2, 8, 16),
+)
+SOFTWARE_SUBGROUP_TILES = (SubgroupTile(2, 16, 16),)  # larger ones take seconds to compile
+_STEPS = (16, 32, 64, 96, 128, 192, 256)  # to which width and depth are rounded up
+
+
+def subgroup_defines(
+    problem: Problem, mode: str, *others: torch.Tensor
+) -> tuple[SubgroupTile, dict[str, Any]] | None:
+    """A tile and what the fragments of a subgroup need to know; None where they cannot be had.
+
+    mode: FORWARD, or the backward kernel's.
+    """
+    dtype = problem.query.dtype
+    if engine_for(dtype) != SUBGROUP or mode == BIAS:
+        return None
+    adapter = device.current().adapter
+    width, depth = (next((s for s in _STEPS if size <= s), 0) for size in (problem.width, problem.depth))
+    for shape in fragments(adapter, dtype):
+        for tile in SOFTWARE_SUBGROUP_TILES if adapter.is_software else SUBGROUP_TILES:
+            if not _fits(tile, shape, width, depth, mode):
+                continue
+            m, n, k = shape
+            aligned = _is_aligned(problem.query, problem.key, problem.value, *others, elements=8)
+            defines = {
+                **problem.variant(),
+                "E": "half" if dtype == torch.float16 else "BFloat16",
+                "HALF": int(dtype == torch.float16),
+                "FM": m,
+                "FN": n,
+                "FK": k,
+                "SUBGROUP": adapter.subgroup_size,
+                "SUBGROUPS": tile.subgroups,
+                "WM": tile.height,
+                "OTHER": tile.other,
+                "W": width,
+                "D": depth,
+                "ALIGNED": int(aligned),
+                "WRITTEN_OUT": int(not adapter.is_software),
+            }
+            return tile, defines
+    return None
+
+
+def _fits(tile: SubgroupTile, shape: tuple[int, int, int], width: int, depth: int, mode: str) -> bool:
+    """Whether fragments of this shape make the tile up, within the adapter's limits."""
+    adapter = device.current().adapter
+    (m, n, k), lanes, word = shape, adapter.subgroup_size, 8
+    if not width or not depth or n % word or k % word or any(s % n or s % k for s in (width, depth, tile.other)):
+        return False
+    parts = tile.other // word  # threads that share a row of scores
+    if tile.height % m or lanes % parts or tile.height * parts % lanes or tile.subgroups * lanes > adapter.max_workgroup:
+        return False
+    own, patches = tile.subgroups * tile.height, 1 if mode == FORWARD else 2
+    shared = 16 * (tile.other * ((width + depth) // word + 2) + patches * own * (tile.other // 4 + 1))
+    shared += 16 * max(own, tile.other)
+    # Of the subgroup: the own side's operands, the sums, and what one step of a product takes.
+    operands = width if mode == FORWARD else width + depth
+    sums = {FORWARD: depth, QUERIES: width, KEYS: width + depth}[mode]
+    elements = tile.height * (operands // 2 + sums + n + k // 2) + k * n // 2
+    registers = elements // lanes + 2 * tile.height * parts // lanes + 16 * patches + 32
+    return shared <= adapter.max_shared_memory and (registers <= adapter.registers or adapter.is_software)
+
+
+def subgroup_turns(defines: dict[str, Any]) -> int:
+    """Of a thread through its loops, for one tile of the other side."""
+    other, threads = defines["OTHER"], defines["SUBGROUPS"] * defines["SUBGROUP"]
+    staged = sum(-(-other * defines[size] // (8 * threads)) for size in ("W", "D"))
+    units = defines["WM"] * other // (8 * defines["SUBGROUP"])
+    return staged + 2 * (other // defines["FN"] + other // defines["FK"]) + units + 1
 
 
 def turns_of(tile: dict[str, int], products: Sequence[int], weighed: int) -> int:
