@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from portable_mps import _C
-from portable_mps.dispatch.engines import WORKGROUP, engine_for
+from portable_mps.dispatch.engines import PLAIN, WORKGROUP, engine_for
 from portable_mps.dispatch.launch import check_turns, grid
 from portable_mps.dispatch.promotion import storage
 from portable_mps.dispatch.registry import implements, reserve
@@ -154,8 +154,8 @@ def attention(
     output = like(query, problem.depth)
     sums = torch.empty(query.shape[:3], dtype=torch.float32, device=query.device)
     kept = torch.empty((2, problem.lines, problem.rows), dtype=torch.float32, device=query.device)
-    # Matrices of a workgroup round the weights anyway.
-    is_rounded = training and query.dtype != torch.float32 and engine_for(query.dtype) != WORKGROUP
+    # Matrices round the weights anyway.
+    is_rounded = training and query.dtype != torch.float32 and engine_for(query.dtype) == PLAIN
     residual = torch.empty_like(output) if is_rounded else None
     results: _Results = (output, residual, sums, kept)
     if problem.rows == 1 and problem.group > 1 and not is_causal:
@@ -312,8 +312,8 @@ def attention_backward(
 def _mean_slopes(
     problem: Problem, output: torch.Tensor, residual: torch.Tensor | None, grad: torch.Tensor, kept: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """(lines, rows) each: the means of the weights' gradients, by weight, and for engines of matrices the logarithm to
-    base two of the sums of exponentials."""
+    """(lines, rows) each: the means of the weights' gradients, by weight, and for matrices of a workgroup the logarithm
+    to base two of the sums of exponentials."""
     output = in_place(output)
     if residual is not None and residual.stride() != output.stride():
         residual = torch.empty_like(output).copy_(residual)
