@@ -10,7 +10,7 @@ import sys
 import pytest
 import torch
 
-from portable_mps.dispatch import convolution, engines, products, tiles, tuning
+from portable_mps.dispatch import engines, products, tiles, tuning
 from portable_mps.runtime import device, kernel
 
 HALVES = (torch.float16, torch.bfloat16)
@@ -113,11 +113,9 @@ def test_every_variant_compiles(adapter, dtype, monkeypatch):
         loaded.update(re.findall(r"#define ENGINE (\d)", source))
 
     monkeypatch.setattr(kernel.Compiler, "compile", lambda self, *arguments: load(*arguments))
-    for templates in (products._product, products._split):
+    for templates in (products._product, products._split, products._taps):
         for template in templates.values():
             monkeypatch.setattr(template, "_variants", {})
-    monkeypatch.setattr(convolution._convolve, "_variants", {})
-    convolution._planned.cache_clear()
     monkeypatch.setattr(products.Prepared, "record", lambda *_: None)
     engine = engines.engine_for(dtype)
     for a, b in ((square, square), (square.mT, square), (square, square.mT), (odd, odd.mT), (odd.mT, odd)):
@@ -126,14 +124,22 @@ def test_every_variant_compiles(adapter, dtype, monkeypatch):
         for tile in tiles.fitting(shape, engine):
             part = -(-a.shape[2] // (2 * tile.k)) * tile.k
             for choice in (tiles.Choice(tile, 1, a.shape[2]), tiles.Choice(tile, 2, part)):
-                monkeypatch.setattr(products, "_choose", lambda *_, choice=choice: choice)
+                monkeypatch.setattr(products, "_choose", lambda *_, choice=choice, **__: choice)
                 products._Plan(a, b, out, out, 2.0, 1.0, products.Finish("x * x"))
-    of = convolution._Product(2, 16, 200, 144, 16, 100, dtype, dtype, biased=True)
-    for product in (of, dataclasses.replace(of, result=torch.float32, weight=True, biased=False, stride=32)):
-        convolution._planned(product)
-    convolution._planned.cache_clear()
-    expected = {engine, "subgroup" if engine == "workgroup" else engine}  # whose loads take the tables of convolution
-    assert {engines.ENGINES[::-1][int(digit)] for digit in loaded} == expected
+    taps = torch.tensor([2, 64 * 24, 0, 48], dtype=torch.int64, device="mps")
+    for bias in (None, out[:, :1, :24]):
+        moved = torch.empty(1, 100, 24, dtype=dtype, device="mps")
+        products._Plan(
+            square[:, :100, :64],
+            square.flatten()[: 64 * 24].view(1, 64, 24),
+            moved,
+            bias,
+            1.0,
+            1.0,
+            products.AS_IS,
+            taps,
+        )
+    assert {engines.ENGINES[::-1][int(digit)] for digit in loaded} == {engine}
 
 
 def test_tuning_is_remembered(tmp_path):

@@ -56,12 +56,12 @@ def run(case: Case, order: Order) -> dict[str, Any]:
     """A Timing as JSON; or, where the case raises, its error's kind and first line."""
     device, synchronize = order.device, synchronizer(order.device)
     torch.set_float32_matmul_precision(case.precision if device == "mps" else "highest")
-    torch.backends.cudnn.allow_tf32 = case.tf32
     torch.manual_seed(SEED)
     rotated = ROTATED_BYTES * order.scale
     try:
         make = lambda: case.work(device, order.scale)  # noqa: E731  (as a function it would be longer)
-        result: dict[str, Any] = measure(make, synchronize, order.warmup_s, order.time_s, rotated).as_json()
+        with torch.backends.cudnn.flags(enabled=True, allow_tf32=case.tf32):
+            result: dict[str, Any] = measure(make, synchronize, order.warmup_s, order.time_s, rotated).as_json()
     except Exception as error:  # which is the case's row: the others are still to come
         first = next(iter(str(error).splitlines()), "")
         result = {"error": f"{type(error).__name__}: {first}", "is_missing": isinstance(error, NotImplementedError)}

@@ -17,8 +17,9 @@ from portable_mps.runtime.kernel import Template
 # By the type that is accumulated, which alpha and beta have, too.
 _NUMBERS = {"float": "f", "double": "d", "int": "i", "int64_t": "q"}
 _MAX_BATCH = 32768  # workgroups in z
-_TINYELEMENTS, _TINY_DEPTH = 512, 64  # up to which a thread takes an element of the result
-ELEMENTS = {torch.float16: "half", torch.bfloat16: "BFloat16", torch.int8: "int8_t"}
+_SUM_BYTES, _MOST_PARTS = 1 << 25, 64  # of sums that are added up: see `_in_short_sums`
+_TINY_ELEMENTS, _TINY_DEPTH = 512, 64  # up to which a thread takes an element of the result
+_ELEMENTS = {torch.float16: "half", torch.bfloat16: "BFloat16", torch.int8: "int8_t"}
 _RESULTS = {torch.float32: "float", torch.float16: "half", torch.bfloat16: "BFloat16", torch.int32: "int"}
 _FLOAT8 = {torch.float8_e4m3fn, torch.float8_e5m2, torch.float8_e4m3fnuz, torch.float8_e5m2fnuz}
 
@@ -34,6 +35,7 @@ def _templates(stem: str, entry: str, counted: bool, more: str = "") -> dict[str
 
 _product = _templates("matmul", "matmul", counted=False)
 _split = _templates("matmul", "matmul", counted=False, more="ii")
+_taps = _templates("matmul", "matmul", counted=False, more="Q")
 _tiny = _templates("matmul_tiny", "tiny", counted=True)
 _combine = _templates("matmul_combine", "combine", counted=True)
 _by_columns = _templates("matvec", "by_columns", counted=False)
@@ -67,13 +69,15 @@ def product(
     alpha: float = 1.0,
     beta: float = 0.0,
     finish: Finish = AS_IS,
+    terms: int = 0,
 ) -> None:
     """out = finish(alpha * a @ b + beta * added).
 
     a (batch, m, k), b (batch, k, n), out (batch, m, n), one dtype; added broadcasts to out. Any strides. Accumulates in
     float32 for half types, in the dtype's own width otherwise; float32 as torch.set_float32_matmul_precision says. a
     and b may be of two 8-bit float dtypes, and b of any that a's accumulator holds; out is then float32. finish is
-    applied before the result is rounded.
+    applied before the result is rounded. terms: how many the plain engine adds up one by one, if that takes little
+    memory: sums of sums are closer.
     """
     batch, m, k = a.shape
     n = b.shape[2]
@@ -102,7 +106,18 @@ def product(
             added = added.clone()
     a, b = _contiguous_way(a), _contiguous_way(b)
     d = out if added is None and alpha != 1 else added
-    key: tuple[Any, ...] = (a.shape, n, a.stride(), b.stride(), out.stride(), a.dtype, b.dtype, out.dtype, finish)
+    key: tuple[Any, ...] = (
+        a.shape,
+        n,
+        a.stride(),
+        b.stride(),
+        out.stride(),
+        a.dtype,
+        b.dtype,
+        out.dtype,
+        finish,
+        terms,
+    )
     key += (a.data_ptr() & 31, b.data_ptr() & 31, out.data_ptr() & 15)  # whether wide loads are aligned
     if a.dtype == torch.float32:
         key += (torch.get_float32_matmul_precision(),)
@@ -114,7 +129,25 @@ def product(
             return _product_in_parts(a, b, out, added, alpha, beta, finish)
         if len(_plans) >= _REMEMBERED:
             _plans.clear()
-        plan = _plans[key] = _Plan(a, b, out, d, alpha, beta, finish)
+        plan = _plans[key] = _Plan(a, b, out, d, alpha, beta, finish, terms=terms)
+    plan.run(a, b, out, d)
+
+
+def summed_over_taps(
+    a: torch.Tensor, b: torch.Tensor, out: torch.Tensor, taps: torch.Tensor, added: torch.Tensor | None = None
+) -> None:
+    """out = the sum over taps of products of a, moved, with the next of several matrices b; plus `added`, broadcast.
+
+    a (batch, m, k) not moved, b (batch, k, n) the first, out (batch, m, n). taps, int64: how many there are, the
+    elements from one b to the next, and for each the elements that a is moved. Rows of a and b start at multiples of 16
+    bytes for every tap.
+    """
+    d = None if added is None else added.expand_as(out)
+    key: tuple[Any, ...] = (a.shape, b.shape[2], a.stride(), b.stride(), out.stride(), a.dtype, out.dtype)
+    key += (taps.data_ptr(), None if d is None else d.stride())
+    plan = _plans.get(key)
+    if plan is None:
+        plan = _plans[key] = _Plan(a, b, out, d, 1.0, 0.0 if d is None else 1.0, AS_IS, taps)
     plan.run(a, b, out, d)
 
 
@@ -171,15 +204,18 @@ class _Plan:
         alpha: float,
         beta: float,
         finish: Finish,
+        taps: torch.Tensor | None = None,
+        terms: int = 0,
     ) -> None:
-        self._convert = _conversion(a, b)
+        self._taps = taps
+        self._convert = _conversion(a, b) if taps is None else None
         self._align_a = self._align_b = False
         self._parts: tuple[tuple[int, ...], torch.dtype] | None = None
         if self._convert is not None:
             a, b = self._convert(a, b)
         batch, m, k = a.shape
         n = b.shape[2]
-        types = types_of(a.dtype, b.dtype, out.dtype) | finish.defines
+        types = _types(a.dtype, b.dtype, out.dtype) | finish.defines
         added: tuple[Any, ...] = ()
         batches: tuple[int, ...] = (a.stride(0), b.stride(0), out.stride(0))
         if d is not None:
@@ -189,17 +225,19 @@ class _Plan:
         scaled = types["ACC"] if d is not None else ""
         variant = {"SCALED": int(d is not None), "SPLIT": 0, **types}
         result = (out.stride(1), out.stride(2))
-        if _is_tiny(m, n, k):
+        if taps is None and _is_tiny(m, n, k):
             sizes = (m, n, k, *a.stride()[1:], *b.stride()[1:], *result)
             groups = grid(-(-out.numel() // 256))
             self._main = Prepared(_tiny[scaled], groups, (*batches, out.numel(), *sizes, *added), TINY=1, **variant)
             return
-        if m <= _FEW_ROWS and a.dtype not in _FLOAT8:
+        if taps is None and m <= _FEW_ROWS and a.dtype not in _FLOAT8:
             self._plan_vector(a, b, out, variant, scaled, (batches, added))
             return
-        choice = _choose(a, b, types["ACC"])
+        choice = _choose(a, b, out.dtype, types["ACC"], moved=taps is not None)
         tile = choice.tile
-        if tile.engine == WORKGROUP:
+        if terms and tile.engine == PLAIN:
+            choice = _in_short_sums(choice, batch * m * n, k, terms)
+        if tile.engine == WORKGROUP and taps is None:
             self._align_a, self._align_b = not _is_aligned(a, 16), not _is_aligned(b, 16)
             a = _realigned(a) if self._align_a else a
             b = _realigned(b) if self._align_b else b
@@ -209,7 +247,11 @@ class _Plan:
         if choice.splits == 1:
             in_place = d is not None and beta != 0 and d.data_ptr() == out.data_ptr()
             key = variant | _layout(a, b, out, tile, k, in_place)
-            self._main = Prepared(_product[scaled], groups, (*batches, *sizes, *added), **key)
+            numbers = (*batches, *sizes, *added)
+            if taps is not None:
+                numbers += (taps.data_ptr(),)
+                key |= {"TAPS": 1}
+            self._main = Prepared((_taps if taps is not None else _product)[scaled], groups, numbers, **key)
             return
         key = self._plan_parts(a, b, out, variant, scaled, (batches, added), choice.splits)
         partial = torch.empty((1, m, n), dtype=summed_in(out.dtype), device=out.device)
@@ -240,7 +282,7 @@ class _Plan:
             (0, 0, *batches[2:], out.numel(), *sizes, *added),
             **(variant | {"A_T": sums.type, "B_T": sums.type, "TINY": 1}),
         )
-        return {"SCALED": 0, "SPLIT": 1, **types_of(a.dtype, b.dtype, wide), **AS_IS.defines}
+        return {"SCALED": 0, "SPLIT": 1, **_types(a.dtype, b.dtype, wide), **AS_IS.defines}
 
     def _plan_vector(
         self,
@@ -287,10 +329,11 @@ class _Plan:
         if self._align_b:
             b = _realigned(b)
         if self._parts is None:
+            reads = [a, b] if self._taps is None else [a, b, self._taps]
             if d is None:
-                self._main.record((a, b, out), (a, b), (out,))
+                self._main.record((a, b, out), reads, (out,))
             else:
-                self._main.record((a, b, out, d), (a, b, d), (out,))
+                self._main.record((a, b, out, d), [*reads, d], (out,))
             return
         shape, dtype = self._parts
         parts = torch.empty(shape, dtype=dtype, device=out.device)
@@ -301,20 +344,30 @@ class _Plan:
             self._combine.record((parts, parts, out, d), (parts, d), (out,))
 
 
-def _choose(a: torch.Tensor, b: torch.Tensor, accumulator: str) -> tiles.Choice:
-    """The best engine's tile for a @ b; the next one's where that has none."""
+def _choose(a: torch.Tensor, b: torch.Tensor, result: torch.dtype, accumulator: str, moved: bool) -> tiles.Choice:
+    """The best engine's tile for a @ b; the next one's where that has none. moved: it is a sum over taps."""
     batch, m, k = a.shape
     shape = tiles.Shape(batch, m, b.shape[2], k, _contiguous(a) == 2, _contiguous(b) == 1, a.dtype, accumulator)
-    best = engines.engine_for(a.dtype) if a.dtype == b.dtype else PLAIN
+    results = (a.dtype, torch.float32) if a.is_floating_point() else (torch.int32,)
+    best = engines.engine_for(a.dtype) if a.dtype == b.dtype and result in results else PLAIN
     for engine in engines.ENGINES[engines.ENGINES.index(best) :]:
         if engine == WORKGROUP and max(_span(a), _span(b)) >= 1 << 31:  # the driver's offsets are of 32 bits
             continue
+        if engine == WORKGROUP and moved and not (_is_aligned(a, 16) and _is_aligned(b, 16)):
+            continue
         if engine != best and not engines.has(device.current().adapter, engine, a.dtype):
             continue
-        choice = tiles.choose(shape, engine)
+        choice = tiles.choose(shape, engine, splits_k=not moved)
         if choice is not None:
             return choice
     raise AssertionError("the plain engine has a tile for every product")
+
+
+def _in_short_sums(choice: tiles.Choice, sums: int, depth: int, terms: int) -> tiles.Choice:
+    """`choice` with K split so that about `terms` are added up one by one, within _SUM_BYTES and _MOST_PARTS."""
+    parts = min(_SUM_BYTES // (4 * sums), _MOST_PARTS)
+    part = -(-max(terms, -(-depth // max(parts, choice.splits))) // choice.tile.k) * choice.tile.k
+    return tiles.Choice(choice.tile, -(-depth // part), part) if part < choice.part else choice
 
 
 def _span(tensor: torch.Tensor) -> int:
@@ -323,7 +376,7 @@ def _span(tensor: torch.Tensor) -> int:
 
 
 def _is_tiny(m: int, n: int, k: int) -> bool:
-    return m * n <= _TINYELEMENTS and k <= _TINY_DEPTH
+    return m * n <= _TINY_ELEMENTS and k <= _TINY_DEPTH
 
 
 def _contiguous(tensor: torch.Tensor) -> int:
@@ -363,7 +416,7 @@ def _realigned(tensor: torch.Tensor) -> torch.Tensor:
     return copy if by_rows else copy.transpose(1, 2)
 
 
-def types_of(a: torch.dtype, b: torch.dtype, result: torch.dtype) -> dict[str, Any]:
+def _types(a: torch.dtype, b: torch.dtype, result: torch.dtype) -> dict[str, Any]:
     """The compile key's part that every kernel of products has."""
     a_row, b_row, result_row = storage(a, float8=True), storage(b, float8=True), storage(result)
     accumulator = "int" if a_row.compute == "bool" else a_row.compute
@@ -392,7 +445,7 @@ def _layout(
     key = tile.variant | {"A_ALONG_K": int(a_along), "B_ALONG_K": int(b_along), "EDGE": int(not inside), "SHIFTED": 0}
     if tile.engine == PLAIN:
         return key | {"VECTOR": int(_is_vector(a, 4 * a.element_size()) and _is_vector(b, 4 * b.element_size()))}
-    key |= {"A_E": ELEMENTS[a.dtype], "B_E": ELEMENTS[b.dtype], "ELEMENT_BYTES": a.element_size()}
+    key |= {"A_E": _ELEMENTS[a.dtype], "B_E": _ELEMENTS[b.dtype], "ELEMENT_BYTES": a.element_size()}
     if tile.engine == SUBGROUP:
         return key | {"VECTOR": int(_is_vector(a, 16) and _is_vector(b, 16))}
     unit = 16 // a.element_size()

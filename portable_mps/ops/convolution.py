@@ -256,15 +256,14 @@ def convolution_backward(
     shapes = (grad_output.shape, input.shape) if transposed else (input.shape, grad_output.shape)
     geometry = _geometry(*shapes, weight.shape, groups, stride, padding, dilation)
     grad_input = grad_weight = grad_bias = None
-    rows = launcher.result_rows(geometry, result) if output_mask[1] and not transposed else None
     if output_mask[0]:
         if transposed:
             grad_input = launcher.forward(geometry, wide_grad, taps, None)
         else:
-            grad_input = launcher.image_gradient(geometry, wide_grad, taps, rows=rows)
+            grad_input = launcher.image_gradient(geometry, wide_grad, taps)
         grad_input = grad_input.view(input.shape).contiguous(memory_format=memory_format)
     if output_mask[1]:
-        grad_weight = launcher.weight_gradient(geometry, image, result, taps.shape, rows)
+        grad_weight = launcher.weight_gradient(geometry, image, result, taps.shape)
         grad_weight = grad_weight.view(weight.shape).contiguous(memory_format=memory_format)
     if output_mask[2]:
         grad_bias = grad_output.sum([0, *range(2, grad_output.dim())])
