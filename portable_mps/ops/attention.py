@@ -15,12 +15,16 @@ from typing import Any
 import torch
 
 from portable_mps import _C
-from portable_mps.dispatch.engines import WORKGROUP, engine_for
+from portable_mps.dispatch.engines import PLAIN, WORKGROUP, engine_for
 from portable_mps.dispatch.launch import check_turns, grid
 from portable_mps.dispatch.promotion import storage
 from portable_mps.dispatch.registry import implements, reserve
 from portable_mps.ops.attention_tiles import (
+    BIAS,
+    FORWARD,
     KEY_TILES,
+    KEYS,
+    QUERIES,
     QUERY_TILES,
     Problem,
     expanded,
@@ -30,6 +34,8 @@ from portable_mps.ops.attention_tiles import (
     plain_tile,
     row_stride,
     rows_are_outside,
+    subgroup_defines,
+    subgroup_turns,
     turns_of,
     workgroup_defines,
     workgroup_forward_defines,
@@ -49,7 +55,8 @@ _plain_backward = Template("attention/plain_backward", "backward", _BACKWARD)
 _means = Template("attention/means", "means", "6Q6q4I")
 _workgroup_forward = Template("attention/workgroup_forward", "forward", _FORWARD)
 _workgroup_backward = Template("attention/workgroup_backward", "backward", _BACKWARD)
-_QUERIES, _KEYS, _BIAS = "QUERIES", "KEYS", "BIAS"
+_subgroup_forward = Template("attention/subgroup_forward", "forward", _FORWARD)
+_subgroup_backward = Template("attention/subgroup_backward", "backward", _BACKWARD)
 _plans: dict[tuple[Any, ...], _Plan] = {}
 _REMEMBERED = 4096  # plans
 
@@ -147,8 +154,8 @@ def attention(
     output = like(query, problem.depth)
     sums = torch.empty(query.shape[:3], dtype=torch.float32, device=query.device)
     kept = torch.empty((2, problem.lines, problem.rows), dtype=torch.float32, device=query.device)
-    # Matrices of a workgroup round the weights anyway.
-    is_rounded = training and query.dtype != torch.float32 and engine_for(query.dtype) != WORKGROUP
+    # Matrices round the weights anyway.
+    is_rounded = training and query.dtype != torch.float32 and engine_for(query.dtype) == PLAIN
     residual = torch.empty_like(output) if is_rounded else None
     results: _Results = (output, residual, sums, kept)
     if problem.rows == 1 and problem.group > 1 and not is_causal:
@@ -211,8 +218,13 @@ def _forward_plan(problem: Problem, output: torch.Tensor, kind: int) -> _Plan:
     q, k, v = problem.query, problem.key, problem.value
     template = _plain_forward
     defines = workgroup_forward_defines(problem, output)
+    fragmented = subgroup_defines(problem, FORWARD) if problem.rows > 1 else None
     if defines is not None:
         template, height, step, turns = _workgroup_forward, defines["BR"], defines["BC"], 1
+    elif fragmented is not None:
+        tile, defines = fragmented
+        template, height, step = _subgroup_forward, tile.own, tile.other
+        turns = subgroup_turns(defines)
     else:
         defines = plain_defines(problem, problem.rows)
         height, step = 16 * defines["RM"], 16 * defines["CN"]
@@ -288,10 +300,10 @@ def attention_backward(
     dq = dk = dv = dbias = None
     if grad_input_mask[0]:
         dq = like(query, problem.width)
-        _gradient(_QUERIES, problem, known, words, dq)
+        _gradient(QUERIES, problem, known, words, dq)
     if grad_input_mask[1] or grad_input_mask[2]:
         dk, dv = like(key, problem.width), like(value, problem.depth)
-        _gradient(_KEYS, problem, known, words, dk, dv)
+        _gradient(KEYS, problem, known, words, dk, dv)
     if grad_input_mask[3] and attn_bias is not None:
         dbias = _bias_gradient(problem, attn_bias, known, words)
     return dq, dk, dv, dbias
@@ -300,8 +312,8 @@ def attention_backward(
 def _mean_slopes(
     problem: Problem, output: torch.Tensor, residual: torch.Tensor | None, grad: torch.Tensor, kept: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """(lines, rows) each: the means of the weights' gradients, by weight, and for engines of matrices the logarithm to
-    base two of the sums of exponentials."""
+    """(lines, rows) each: the means of the weights' gradients, by weight, and for matrices of a workgroup the logarithm
+    to base two of the sums of exponentials."""
     output = in_place(output)
     if residual is not None and residual.stride() != output.stride():
         residual = torch.empty_like(output).copy_(residual)
@@ -351,23 +363,30 @@ def _gradient_plan(
     mode: str, problem: Problem, grad: torch.Tensor, first: torch.Tensor, second: torch.Tensor | None, summed: int
 ) -> _Plan:
     """(The launch, whether it is the plain engine's)."""
-    own = problem.columns if mode == _KEYS else problem.rows
-    other = problem.rows if mode == _KEYS else problem.columns
-    members = problem.group if mode == _KEYS else 1
+    own = problem.columns if mode == KEYS else problem.rows
+    other = problem.rows if mode == KEYS else problem.columns
+    members = problem.group if mode == KEYS else 1
     found = None
-    if mode != _BIAS:
+    if mode != BIAS:
         results = (first,) if second is None else (first, second)
-        found = workgroup_defines(problem, KEY_TILES if mode == _KEYS else QUERY_TILES, grad, *results)
+        found = workgroup_defines(problem, KEY_TILES if mode == KEYS else QUERY_TILES, grad, *results)
+    fragmented = subgroup_defines(problem, mode, grad)
     if found is not None:
         tile, defines = found
         template, height = _workgroup_backward, tile.own
         groups = -(-own // height) * problem.lines // members
         defines |= {"OWN": tile.own, "OTHER": tile.other}
+    elif fragmented is not None:
+        of_subgroup, defines = fragmented
+        template, height = _subgroup_backward, of_subgroup.own
+        groups = -(-own // height) * problem.lines // members
+        turns = subgroup_turns(defines) * -(-other // of_subgroup.other) * members
+        check_turns("scaled_dot_product_attention's gradient", turns)
     else:
         defines = plain_defines(problem, own, grad)
         template, height, step = _plain_backward, 16 * defines["RM"], 16 * defines["CN"]
-        turns = turns_of(defines, (problem.width, problem.depth), {_QUERIES: 1, _KEYS: 2, _BIAS: 0}[mode]) + 4
-        if mode == _BIAS:
+        turns = turns_of(defines, (problem.width, problem.depth), {QUERIES: 1, KEYS: 2, BIAS: 0}[mode]) + 4
+        if mode == BIAS:
             batch, heads, rows, columns = first.shape
             groups = batch * heads * -(-rows // height) * -(-columns // step)
             turns *= problem.lines // (batch * heads)
@@ -395,7 +414,7 @@ def _bias_gradient(problem: Problem, attn_bias: torch.Tensor, known: _Known, wor
         if summed >> dim & 1:
             partial[dim] = size
     total = torch.empty(partial, dtype=torch.float32, device=attn_bias.device)
-    _gradient(_BIAS, problem, known, words, total, summed=summed)
+    _gradient(BIAS, problem, known, words, total, summed=summed)
     return total.sum_to_size(shape).reshape(attn_bias.shape).to(attn_bias.dtype)
 
 

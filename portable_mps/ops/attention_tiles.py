@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import itertools
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 
-from portable_mps.dispatch.engines import COMPONENTS, WORKGROUP, engine_for
+from portable_mps.dispatch.engines import COMPONENTS, SUBGROUP, WORKGROUP, engine_for, fragments
 from portable_mps.dispatch.promotion import storage
 from portable_mps.runtime import device
 
@@ -224,6 +226,101 @@ def workgroup_forward_defines(problem: Problem, output: torch.Tensor) -> dict[st
         return None
     tile, defines = found
     return {**defines, "BR": tile.own, "BC": tile.other}
+
+
+FORWARD, QUERIES, KEYS, BIAS = "FORWARD", "QUERIES", "KEYS", "BIAS"  # which kernel; MODE of the backward ones
+
+
+@dataclass(frozen=True)
+class SubgroupTile:
+    """Subgroups of a workgroup, rows of its own side that each has, and rows of the other side a turn."""
+
+    subgroups: int
+    height: int
+    other: int
+
+    @property
+    def own(self) -> int:
+        return self.subgroups * self.height
+
+
+SUBGROUP_TILES = (
+    SubgroupTile(4, 32, 32),
+    SubgroupTile(4, 16, 32),
+    SubgroupTile(4, 8, 32),
+    SubgroupTile(4, 16, 16),
+    SubgroupTile(2, 16, 32),
+    SubgroupTile(2, 16, 16),
+    SubgroupTile(2, 8, 16),
+)
+SOFTWARE_SUBGROUP_TILES = (SubgroupTile(2, 16, 16),)  # larger ones take seconds to compile
+_STEPS = (16, 32, 64, 96, 128, 192, 256)  # to which width and depth are rounded up
+
+
+def subgroup_defines(problem: Problem, mode: str, *others: torch.Tensor) -> tuple[SubgroupTile, dict[str, Any]] | None:
+    """A tile and what the fragments of a subgroup need to know; None where they cannot be had.
+
+    mode: FORWARD, or the backward kernel's.
+    """
+    dtype = problem.query.dtype
+    if engine_for(dtype) != SUBGROUP or mode == BIAS:
+        return None
+    adapter = device.current().adapter
+    width, depth = (next((s for s in _STEPS if size <= s), 0) for size in (problem.width, problem.depth))
+    own = problem.columns if mode == KEYS else problem.rows
+    tiles = SOFTWARE_SUBGROUP_TILES if adapter.is_software else SUBGROUP_TILES
+    shapes = sorted(fragments(adapter, dtype), key=math.prod, reverse=True)
+    for tile, shape in itertools.product(tiles, shapes):
+        # The backward kernels keep twice as much for a row: with more of them, a core has few workgroups at a time.
+        is_high = tile.own > max(32, 2 * own) or (mode != FORWARD and tile.height > 16)
+        if is_high or not _fits(tile, shape, width, depth, mode):
+            continue
+        defines = {
+            **problem.variant(),
+            "E": "half" if dtype == torch.float16 else "BFloat16",
+            "HALF": int(dtype == torch.float16),
+            **dict(zip(("FM", "FN", "FK"), shape, strict=True)),
+            "SUBGROUP": adapter.subgroup_size,
+            "SUBGROUPS": tile.subgroups,
+            "WM": tile.height,
+            "OTHER": tile.other,
+            "W": width,
+            "D": depth,
+            "ALIGNED": int(_is_aligned(problem.query, problem.key, problem.value, *others, elements=8)),
+            "WRITTEN_OUT": int(not adapter.is_software),
+        }
+        return tile, defines
+    return None
+
+
+def _fits(tile: SubgroupTile, shape: tuple[int, int, int], width: int, depth: int, mode: str) -> bool:
+    """Whether fragments of this shape make the tile up, within the adapter's limits; width and depth rounded up."""
+    adapter = device.current().adapter
+    (m, n, k), lanes, word = shape, adapter.subgroup_size, 8
+    if not width or not depth or n % word or k % word or any(s % n or s % k for s in (width, depth, tile.other)):
+        return False
+    parts = tile.other // word  # threads that share a row of scores
+    threads = tile.subgroups * lanes
+    if tile.height % m or lanes % parts or tile.height * parts % lanes or threads > adapter.max_workgroup:
+        return False
+    patches = 1 if mode == FORWARD else 2
+    shared = 16 * (tile.other * ((width + depth) // word + 2) + patches * tile.own * (tile.other // 4 + 1))
+    shared += 16 * max(tile.own, tile.other)  # what belongs to rows
+    # Roughly, of a thread: the own side's operands and the sums throughout, and what a product's step or a row takes.
+    operands = width if mode == FORWARD else width + depth
+    sums = {FORWARD: depth, QUERIES: width, KEYS: width + depth}[mode]
+    step = max((tile.height * (n + k // 2) + k * n // 2) // lanes, 16 * patches)
+    rows = 2 * tile.height * parts // lanes if mode == FORWARD else 0
+    registers = tile.height * (operands // 2 + sums) // lanes + step + rows + 28
+    return shared <= adapter.max_shared_memory and (registers <= adapter.registers or adapter.is_software)
+
+
+def subgroup_turns(defines: dict[str, Any]) -> int:
+    """Of a thread through its loops, for one tile of the other side."""
+    other, threads = defines["OTHER"], defines["SUBGROUPS"] * defines["SUBGROUP"]
+    staged = sum(-(-other * defines[size] // (8 * threads)) for size in ("W", "D"))
+    units = defines["WM"] * other // (8 * defines["SUBGROUP"])
+    return staged + 2 * (other // defines["FN"] + other // defines["FK"]) + units + 1
 
 
 def turns_of(tile: dict[str, int], products: Sequence[int], weighed: int) -> int:

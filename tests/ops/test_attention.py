@@ -6,6 +6,7 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
+from attention_reference import check, halves, normal, reference
 from support import assert_same, compare, to_mps
 from torch import nn
 
@@ -242,42 +243,6 @@ def test_wrong_shapes():
             attend(*to_mps(arguments))
 
 
-def reference(q, k, v, mask=None, causal=False, scale=None, kept=None, dropout=0.0):
-    """Attention in double by separate operators; kept: (batch, heads, rows, columns), what dropout leaves."""
-    group = q.size(1) // k.size(1)
-    k, v = k.repeat_interleave(group, 1), v.repeat_interleave(group, 1)
-    scores = q @ k.mT * (1 / math.sqrt(q.size(-1)) if scale is None else scale)
-    if mask is not None:
-        scores = scores.masked_fill(~mask, -math.inf) if mask.dtype == torch.bool else scores + mask
-    if causal:
-        scores = scores.masked_fill(torch.ones(scores.shape[-2:]).triu(1).bool(), -math.inf)
-    nothing = (scores == -math.inf).all(-1, keepdim=True)
-    weights = scores.masked_fill(nothing, 0).softmax(-1).masked_fill(nothing, 0)
-    return (weights if kept is None else weights * kept / (1 - dropout)) @ v
-
-
-def check(q, k, v, mask=None, rtol=1e-4, atol=2e-5, wide=None, **options):
-    """Output and gradients, a float mask's too, against `reference`; `wide` makes the device's inputs of ours."""
-    inputs = [t for t in (q, k, v, mask) if t is not None]
-    ours = [t.double().requires_grad_() if t.is_floating_point() else t for t in inputs]
-    theirs = [(wide or (lambda t: t.to("mps")))(t) for t in inputs]
-    theirs = [t.requires_grad_() if t.is_floating_point() else t for t in theirs]
-    expected = reference(*ours, **options)
-    names = {"causal": "is_causal", "scale": "scale"}
-    passed = {names[name]: value for name, value in options.items()}
-    actual = attend(*theirs[:3], *theirs[3:], enable_gqa=k.size(1) != q.size(1), **passed)
-    cotangent = torch.randn(expected.shape, generator=torch.Generator().manual_seed(9), dtype=torch.float64)
-    gradients = torch.autograd.grad(expected, [t for t in ours if t.is_floating_point()], cotangent)
-    mine = torch.autograd.grad(actual, [t for t in theirs if t.is_floating_point()], cotangent.to("mps", q.dtype))
-    for have, want in zip((actual, *mine), (expected, *gradients), strict=True):
-        assert have.shape == want.shape
-        torch.testing.assert_close(have.detach().cpu().double(), want.detach(), rtol=rtol, atol=atol)
-
-
-def normal(*shape, seed=0, dtype=torch.float32):
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed)).to(dtype)
-
-
 HALF = {"rtol": 2e-2, "atol": 2e-2}
 
 
@@ -392,34 +357,6 @@ def test_dropout_with_larger_tiles(tile_of_a_gpu):
     test_dropout_is_made_again_in_the_backward_pass(67, 130, {"mask": True})
 
 
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-def test_kernels_of_matrices_compile(dtype, monkeypatch):
-    """Where the adapter has none: as far as the Slang compiler takes them."""
-    from portable_mps.ops import attention, attention_tiles
-    from portable_mps.runtime import device, kernel
-
-    def load(name, source, *_):
-        module = f"{name}_{abs(hash(source))}"
-        device.current().compiler._device.load_module_from_source(module, f"#define PARAMS uniform Params\n{source}")
-        loaded.append(name)
-
-    loaded: list[str] = []
-    q = torch.zeros(1, 2, 64, 64, dtype=dtype, device="mps")
-    masks = (None, q[..., :1].expand(-1, -1, -1, 64), torch.ones(64, 64, dtype=torch.bool, device="mps"))
-    for module in (attention, attention_tiles):
-        monkeypatch.setattr(module, "engine_for", lambda dtype: "workgroup")
-    monkeypatch.setattr(attention_tiles, "_is_granted", lambda tile, dtype: True)
-    monkeypatch.setattr(kernel.Compiler, "compile", lambda self, *arguments: load(*arguments))
-    for template in (attention._workgroup_forward, attention._workgroup_backward):
-        monkeypatch.setattr(template, "_variants", {})
-    for mask in masks:
-        problem = attention._problem(q, q, q, mask, True, None, 0.1)
-        attention._forward_plan(problem, q, 0)
-        for mode in ("QUERIES", "KEYS"):
-            attention._gradient_plan(mode, problem, q, q, q, 0)
-    assert len(loaded) == 9 and all("workgroup" in name for name in loaded)
-
-
 def test_everything_dropped():
     q, k, v = to_mps(heads())
     assert attend(q, k, v, dropout_p=1.0).eq(0).all()
@@ -428,9 +365,6 @@ def test_everything_dropped():
 @pytest.mark.parametrize("group", [1, 4])
 def test_decoding_splits_the_keys(group, monkeypatch):
     from portable_mps.ops import attention
-
-    def halves(problem, tiles, step, turns):
-        return 2 * step, -(-problem.columns // (2 * step))
 
     monkeypatch.setattr(attention, "_split", halves)
     monkeypatch.setattr(attention, "_plans", {})
