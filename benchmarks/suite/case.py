@@ -85,6 +85,21 @@ def scaled(sizes: tuple[int, ...], scale: float) -> tuple[int, ...]:
     return tuple(result)
 
 
+def both_passes(
+    name: str,
+    build: Callable[..., Work],
+    sizes: tuple[int, ...],
+    dtype: str = "f32",
+    options: dict[str, Any] | None = None,
+) -> tuple[Case, Case]:
+    """The forward pass alone, and with its backward pass, as `build` takes it by the option `backward`."""
+    forward, both = (
+        Case(name + words, build, sizes, dtype, {**(options or {}), "backward": backward})
+        for words, backward in (("", False), (" with backward", True))
+    )
+    return forward, both
+
+
 def with_backward(forward: Callable[[], torch.Tensor], leaves: tuple[torch.Tensor, ...]) -> Callable[[], object]:
     """A call of `forward` and of its backward pass for `leaves`, under a gradient made once."""
     gradients: list[torch.Tensor] = []

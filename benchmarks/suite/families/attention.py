@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 
-from suite.case import Case, Inputs, Work, with_backward
+from suite.case import Case, Inputs, Work, both_passes, with_backward
 
 TITLE = "Attention"
 NOTE = (
@@ -42,17 +42,11 @@ _MASKS = {"": "", ", causal": "causal", ", float mask": "float"}
 
 CASES = (
     *(
-        Case(
-            f"{dtype} {shape}{words}{' with backward' * backward}",
-            attention,
-            sizes,
-            dtype,
-            {"mask": mask, "backward": backward},
-        )
+        case
         for shape, sizes in _SHAPES.items()
         for dtype in ("f32", "f16", "bf16")
         for words, mask in _MASKS.items()
-        for backward in (False, True)
+        for case in both_passes(f"{dtype} {shape}{words}", attention, sizes, dtype, {"mask": mask})
     ),
     *(Case(f"{dtype} 32x32x1x128 on 4096 keys", attention, (32, 32, 1, 4096, 128), dtype) for dtype in ("f16", "bf16")),
     Case("bf16 1x32x1x128 on 4096 keys", attention, (1, 32, 1, 4096, 128), "bf16"),

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 
-from suite.case import Case, Inputs, Work, with_backward
+from suite.case import Inputs, Work, both_passes, with_backward
 
 TITLE = "Convolution"
 NOTE = (
@@ -62,20 +63,14 @@ _LAYERS: dict[str, tuple[tuple[int, ...], dict[str, Any]]] = {
 
 CASES = (
     *(
-        Case(f"{dtype} {name}{' with backward' * backward}", convolution, sizes, dtype, {"backward": backward, **more})
+        case
         for name, (sizes, more) in _LAYERS.items()
         for dtype in ("f32", "bf16")
-        for backward in (False, True)
+        for case in both_passes(f"{dtype} {name}", convolution, sizes, dtype, more)
     ),
     *(
-        Case(
-            f"TF32 {name}{' with backward' * backward}",
-            convolution,
-            _LAYERS[name][0],
-            options={"backward": backward},
-            tf32=True,
-        )
+        replace(case, tf32=True)
         for name in ("64x256x14x14 k3", "64x64x56x56 k3")
-        for backward in (False, True)
+        for case in both_passes(f"TF32 {name}", convolution, _LAYERS[name][0])
     ),
 )

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch
 import torch.nn.functional as F
 
-from suite.case import Case, Inputs, Work, with_backward
+from suite.case import Case, Inputs, Work, both_passes, with_backward
 
 TITLE = "Batch norm, pooling, interpolation"
 NOTE = "Batch norm and group norm: bytes read and written at least, the statistics being a pass of their own."
@@ -72,20 +72,12 @@ _SHAPE, _EARLY = (64, 256, 56, 56), (64, 64, 112, 112)
 
 CASES = (
     *(
-        Case(f"{d} batch norm 64x256x56x56{' with backward' * backward}", batch_norm, _SHAPE, d, {"backward": backward})
-        for d in ("f32", "bf16")
-        for backward in (False, True)
+        case
+        for dtype in ("f32", "bf16")
+        for case in both_passes(f"{dtype} batch norm 64x256x56x56", batch_norm, _SHAPE, dtype)
     ),
     Case("f32 batch norm 64x256x56x56, evaluation", batch_norm, _SHAPE, options={"training": False}),
     Case("f32 group norm 64x256x56x56 with backward", group_norm, _SHAPE, options={"backward": True}),
-    *(
-        Case(
-            f"f32 max pool 64x64x112x112 k3, stride 2{' with backward' * backward}",
-            max_pool,
-            _EARLY,
-            options={"backward": backward},
-        )
-        for backward in (False, True)
-    ),
+    *both_passes("f32 max pool 64x64x112x112 k3, stride 2", max_pool, _EARLY),
     Case("f32 bilinear 64x64x112x112, doubled", bilinear, _EARLY),
 )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch.nn.functional as F
 
-from suite.case import Case, Inputs, Work, with_backward
+from suite.case import Case, Inputs, Work, both_passes, with_backward
 
 TITLE = "Sorting, scans, indexing"
 NOTE = "Bytes, where there are some, are those read and written once. Indices are random, and int64."
@@ -78,14 +78,8 @@ CASES = (
     Case("f32 scatter add 8192x4096", scatter_add, (8192, 4096)),
     Case("f32 masked select 2^26", masked, (1 << 26,)),
     *(
-        Case(
-            f"{d} embedding 50257x768, 8x1024{' with backward' * backward}",
-            embedding,
-            _VOCABULARY,
-            d,
-            {"backward": backward},
-        )
-        for d in ("f32", "bf16")
-        for backward in (False, True)
+        case
+        for dtype in ("f32", "bf16")
+        for case in both_passes(f"{dtype} embedding 50257x768, 8x1024", embedding, _VOCABULARY, dtype)
     ),
 )

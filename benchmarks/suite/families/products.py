@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from suite.case import Case, Inputs, Work
+from suite.case import Case, Inputs, Work, both_passes
 
 TITLE = "Matrix products"
 NOTE = (
@@ -82,10 +82,9 @@ CASES = (
     ),
     *(Case(f"{dtype} 8192x50257x768, A @ B^T", product, _HEAD, dtype, {"right": "T"}) for dtype in ("f32", "bf16")),
     *(
-        Case(f"{dtype} linear 8192x3072x768{' with backward' * backward}", linear, (8192, 3072, 768), dtype, options)
+        case
         for dtype in ("f32", "bf16")
-        for backward in (False, True)
-        for options in ({"backward": backward},)
+        for case in both_passes(f"{dtype} linear 8192x3072x768", linear, (8192, 3072, 768), dtype)
     ),
     *(Case(f"{dtype} batched 96x1024x64x1024", batched, (96, 1024, 64, 1024), dtype) for dtype in ("f32", "f16")),
     Case("f16 batched 96x1024x1024x64", batched, (96, 1024, 1024, 64), "f16"),

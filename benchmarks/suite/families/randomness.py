@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 
-from suite.case import Case, Inputs, Work, with_backward
+from suite.case import Case, Inputs, Work, both_passes, with_backward
 
 TITLE = "Random numbers, dropout"
 NOTE = "Bytes are those of the numbers; for dropout those read and written once, without its mask."
@@ -41,11 +41,7 @@ CASES = (
     Case("f32 rand 2^27", filled, _MANY, options={"name": "uniform_"}),
     Case("f32 exponential 2^27", filled, _MANY, options={"name": "exponential_"}),
     Case("f32 bernoulli 2^27", filled, _MANY, options={"name": "bernoulli_"}),
-    *(
-        Case(f"{d} dropout 2^27{' with backward' * backward}", dropout, _MANY, d, {"backward": backward})
-        for d in ("f32", "bf16")
-        for backward in (False, True)
-    ),
+    *(case for dtype in ("f32", "bf16") for case in both_passes(f"{dtype} dropout 2^27", dropout, _MANY, dtype)),
     Case("f32 multinomial, 1 of 50257, 64 rows", multinomial, (64, 50257)),
     Case("randperm 2^22", randperm, (1 << 22,)),
 )

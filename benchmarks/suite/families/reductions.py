@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch
 import torch.nn.functional as F
 
-from suite.case import Case, Inputs, Work, with_backward
+from suite.case import Case, Inputs, Work, both_passes, with_backward
 
 TITLE = "Reductions, softmax, norms, losses"
 NOTE = "Bytes are those of the input, and of the result where it is as large; a backward pass has twice as many again."
@@ -70,20 +70,14 @@ CASES = (
     Case("f32 argmax of 2^28", reduce, _SQUARE, options={"call": torch.argmax}),
     Case("f32 variance of rows, 16384^2", reduce, _SQUARE, options={"call": lambda x: x.var(1)}),
     *(
-        Case(f"{d} {name} 32768x4096{' with backward' * backward}", build, _ROWS, d, {"backward": backward})
+        case
         for name, build in _NORMS.items()
-        for d in ("f32", "bf16")
-        for backward in (False, True)
+        for dtype in ("f32", "bf16")
+        for case in both_passes(f"{dtype} {name} 32768x4096", build, _ROWS, dtype)
     ),
     *(
-        Case(
-            f"{d} cross entropy 8192x50257{' with backward' * backward}",
-            cross_entropy,
-            _HEAD,
-            d,
-            {"backward": backward},
-        )
-        for d in ("f32", "bf16")
-        for backward in (False, True)
+        case
+        for dtype in ("f32", "bf16")
+        for case in both_passes(f"{dtype} cross entropy 8192x50257", cross_entropy, _HEAD, dtype)
     ),
 )
