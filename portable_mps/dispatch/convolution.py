@@ -134,15 +134,13 @@ def _rows(axes: tuple[_Axis, ...], channels: int) -> _Rows:
 
 @dataclass(frozen=True)
 class _Window:
-    """What a convolution reads: the axes, rows of the overlapping matrix, elements of a row of it, and how far it is
-    moved for each tap, in elements."""
+    """What a convolution reads: rows of the overlapping matrix, elements of a row of it, and how far it is moved for
+    each tap, in elements."""
 
-    axes: tuple[_Axis, ...]
     rows: _Rows
     count: int
     run: int
     moves: tuple[int, ...]
-    merged: bool
 
     @property
     def room(self) -> int:
@@ -163,7 +161,7 @@ def _window(axes: tuple[_Axis, ...], batch: int, channels: int, groups: int) -> 
         places[2] = [0]
     run = rows.channels * len(last) if merged else channels // groups if groups > 1 else rows.channels
     moves = tuple(rows.place(*position) for position in itertools.product(*places))
-    return _Window(axes, rows, count, run, moves, merged)
+    return _Window(rows, count, run, moves)
 
 
 def _padded(channels: int) -> int:
@@ -290,6 +288,12 @@ def _windowed(
     prepared.record((target, result), (result,), (target,))
 
 
+def _pointwise(matrix: torch.Tensor, image: torch.Tensor, target: torch.Tensor, bias: torch.Tensor | None) -> None:
+    """target (batch, m, *size), contiguous = matrix (m, k) times image (batch, k, *size) at each place, plus bias."""
+    added, beta = (None, 0.0) if bias is None else (bias.view(1, -1, 1), 1.0)
+    product(matrix.expand(image.shape[0], -1, -1), image.flatten(2), target.flatten(2), added, beta=beta)
+
+
 def _parts(batch: int, each: int) -> list[slice]:
     """Slices of the batch of which a matrix, of `each` elements an image, is not too large."""
     count = max(1, min(batch, (_LARGEST - 1) // max(each, 1) - 1))
@@ -316,10 +320,7 @@ def forward(geometry: Geometry, image: torch.Tensor, weight: torch.Tensor, bias:
         _direct(_forward, geometry, image.contiguous(), weight, result, bias)
         return result
     if geometry.is_pointwise:
-        columns = image.reshape(geometry.batch, geometry.channels, -1)
-        added = None if bias is None else bias.view(1, -1, 1)
-        matrix = weight.view(1, geometry.filters, -1).expand(geometry.batch, -1, -1)
-        product(matrix, columns, result.flatten(2), added, beta=0.0 if added is None else 1.0)
+        _pointwise(weight.flatten(1), image, result, bias)
         return result
     axes, groups = _forward_axes(geometry), geometry.groups
     by_group = weight.view(groups, geometry.filters // groups, -1, *geometry.kernel)
@@ -342,10 +343,7 @@ def image_gradient(
         return image
     groups = geometry.groups
     if geometry.is_pointwise:
-        added = None if bias is None else bias.view(1, -1, 1)
-        matrix = weight.view(1, geometry.filters, -1).transpose(1, 2).expand(geometry.batch, -1, -1)
-        gradient = result.reshape(geometry.batch, geometry.filters, -1)
-        product(matrix, gradient, image.flatten(2), added, beta=0.0 if added is None else 1.0)
+        _pointwise(weight.flatten(1).t(), result, image, bias)
         return image
     by_group = weight.view(groups, geometry.filters // groups, -1, *geometry.kernel).transpose(1, 2)
     for phase in _phases(geometry):

@@ -10,6 +10,7 @@ import torch
 from portable_mps.runtime import device
 from portable_mps.runtime.kernel import Template
 
+_REMEMBERED = 8192  # plans of a table
 GROUP_ROW = 32768  # workgroups in x before y counts up; kernels use y * 32768 + x
 
 
@@ -47,6 +48,14 @@ def launch(
     kernel = template.variant(**defines)
     values = [a.data_ptr() if isinstance(a, torch.Tensor) else a or 0 for a in arguments]
     device.current().stream.launch(kernel, template.layout.pack(*values), groups, reads, writes)
+
+
+def remember(plans: dict[Any, Any], key: Any, plan: Any) -> Any:
+    """Keep what was planned for `key`, and return it. Varying shapes do not fill memory: a full table starts anew."""
+    if len(plans) >= _REMEMBERED:
+        plans.clear()
+    plans[key] = plan
+    return plan
 
 
 class Prepared:

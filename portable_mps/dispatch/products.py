@@ -8,7 +8,7 @@ import torch
 
 from portable_mps.dispatch import engines, tiles
 from portable_mps.dispatch.engines import PLAIN, SUBGROUP, WORKGROUP
-from portable_mps.dispatch.launch import Prepared, grid
+from portable_mps.dispatch.launch import Prepared, check_turns, grid, remember
 from portable_mps.dispatch.pointwise import Pointwise
 from portable_mps.dispatch.promotion import Promotion, storage, summed_in
 from portable_mps.runtime import device
@@ -88,17 +88,15 @@ def product(
         return
     if out.is_complex():
         return _complex_product(a, b, out, added, alpha, beta)
-    if out.stride(2) != 1 and out.stride(1) == 1 and m > _FEW_ROWS:  # by columns: the transposed product lies by rows
+    # The transposed product, where it lies by rows, or has few of them.
+    if m > _FEW_ROWS and (n <= _FEW_ROWS or (out.stride(2) != 1 and out.stride(1) == 1)):
         turned = None if added is None else added.expand_as(out).transpose(1, 2)
-        return product(b.transpose(1, 2), a.transpose(1, 2), out.transpose(1, 2), turned, alpha, beta, finish)
-    if n <= _FEW_ROWS < m:  # columns are rows of the transposed product
-        turned = None if added is None else added.expand_as(out).transpose(1, 2)
-        return product(b.transpose(1, 2), a.transpose(1, 2), out.transpose(1, 2), turned, alpha, beta, finish)
+        return product(b.transpose(1, 2), a.transpose(1, 2), out.transpose(1, 2), turned, alpha, beta, finish, terms)
     if batch > _MAX_BATCH and not _is_tiny(m, n, k):
         for start in range(0, batch, _MAX_BATCH):
             part = slice(start, start + _MAX_BATCH)
             rest = None if added is None else added.expand_as(out)[part]
-            product(a[part], b[part], out[part], rest, alpha, beta, finish)
+            product(a[part], b[part], out[part], rest, alpha, beta, finish, terms)
         return
     if added is not None:
         added = added.expand_as(out)
@@ -106,19 +104,7 @@ def product(
             added = added.clone()
     a, b = _contiguous_way(a), _contiguous_way(b)
     d = out if added is None and alpha != 1 else added
-    key: tuple[Any, ...] = (
-        a.shape,
-        n,
-        a.stride(),
-        b.stride(),
-        out.stride(),
-        a.dtype,
-        b.dtype,
-        out.dtype,
-        finish,
-        terms,
-    )
-    key += (a.data_ptr() & 31, b.data_ptr() & 31, out.data_ptr() & 15)  # whether wide loads are aligned
+    key: tuple[Any, ...] = (*_key(a, b, out), finish, terms)
     if a.dtype == torch.float32:
         key += (torch.get_float32_matmul_precision(),)
     if d is not None:
@@ -127,10 +113,14 @@ def product(
     if plan is None:
         if k > _longest():
             return _product_in_parts(a, b, out, added, alpha, beta, finish)
-        if len(_plans) >= _REMEMBERED:
-            _plans.clear()
-        plan = _plans[key] = _Plan(a, b, out, d, alpha, beta, finish, terms=terms)
+        plan = remember(_plans, key, _Plan(a, b, out, d, alpha, beta, finish, terms=terms))
     plan.run(a, b, out, d)
+
+
+def _key(a: torch.Tensor, b: torch.Tensor, out: torch.Tensor) -> tuple[Any, ...]:
+    """What a plan depends on of its tensors; of addresses, whether wide loads and stores are aligned."""
+    aligned = (a.data_ptr() & 31, b.data_ptr() & 31, out.data_ptr() & 15)
+    return (a.shape, b.shape[2], a.stride(), b.stride(), out.stride(), a.dtype, b.dtype, out.dtype, *aligned)
 
 
 def summed_over_taps(
@@ -143,11 +133,11 @@ def summed_over_taps(
     bytes for every tap.
     """
     d = None if added is None else added.expand_as(out)
-    key: tuple[Any, ...] = (a.shape, b.shape[2], a.stride(), b.stride(), out.stride(), a.dtype, out.dtype)
-    key += (taps.data_ptr(), None if d is None else d.stride())
+    key = (*_key(a, b, out), taps.data_ptr(), None if d is None else d.stride())
     plan = _plans.get(key)
     if plan is None:
-        plan = _plans[key] = _Plan(a, b, out, d, 1.0, 0.0 if d is None else 1.0, AS_IS, taps)
+        check_turns("convolution", (taps.numel() - 2) * _turns(a.shape[2]))
+        plan = remember(_plans, key, _Plan(a, b, out, d, 1.0, 0.0 if d is None else 1.0, AS_IS, taps))
     plan.run(a, b, out, d)
 
 
@@ -156,8 +146,13 @@ def _contiguous_way(tensor: torch.Tensor) -> torch.Tensor:
     return tensor if 1 in tensor.stride()[1:] else tensor.contiguous()
 
 
+def _turns(depth: int) -> int:
+    """How many turns a thread takes for an inner dimension, where loops are limited: 10 for 16 elements."""
+    return -(-depth // 16) * 10
+
+
 def _longest() -> int:
-    """The longest inner dimension that one dispatch takes: 10 turns for 16 elements, where loops are limited."""
+    """The longest inner dimension that one dispatch takes."""
     return device.current().adapter.loop_limit // 10 * 16
 
 
@@ -184,12 +179,24 @@ def _product_in_parts(
 
 
 _plans: dict[tuple[Any, ...], _Plan] = {}
-_REMEMBERED = 8192  # plans
 
 
 def forget_plans() -> None:
     """Plan every product anew: what decides has changed."""
     _plans.clear()
+
+
+class _Call(NamedTuple):
+    """What the ways to plan a product share: its tensors, the compile key without a tile, the accumulator where there
+    are alpha and beta, and the arguments that batches and the added term need."""
+
+    a: torch.Tensor
+    b: torch.Tensor
+    out: torch.Tensor
+    variant: dict[str, Any]
+    scaled: str
+    batches: tuple[int, ...]
+    added: tuple[Any, ...]
 
 
 class _Plan:
@@ -231,7 +238,7 @@ class _Plan:
             self._main = Prepared(_tiny[scaled], groups, (*batches, out.numel(), *sizes, *added), TINY=1, **variant)
             return
         if taps is None and m <= _FEW_ROWS and a.dtype not in _FLOAT8:
-            self._plan_vector(a, b, out, variant, scaled, (batches, added))
+            self._plan_vector(_Call(a, b, out, variant, scaled, batches, added))
             return
         choice = _choose(a, b, out.dtype, types["ACC"], moved=taps is not None)
         tile = choice.tile
@@ -253,24 +260,15 @@ class _Plan:
                 key |= {"TAPS": 1}
             self._main = Prepared((_taps if taps is not None else _product)[scaled], groups, numbers, **key)
             return
-        key = self._plan_parts(a, b, out, variant, scaled, (batches, added), choice.splits)
+        key = self._plan_parts(_Call(a, b, out, variant, scaled, batches, added), choice.splits)
         partial = torch.empty((1, m, n), dtype=summed_in(out.dtype), device=out.device)
         key |= _layout(a, b, partial, tile, choice.part, in_place=False)
         numbers = (*batches[:2], m * n, *sizes[:-2], n, 1, choice.splits, choice.part)
         self._main = Prepared(_split[""], groups, numbers, **key)
 
-    def _plan_parts(
-        self,
-        a: torch.Tensor,
-        b: torch.Tensor,
-        out: torch.Tensor,
-        variant: dict[str, Any],
-        scaled: str,
-        numbers: tuple[tuple[int, ...], tuple[Any, ...]],
-        splits: int,
-    ) -> dict[str, Any]:
+    def _plan_parts(self, call: _Call, splits: int) -> dict[str, Any]:
         """Plan how `splits` parts of K are added up; the compile key's types for the dispatch that makes them."""
-        batches, added = numbers
+        a, b, out, variant, scaled, batches, added = call
         batch, m, n = out.shape
         wide = summed_in(out.dtype)
         self._parts = (batch * splits, m, n), wide
@@ -284,17 +282,9 @@ class _Plan:
         )
         return {"SCALED": 0, "SPLIT": 1, **_types(a.dtype, b.dtype, wide), **AS_IS.defines}
 
-    def _plan_vector(
-        self,
-        a: torch.Tensor,
-        b: torch.Tensor,
-        out: torch.Tensor,
-        variant: dict[str, Any],
-        scaled: str,
-        numbers: tuple[tuple[int, ...], tuple[Any, ...]],
-    ) -> None:
+    def _plan_vector(self, call: _Call) -> None:
         """Plan a product of a few rows, which is bound by reading b: enough workgroups to keep memory busy."""
-        batches, added = numbers
+        a, b, out, variant, scaled, batches, added = call
         batch, m, k = a.shape
         n = b.shape[2]
         by_rows = _contiguous(b) == 1
@@ -316,7 +306,7 @@ class _Plan:
                 plain, groups, (*batches, *sizes, out.stride(1), out.stride(2), *added), **variant, **more
             )
             return
-        key = self._plan_parts(a, b, out, variant, scaled, numbers, splits)
+        key = self._plan_parts(call, splits)
         split = (_by_rows_split if by_rows else _by_columns_split)[""]
         self._main = Prepared(split, groups, (*batches[:2], m * n, *sizes, n, 1, splits, part), **key, **more)
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -74,11 +74,11 @@ class Shape:
 
 @dataclass(frozen=True)
 class Choice:
-    """A tile, and among how many workgroups K is split."""
+    """A tile, and among how many workgroups K is split, `part` of it for each."""
 
     tile: Tile
-    splits: int = 1
-    part: int = field(default=0)
+    splits: int
+    part: int
 
 
 _ACCUMULATOR_BYTES = {"float": 4, "int": 4, "double": 8, "int64_t": 8}
@@ -211,8 +211,3 @@ def unrolled(tile: Tile, depth: int) -> tuple[int, bool]:
     if whole >= 4 or steps < 8:
         return whole, depth % tile.k != 0
     return 8, True
-
-
-def with_defines(tile: Tile, **defines: Any) -> Tile:
-    """`tile` with more of a compile key."""
-    return replace(tile, defines=(*tile.defines, *defines.items()))

@@ -16,7 +16,7 @@ import torch
 
 from portable_mps import _C
 from portable_mps.dispatch.engines import PLAIN, WORKGROUP, engine_for
-from portable_mps.dispatch.launch import check_turns, grid
+from portable_mps.dispatch.launch import check_turns, grid, remember
 from portable_mps.dispatch.promotion import storage
 from portable_mps.dispatch.registry import implements, reserve
 from portable_mps.ops.attention_tiles import (
@@ -58,7 +58,6 @@ _workgroup_backward = Template("attention/workgroup_backward", "backward", _BACK
 _subgroup_forward = Template("attention/subgroup_forward", "forward", _FORWARD)
 _subgroup_backward = Template("attention/subgroup_backward", "backward", _BACKWARD)
 _plans: dict[tuple[Any, ...], _Plan] = {}
-_REMEMBERED = 4096  # plans
 
 reserve("scaled_dot_product_attention", "csrc/attention.cpp")
 reserve("_fused_sdp_choice", "csrc/attention.cpp")
@@ -113,11 +112,7 @@ class _Launch:
 
 def _memoised(key: tuple[Any, ...], build: Callable[[], _Plan]) -> _Plan:
     plan = _plans.get(key)
-    if plan is None:
-        if len(_plans) >= _REMEMBERED:
-            _plans.clear()
-        plan = _plans[key] = build()
-    return plan
+    return remember(_plans, key, build()) if plan is None else plan
 
 
 def _layout(tensor: torch.Tensor | None) -> tuple[Any, ...] | None:

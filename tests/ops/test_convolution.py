@@ -87,6 +87,17 @@ def test_complex(dims, transposed):
     compare(lambda x, w, b: function(x, w, b, stride=2, padding=1), x, w, b, **CLOSE)
 
 
+def test_too_deep_for_a_driver_that_ends_loops():
+    """Its result would be wrong in silence."""
+    from portable_mps.runtime import device
+
+    if not device.current().adapter.is_software:
+        pytest.skip("the adapter's driver ends no loops")
+    x, w = torch.zeros(1, 12000, 3, 3, device="mps"), torch.zeros(9, 12000, 3, 3, device="mps")
+    with pytest.raises(RuntimeError, match="convolution: a thread would take 67,500 turns"):
+        F.conv2d(x, w)
+
+
 def test_uneven_windows():
     compare(
         lambda x, w: F.conv2d(x, w, stride=(2, 1), padding=(0, 2), dilation=(1, 2)),
