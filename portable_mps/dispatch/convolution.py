@@ -257,11 +257,13 @@ def _table(*numbers: int) -> torch.Tensor:
 def _lines(weight: torch.Tensor, taps: Sequence[tuple[int, ...]] | None, window: _Window) -> torch.Tensor:
     """weight (groups, out, in, d, h, w) as the right matrices of a window: (groups, moves, run, out padded)."""
     if taps is not None:
+        turned = []
         for dim, (mine, length) in enumerate(zip(taps, weight.shape[3:], strict=True), 3):
             if mine == tuple(reversed(range(length))):
-                weight = weight.flip(dim) if length > 1 else weight
+                turned += [dim] if length > 1 else []
             elif mine != tuple(range(length)):
                 weight = weight.index_select(dim, _table(*mine))
+        weight = weight.flip(turned) if turned else weight
     groups, out, inner, *kernel = weight.shape
     width = window.rows.channels if groups == 1 else inner
     shape = (groups, *kernel, width, _padded(out))
@@ -380,13 +382,22 @@ def weight_gradient(geometry: Geometry, image: torch.Tensor, result: torch.Tenso
         width, run, count = filters // groups, window.run, window.count
         sums = torch.empty((len(window.moves), groups, width, run), dtype=wide, device=image.device)
         a = mine.as_strided((groups, width, count), (width, 1, like.channels))
-        for move, out in zip(window.moves, sums, strict=True):
-            b = theirs.as_strided((groups, count, run), (run if groups > 1 else 0, step, 1), move)
-            product(a, b, out, terms=_TERMS)
+        gaps = {after - before for before, after in itertools.pairwise(window.moves)}
+        if groups == 1 and len(gaps) == 1:
+            b = theirs.as_strided((len(sums), count, run), (*gaps, step, 1))
+            product(a.expand(len(sums), -1, -1), b, sums[:, 0], terms=_TERMS)
+        else:
+            for move, out in zip(window.moves, sums, strict=True):
+                b = theirs.as_strided((groups, count, run), (run if groups > 1 else 0, step, 1), move)
+                product(a, b, out, terms=_TERMS)
         total = sums if total is None else total + sums
     assert total is not None
-    taps = total.permute(1, 2, 0, 3).reshape(filters, geometry.taps, -1)[:, :, : geometry.channels // groups]
-    weight.copy_(taps.transpose(1, 2))
+    # Of the taps along the last dimension, either each has its move, or all are in a run.
+    depth, height, across = geometry.kernel
+    moved = len(total) // (depth * height)
+    taps = total.view(depth, height, moved, groups, filters // groups, across // moved, -1).permute(3, 4, 6, 0, 1, 2, 5)
+    inner = geometry.channels // groups
+    weight.view(groups, filters // groups, inner, depth, height, moved, -1).copy_(taps[:, :, :inner])
     return weight
 
 
