@@ -87,18 +87,23 @@ _ACCUMULATOR_BYTES = {"float": 4, "int": 4, "double": 8, "int64_t": 8}
 def _plain(adapter: Adapter, shape: Shape) -> Iterator[Tile]:
     """Elements of a thread by tile; the software driver gains nothing from unrolling, and pays most for loads."""
     size = _ACCUMULATOR_BYTES[shape.accumulator]
-    rows = ((64, 64, 8, 8, 1.0),) if adapter.is_software else _PLAIN_TILES
-    for m, n, tm, tn, rate in rows:
-        depth = 16
+    rows = ((64, 64, 16, 8, 8, 1.0),) if adapter.is_software else _PLAIN_TILES
+    for m, n, depth, tm, tn, rate in rows:
         defines = (("TM", tm), ("TN", tn), ("UNROLL", 2 if adapter.is_software else depth))
         shared = 2 * depth * (m + 4 + n) * size
         threads = m // tm * (n // tn)
-        # Sums, an outer product's factors, what is fetched ahead, and addresses.
+        # Sums, the factors of two steps, what is fetched ahead, and addresses.
         registers = size // 4 * (tm * tn + 2 * (tm + tn) + (m + n) * depth // threads) + 16
         yield Tile(PLAIN, m, n, depth, threads, shared, registers, rate, defines)
 
 
-_PLAIN_TILES = ((128, 128, 8, 8, 1.0), (64, 128, 8, 8, 0.85), (64, 64, 4, 4, 0.55))
+_PLAIN_TILES = (
+    (128, 128, 8, 16, 8, 1.0),
+    (64, 128, 8, 8, 16, 0.93),
+    (128, 128, 8, 8, 8, 0.89),
+    (64, 64, 8, 8, 8, 0.8),
+    (64, 64, 16, 4, 4, 0.5),
+)
 
 
 def _subgroup(adapter: Adapter, shape: Shape) -> Iterator[Tile]:
