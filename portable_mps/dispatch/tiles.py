@@ -90,7 +90,7 @@ def _plain(adapter: Adapter, shape: Shape) -> Iterator[Tile]:
     rows = ((64, 64, 16, 8, 8, 1.0),) if adapter.is_software else _PLAIN_TILES
     for m, n, depth, tm, tn, rate in rows:
         defines = (("TM", tm), ("TN", tn), ("UNROLL", 2 if adapter.is_software else depth))
-        shared = 2 * depth * (m + 4 + n) * size
+        shared = 2 * depth * (m + n + 8) * size
         threads = m // tm * (n // tn)
         # Sums, the factors of two steps, what is fetched ahead, and addresses.
         registers = size // 4 * (tm * tn + 2 * (tm + tn) + (m + n) * depth // threads) + 16
@@ -168,7 +168,7 @@ def fitting(shape: Shape, engine: str) -> list[Tile]:
     ]
     if not tiles and engine == PLAIN:
         least = (("TM", 4), ("TN", 4), ("UNROLL", 2))
-        return [Tile(PLAIN, 32, 32, 16, 64, 2 * 16 * 68 * _ACCUMULATOR_BYTES[shape.accumulator], 64, 0.3, least)]
+        return [Tile(PLAIN, 32, 32, 16, 64, 2 * 16 * 72 * _ACCUMULATOR_BYTES[shape.accumulator], 64, 0.3, least)]
     return tiles
 
 
