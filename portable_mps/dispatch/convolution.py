@@ -17,6 +17,7 @@ import functools
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
@@ -24,6 +25,7 @@ from portable_mps.dispatch.launch import Prepared, check_turns, grid, launch
 from portable_mps.dispatch.products import product, summed_over_taps
 from portable_mps.dispatch.promotion import storage, summed_in
 from portable_mps.dispatch.strided import word
+from portable_mps.runtime import device
 from portable_mps.runtime.kernel import Template
 
 _DIRECT = "QQQQ" + "i" * 22
@@ -32,7 +34,7 @@ _backward_image = Template("convolution_direct", "backward_image", _DIRECT)
 _backward_weight = Template("convolution_direct", "backward_weight", _DIRECT)
 _to_rows = Template("channels_last", "to_rows", "QQqqqqq" + "i" * 16)
 _from_rows = Template("channels_last", "from_rows", "QQqqqqq" + "i" * 16)
-_CHANNELS, _SPOTS = 64, 32  # of a workgroup in channels_last.slang
+_CHANNELS = 64  # of a workgroup in channels_last.slang
 _UNIT = 8  # elements that channels are padded to: 16 bytes of half types
 _LARGEST = 1 << 31  # elements that a matrix may span
 _TERMS = 32  # of a weight's gradient that are added up one by one
@@ -225,15 +227,27 @@ def _as_rows(image: torch.Tensor, rows: _Rows, room: int) -> torch.Tensor:
     return result
 
 
+def _spots(dtype: torch.dtype) -> int:
+    """Places of a workgroup in channels_last.slang: 128 bytes of a line."""
+    return max(32, 128 // dtype.itemsize)
+
+
+def _turning(dtype: torch.dtype, channel_stride: int, channels: int) -> dict[str, Any]:
+    """The compile key of channels_last.slang."""
+    spots = _spots(dtype)
+    # A software driver gains nothing from reading ahead.
+    ahead = 1 if device.current().adapter.is_software else min(16, _CHANNELS * spots // 256)
+    return {"T": word(dtype), "SPOTS": spots, "AHEAD": ahead, "BY_CHANNEL": int(channel_stride == 1 and channels > 1)}
+
+
 @functools.lru_cache(maxsize=4096)
 def _laying(shape: torch.Size, strides: tuple[int, ...], dtype: torch.dtype, rows: _Rows, positions: int) -> Prepared:
     """The dispatch of `_as_rows`."""
     batch, channels, *size = shape
-    blocks = -(-rows.channels // _CHANNELS) * -(-positions // _SPOTS)
+    blocks = -(-rows.channels // _CHANNELS) * -(-positions // _spots(dtype))
     before = tuple(-first for first in rows.first)
     numbers = (*strides, positions, batch, channels, *size, rows.channels, 0, 0, 0, *rows.length, *before)
-    by_channel = int(strides[1] == 1 and channels > 1)
-    return Prepared(_to_rows, grid(blocks), numbers, T=word(dtype), BY_CHANNEL=by_channel)
+    return Prepared(_to_rows, grid(blocks), numbers, **_turning(dtype, strides[1], channels))
 
 
 @functools.lru_cache(maxsize=4096)
@@ -243,10 +257,9 @@ def _taking(
     """The dispatch that takes an image (batch, channels, *size) out of rows of `width` elements, `jumps` apart."""
     batch, channels, *size = shape
     positions = batch * size[0] * size[1] * size[2]
-    blocks = -(-channels // _CHANNELS) * -(-positions // _SPOTS)
+    blocks = -(-channels // _CHANNELS) * -(-positions // _spots(dtype))
     numbers = (*strides, positions, batch, channels, *size, width, *jumps, 0, 0, 0, 0, 0, 0)
-    by_channel = int(strides[1] == 1 and channels > 1)
-    return Prepared(_from_rows, grid(blocks), numbers, T=word(dtype), BY_CHANNEL=by_channel)
+    return Prepared(_from_rows, grid(blocks), numbers, **_turning(dtype, strides[1], channels))
 
 
 @functools.lru_cache(maxsize=4096)
