@@ -298,7 +298,8 @@ class _Plan:
         part = -(-k // (splits * step)) * step
         splits = -(-k // part)
         groups = (*(grid(across)[:2] if by_rows else (across, 1)), batch * splits)
-        more = {"ROWS": m, "WORD": word, "B_BYTES": b.element_size()}
+        fours = word > 1 and a.stride(2) == 1 and _is_aligned(a, 4 * a.element_size())
+        more = {"ROWS": m, "WORD": word, "B_BYTES": b.element_size(), "FOURS": int(fours)}
         sizes = (m, n, k, *a.stride()[1:], *_pitches(b))
         if splits == 1:
             plain = (_by_rows if by_rows else _by_columns)[scaled]
