@@ -124,7 +124,7 @@ def _subgroup(adapter: Adapter, shape: Shape) -> Iterator[Tile]:
                 continue
             shared = 16 * (lines_a * (words_a + 1) + lines_b * (words_b + 1)) + 4 * subgroups * fm * fn
             lanes = adapter.subgroup_size
-            registers = (wm * wn + (wm + wn) * fk * element // 4) // lanes
+            registers = wm * wn // lanes + (wm + wn) * fk * element // 4 // adapter.operand_lanes
             registers += 4 * (lines_a * words_a + lines_b * words_b) // threads + 16
             defines = (("WM", wm), ("WN", wn), ("FM", fm), ("FN", fn), ("FK", fk), ("SUBGROUP", adapter.subgroup_size))
             yield Tile(SUBGROUP, m, n, depth, threads, shared, registers, rate, defines)

@@ -221,7 +221,7 @@ def _forward_plan(problem: Problem, output: torch.Tensor, kind: int) -> _Plan:
         template, height, step = _subgroup_forward, tile.own, tile.other
         turns = subgroup_turns(defines)
     else:
-        defines = plain_defines(problem, problem.rows)
+        defines = plain_defines(problem, problem.rows, FORWARD)
         height, step = 16 * defines["RM"], 16 * defines["CN"]
         turns = turns_of(defines, (problem.width,), 1)
     tiles = -(-problem.rows // height)
@@ -378,7 +378,7 @@ def _gradient_plan(
         turns = subgroup_turns(defines) * -(-other // of_subgroup.other) * members
         check_turns("scaled_dot_product_attention's gradient", turns)
     else:
-        defines = plain_defines(problem, own, grad)
+        defines = plain_defines(problem, own, mode, grad)
         template, height, step = _plain_backward, 16 * defines["RM"], 16 * defines["CN"]
         turns = turns_of(defines, (problem.width, problem.depth), {QUERIES: 1, KEYS: 2, BIAS: 0}[mode]) + 4
         if mode == BIAS:
@@ -403,7 +403,7 @@ def _bias_gradient(problem: Problem, attn_bias: torch.Tensor, known: _Known, wor
     shape = (1,) * (4 - attn_bias.dim()) + tuple(attn_bias.shape)
     whole = (*problem.query.shape[:3], problem.columns)
     summed = sum(1 << i for i in range(4) if shape[i] == 1 and whole[i] > 1)
-    tile = plain_tile(problem, problem.rows)
+    tile = plain_tile(problem, problem.rows, BIAS)
     partial = list(shape)
     for dim, size in ((2, 16 * tile["RM"]), (3, 16 * tile["CN"])):
         if summed >> dim & 1:

@@ -108,17 +108,32 @@ def expanded(bias: torch.Tensor | None, query: torch.Tensor, key: torch.Tensor) 
     return None if bias is None else bias.expand(*query.shape[:3], key.shape[2])
 
 
-def plain_tile(problem: Problem, rows: int) -> dict[str, int]:
-    """Tile and vectors of the plain engine, by the wider of the rows and how many there are to a workgroup."""
+FORWARD, QUERIES, KEYS, BIAS = "FORWARD", "QUERIES", "KEYS", "BIAS"  # which kernel; MODE of the backward ones
+
+
+def plain_tile(problem: Problem, rows: int, mode: str) -> dict[str, int]:
+    """Tile and vectors of the plain engine, by the wider of the rows and how many there are to a workgroup.
+
+    mode: FORWARD, or the backward kernel's.
+    """
     wide = max(problem.width, problem.depth)
     each = 1 if wide <= 16 else 2 if wide <= 32 else 4
+    groups = -(-wide // (16 * each))
     adapter = device.current().adapter
     large = 2 if wide > 128 or adapter.is_software or adapter.max_shared_memory < 31 << 10 else 4
+    squares, results = {FORWARD: (1, 1), QUERIES: (2, 1), KEYS: (2, 2), BIAS: (3, 0)}[mode]
+
+    def sums(tile: tuple[int, int]) -> int:
+        return squares * tile[0] * tile[1] + results * tile[0] * each * groups
+
+    # A quarter of the registers for all that is not sums: with less, compilers were seen to spill.
+    tiles = [(1 if rows <= 16 else height, across) for height, across in ((large, large), (2, 2), (1, 2))]
+    height, across = next((tile for tile in tiles if sums(tile) <= adapter.registers * 3 // 4), tiles[-1])
     return {
-        "RM": 1 if rows <= 16 else large,
-        "CN": large,
+        "RM": height,
+        "CN": across,
         "VEC": each,
-        "WIDE": -(-wide // (16 * each)),
+        "WIDE": groups,
         "UNROLL": 1 if adapter.is_software else 16,  # which takes seconds to compile what is unrolled
     }
 
@@ -133,10 +148,10 @@ def _is_aligned(*tensors: torch.Tensor, elements: int = 4) -> bool:
     )
 
 
-def plain_defines(problem: Problem, rows: int, *others: torch.Tensor) -> dict[str, Any]:
+def plain_defines(problem: Problem, rows: int, mode: str, *others: torch.Tensor) -> dict[str, Any]:
     return {
         **problem.variant(),
-        **plain_tile(problem, rows),
+        **plain_tile(problem, rows, mode),
         "VECTOR": int(_is_aligned(problem.query, problem.key, problem.value, *others)),
         "EXACT": int(problem.query.dtype == torch.float32),
     }
@@ -228,9 +243,6 @@ def workgroup_forward_defines(problem: Problem, output: torch.Tensor) -> dict[st
     return {**defines, "BR": tile.own, "BC": tile.other}
 
 
-FORWARD, QUERIES, KEYS, BIAS = "FORWARD", "QUERIES", "KEYS", "BIAS"  # which kernel; MODE of the backward ones
-
-
 @dataclass(frozen=True)
 class SubgroupTile:
     """Subgroups of a workgroup, rows of its own side that each has, and rows of the other side a turn."""
@@ -309,9 +321,12 @@ def _fits(tile: SubgroupTile, shape: tuple[int, int, int], width: int, depth: in
     # Roughly, of a thread: the own side's operands and the sums throughout, and what a product's step or a row takes.
     operands = width if mode == FORWARD else width + depth
     sums = {FORWARD: depth, QUERIES: width, KEYS: width + depth}[mode]
-    step = max((tile.height * (n + k // 2) + k * n // 2) // lanes, 16 * patches)
+    spread = adapter.operand_lanes
+    # Where drivers keep copies of operands they were seen to load several steps ahead, too.
+    step = tile.height * n // lanes + (tile.height + n) * k // 2 // spread * (lanes // spread)
     rows = 2 * tile.height * parts // lanes if mode == FORWARD else 0
-    registers = tile.height * (operands // 2 + sums) // lanes + step + rows + 28
+    registers = tile.height * operands // 2 // spread + tile.height * sums // lanes
+    registers += max(step, 16 * patches) + rows + 28
     return shared <= adapter.max_shared_memory and (registers <= adapter.registers or adapter.is_software)
 
 

@@ -31,9 +31,12 @@ EXTENSIONS = (
     "VK_EXT_memory_budget",
     "VK_KHR_portability_subset",
 )
-# 32-bit registers that a thread can have before the compiler spills, by VkDriverId: Intel's threads share 4 KiB of them
-# among 16 lanes. No driver tells; others have about 255.
-_REGISTERS = {5: 64, 6: 64}
+# 32-bit registers that a thread can fill before the compiler spills, by VkDriverId: AMD's have 256, of which compilers
+# leave some, Intel's threads share 4 KiB of them among 16 lanes. No driver tells; others have about 255.
+_REGISTERS = {1: 224, 2: 224, 3: 224, 5: 64, 6: 64}
+# RDNA 3 keeps a copy of a product's operands in every 16 threads of a subgroup ("How to accelerate AI applications on
+# RDNA 3 using WMMA", GPUOpen).
+_SPREAD = {1: 16, 2: 16, 3: 16}
 _SOFTWARE = "software (CPU)"
 _KINDS = {0: "other", 1: "integrated GPU", 2: "discrete GPU", 3: "virtual GPU", 4: _SOFTWARE}
 _PREFERENCE = {2: 0, 1: 1, 3: 2, 0: 3, 4: 4}
@@ -54,9 +57,10 @@ class Adapter:
     cores is how many units compute independently (compute units, streaming multiprocessors, shader cores; processors
     for a software driver), 0 where the driver does not tell. memory is the size of its largest device-local heap in
     bytes, max_buffer the most bytes that a buffer may have, sure_allocation up to how many the driver promises to give
-    in one piece, registers how many of 32 bits a thread has, coop_matrices the supported (M, N, K, A type, result
-    type) shapes at subgroup scope, and workgroup_matrices, by (A type, result type, threads of the workgroup), what
-    M, N and K must be multiples of at workgroup scope.
+    in one piece, registers how many of 32 bits a thread can fill, coop_matrices the supported (M, N, K, A type, result
+    type) shapes at subgroup scope, spread among how many threads their operands are spread (0: the whole subgroup), and
+    workgroup_matrices, by (A type, result type, threads of the workgroup), what M, N and K must be multiples of at
+    workgroup scope.
     """
 
     index: int
@@ -77,8 +81,14 @@ class Adapter:
     timestamp_period_ns: float
     features: dict[str, bool]
     coop_matrices: tuple[tuple[int, int, int, str, str], ...] = ()
+    spread: int = 0
     workgroup_matrices: dict[tuple[str, str, int], tuple[int, int, int]] = field(default_factory=dict)
     handle: Any = field(default=None, repr=False, compare=False)
+
+    @property
+    def operand_lanes(self) -> int:
+        """Among how many threads of a subgroup the elements of a product's operands are spread."""
+        return min(self.spread or self.subgroup_size, self.subgroup_size)
 
     @property
     def is_software(self) -> bool:
@@ -311,6 +321,7 @@ def _describe(index: int, handle: Any) -> Adapter:
         timestamp_period_ns=limits.timestampPeriod,
         features=features,
         coop_matrices=_cooperative_shapes(handle) if features["cooperative_matrix"] else (),
+        spread=_SPREAD.get(driver.driverID, 0),
         workgroup_matrices=_workgroup_granularity(handle) if features["workgroup_matrix"] else {},
         handle=handle,
     )

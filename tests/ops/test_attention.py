@@ -266,8 +266,8 @@ def tile_of_a_gpu(monkeypatch):
     """Software drivers take smaller ones, which they compile sooner."""
     from portable_mps.ops import attention, attention_tiles
 
-    def tile(problem, rows, smaller=attention_tiles.plain_tile):
-        return {**smaller(problem, rows), "RM": 4, "CN": 4}
+    def tile(problem, rows, mode, smaller=attention_tiles.plain_tile):
+        return {**smaller(problem, rows, mode), "RM": 4, "CN": 4}
 
     for module in (attention, attention_tiles):
         monkeypatch.setattr(module, "plain_tile", tile)
