@@ -30,6 +30,11 @@ def matrix_engine() -> str | None:
     return os.environ.get("PORTABLE_MPS_MATRIX") or None
 
 
+def tunes() -> bool:
+    """PORTABLE_MPS_TUNE: time the tiles of a large matrix product when its class of shapes is first met."""
+    return bool(_flag("PORTABLE_MPS_TUNE"))
+
+
 def local_rank() -> int | None:
     """LOCAL_RANK, as `torchrun` sets it: picks one adapter for each process of a machine."""
     value = os.environ.get("LOCAL_RANK")

@@ -1,7 +1,8 @@
 """`portable-mps tune`: measure the tiles of matrix products on this adapter, and remember the fastest.
 
 For each class of shapes (powers of two of the sizes, element type, which way operands lie) the tiles that the model of
-dispatch/tiles.py expects to be among the best are timed, and the fastest is kept for this adapter and driver.
+dispatch/tiles.py expects to be among the best are timed, and the fastest is kept for this adapter and driver. With
+PORTABLE_MPS_TUNE=1 that happens when a large product of a class is first planned.
 """
 
 from __future__ import annotations
@@ -11,8 +12,12 @@ import re
 import statistics
 import time
 from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
 
 import torch
+
+if TYPE_CHECKING:
+    from portable_mps.dispatch.tiles import Choice, Shape
 
 _SIZES = ((1024, 1024, 1024), (4096, 4096, 4096), (8192, 2304, 768), (8192, 768, 3072), (768, 3072, 8192))
 _SOFTWARE_SIZES = ((128, 128, 128), (256, 256, 256))
@@ -51,25 +56,13 @@ def _parsed(shape: str) -> tuple[int, int, int] | None:
 def _tune(
     size: tuple[int, int, int], dtype: torch.dtype, a_turned: bool, b_turned: bool, warmup: float, seconds: float
 ) -> None:
-    from portable_mps.dispatch import engines, products, tiles, tuning
+    from portable_mps.dispatch import tiles
 
     m, n, k = size
-    a = torch.randn((k, m) if a_turned else (m, k), device="mps").to(dtype)
-    b = torch.randn((n, k) if b_turned else (k, n), device="mps").to(dtype)
-    a, b = (a.mT if a_turned else a), (b.mT if b_turned else b)
-    shape = tiles.Shape(1, m, n, k, not a_turned, b_turned, dtype)
-    tuning.forget(shape)
-    offers = sorted(tiles.choices(shape, engines.engine_for(dtype)), key=lambda offer: offer[0])
-    found = []
-    for choice in (choice for _, choice in offers[:_TRIED]):
-        tuning.remember(shape, choice, on_disk=False)
-        products.forget_plans()
-        found.append((_measured(a, b, warmup, seconds), choice))
-    products.forget_plans()
+    found = search(tiles.Shape(1, m, n, k, not a_turned, b_turned, dtype), warmup, seconds)
     if not found:
         return
     best, choice = min(found, key=lambda entry: entry[0])
-    tuning.remember(shape, choice)
     rate, model = 2 * m * n * k / best / 1e12, found[0][0] / best
     way = f"{'T' if a_turned else 'N'}{'T' if b_turned else 'N'}"
     tile = f"{choice.tile.m}x{choice.tile.n}x{choice.tile.k}, {choice.splits} parts of K"
@@ -77,17 +70,41 @@ def _tune(
           f"{model:.2f} times the model's choice")  # fmt: skip
 
 
+def search(shape: Shape, warmup: float = 0.05, seconds: float = 0.05) -> list[tuple[float, Choice]]:
+    """Time the tiles that the model expects most of, the best first, and remember the fastest for the class of `shape`.
+
+    (seconds, choice) of each; warmup, seconds: of each measurement.
+    """
+    from portable_mps.dispatch import engines, products, tiles, tuning
+
+    rows = (shape.m, shape.k) if shape.a_along_k else (shape.k, shape.m)
+    columns = (shape.n, shape.k) if shape.b_along_k else (shape.k, shape.n)
+    a, b = (torch.randn((shape.batch, *s), device="mps").to(shape.dtype) for s in (rows, columns))
+    a, b = (a if shape.a_along_k else a.mT), (b.mT if shape.b_along_k else b)
+    tuning.forget(shape)
+    offers = sorted(tiles.choices(shape, engines.engine_for(shape.dtype)), key=lambda offer: offer[0])
+    found = []
+    for _, choice in offers[:_TRIED]:
+        tuning.remember(shape, choice, on_disk=False)
+        products.forget_plans()
+        found.append((_measured(a, b, warmup, seconds), choice))
+    products.forget_plans()
+    if found:
+        tuning.remember(shape, min(found, key=lambda entry: entry[0])[1])
+    return found
+
+
 def _measured(a: torch.Tensor, b: torch.Tensor, warmup: float, seconds: float) -> float:
     """Median seconds of a @ b."""
     end = time.perf_counter() + warmup
     for _ in _until(end):
-        torch.mm(a, b)
+        torch.bmm(a, b)
         torch.mps.synchronize()
     rounds = []
     for _ in _until(time.perf_counter() + seconds):
         start = time.perf_counter()
         for _ in range(4):
-            torch.mm(a, b)
+            torch.bmm(a, b)
         torch.mps.synchronize()
         rounds.append((time.perf_counter() - start) / 4)
     return statistics.median(rounds)

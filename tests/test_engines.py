@@ -31,6 +31,7 @@ def adapter(request, monkeypatch):
     """A device like the open one but for its adapter, which is a GPU of the kind that the test names."""
     real = device.current()
     known = {"kind": "discrete GPU", "cores": 96, "max_shared_memory": 48 << 10, "max_workgroup": 1024}
+    known |= {"coop_matrices": (), "workgroup_matrices": {}}
     described = dataclasses.replace(real.adapter, **(known | KINDS[request.param]))
     monkeypatch.setattr(real, "adapter", described)
     monkeypatch.setattr(real, "cache_folder", None)
@@ -177,3 +178,23 @@ def test_float32_in_three_parts():
         nearest, _, rest = left.float().cpu().chunk(3, 2)
         torch.testing.assert_close(nearest.double() + rest.double(), extremes.double(), rtol=2e-5, atol=0)
         assert right.sum() == 10
+
+
+def test_the_first_of_a_class_is_tuned_where_that_is_asked_for(monkeypatch):
+    monkeypatch.setattr(tuning, "_table", {})
+    monkeypatch.setattr(tuning, "_WORTH", 40 * 50 * 60)
+    monkeypatch.setattr(device.current(), "cache_folder", None)
+    a, b = torch.randn(40, 60), torch.randn(60, 50)
+    check_mm(a, b)
+    assert tuning._table == {}
+    products.forget_plans()
+    monkeypatch.setenv("PORTABLE_MPS_TUNE", "1")
+    check_mm(a, b)
+    (key,) = tuning._table
+    assert key.startswith("plain 0 6 6 6 True False torch.float32")
+    check_mm(a[:5], b)  # too small to be worth it
+    assert list(tuning._table) == [key]
+
+
+def check_mm(a, b):
+    torch.testing.assert_close((a.to("mps") @ b.to("mps")).cpu(), a @ b)

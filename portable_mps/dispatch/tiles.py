@@ -206,7 +206,13 @@ def choose(shape: Shape, engine: str, splits_k: bool = True) -> Choice | None:
     offers = list(choices(shape, engine, splits_k))
     if not offers:
         return None
-    return tuning.remembered(shape, [choice for _, choice in offers]) or min(offers, key=lambda offer: offer[0])[1]
+    known = tuning.remembered(shape, [choice for _, choice in offers])
+    if known is None and splits_k and tuning.pays(shape):
+        from portable_mps import tune
+
+        tune.search(shape)
+        known = tuning.remembered(shape, [choice for _, choice in offers])
+    return known or min(offers, key=lambda offer: offer[0])[1]
 
 
 def unrolled(tile: Tile, depth: int) -> tuple[int, bool]:

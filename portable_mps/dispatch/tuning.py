@@ -10,12 +10,14 @@ import os
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from portable_mps import settings
 from portable_mps.dispatch import engines
 from portable_mps.runtime import device
 
 if TYPE_CHECKING:
     from portable_mps.dispatch.tiles import Choice, Shape
 
+_WORTH = 1 << 28  # multiply-adds from which a product takes longer than its launch
 _table: dict[str, list[int]] | None = None
 
 
@@ -37,6 +39,12 @@ def _load() -> dict[str, list[int]]:
         except (OSError, ValueError):  # there is none, or it is not ours
             _table = {}
     return _table
+
+
+def pays(shape: Shape) -> bool:
+    """Whether to search for the tile of `shape` before its first product: where that was asked for, and it is large."""
+    adds = shape.batch * shape.m * shape.n * shape.k
+    return settings.tunes() and adds >= _WORTH and shape.accumulator == "float"
 
 
 def remembered(shape: Shape, offers: Sequence[Choice]) -> Choice | None:
