@@ -198,3 +198,15 @@ def test_the_first_of_a_class_is_tuned_where_that_is_asked_for(monkeypatch):
 
 def check_mm(a, b):
     torch.testing.assert_close((a.to("mps") @ b.to("mps")).cpu(), a @ b)
+
+
+@pytest.mark.parametrize("index", range(len(tiles._PLAIN_TILES)))
+def test_tiles_of_a_gpu_multiply_right(index, monkeypatch):
+    """The software driver takes one of its own: theirs take seconds to compile."""
+    gpu = dataclasses.replace(device.current().adapter, kind="discrete GPU")
+    shape = tiles.Shape(1, 200, 131, 77, False, True, torch.float32)
+    tile = list(tiles._plain(gpu, shape))[index]
+    monkeypatch.setitem(tiles._OFFERS, "plain", lambda adapter, shape: [tile])
+    products.forget_plans()
+    check_mm(torch.randn(77, 200).t(), torch.randn(131, 77).t())
+    products.forget_plans()

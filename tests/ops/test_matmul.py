@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+import torch.nn.functional as F
 from support import FLOATS, INTEGERS, assert_same, compare, to_mps
 
 CLOSE = {"rtol": 1e-4, "atol": 1e-4}
@@ -291,3 +292,29 @@ def test_many_tiny_matrices(shape, dtype):
     compare(torch.bmm, a, b, **limits)
     compare(lambda a, b: a.mT.contiguous().mT @ b.transpose(0, 1).contiguous().transpose(0, 1), a, b, **limits)
     compare(lambda c, a, b: torch.baddbmm(c, a, b, beta=2, alpha=3), added, a, b, **limits)
+
+
+@pytest.mark.parametrize(
+    ("a", "b", "ends"),
+    [
+        ((60, 32), (3, 32, 48), (10, 40, 60)),
+        ((3, 16, 32), (3, 32, 48), None),
+        ((32, 64), (64, 48), (8, 40, 64)),
+        ((3, 16, 32), (32, 64), (8, 40, 64)),
+    ],
+)
+def test_grouped_products(a, b, ends):
+    """A product for each group of rows, of columns, or of the inner dimension: with gradients."""
+    grouped_mm = getattr(F, "grouped_mm", torch._grouped_mm)
+    operands = [
+        torch.randn(shape, generator=torch.Generator().manual_seed(i)).bfloat16() for i, shape in enumerate((a, b))
+    ]
+    results = []
+    for device in ("cpu", "mps"):
+        leaves = [t.to(device, copy=True).requires_grad_() for t in operands]
+        result = grouped_mm(
+            *leaves, offs=None if ends is None else torch.tensor(ends, dtype=torch.int32, device=device)
+        )
+        gradients = torch.autograd.grad(result, leaves, torch.ones_like(result))
+        results.append([t.detach().cpu() for t in (result, *gradients)])
+    torch.testing.assert_close(results[1], results[0])
