@@ -24,7 +24,7 @@ import torch
 from portable_mps.dispatch.launch import Prepared, check_turns, grid, launch
 from portable_mps.dispatch.products import product, summed_over_taps
 from portable_mps.dispatch.promotion import storage, summed_in
-from portable_mps.dispatch.strided import word
+from portable_mps.dispatch.strided import copy_reversed, word
 from portable_mps.runtime import device
 from portable_mps.runtime.kernel import Template
 
@@ -269,20 +269,23 @@ def _table(*numbers: int) -> torch.Tensor:
 
 def _lines(weight: torch.Tensor, taps: Sequence[tuple[int, ...]] | None, window: _Window) -> torch.Tensor:
     """weight (groups, out, in, d, h, w) as the right matrices of a window: (groups, moves, run, out padded)."""
+    turned = []
     if taps is not None:
-        turned = []
         for dim, (mine, length) in enumerate(zip(taps, weight.shape[3:], strict=True), 3):
             if mine == tuple(reversed(range(length))):
                 turned += [dim] if length > 1 else []
             elif mine != tuple(range(length)):
                 weight = weight.index_select(dim, _table(*mine))
-        weight = weight.flip(turned) if turned else weight
     groups, out, inner, *kernel = weight.shape
     width = window.rows.channels if groups == 1 else inner
     shape = (groups, *kernel, width, _padded(out))
     padded = shape[-2:] != (inner, out)
     lines = (weight.new_zeros if padded else weight.new_empty)(shape)
-    lines[..., :inner, :out].copy_(weight.permute(0, 3, 4, 5, 2, 1))
+    target, source = lines[..., :inner, :out], weight.permute(0, 3, 4, 5, 2, 1)
+    if turned:
+        copy_reversed(target, source, [dim - 2 for dim in turned])
+    else:
+        target.copy_(source)
     return lines.view(groups, len(window.moves), window.run, _padded(out))
 
 

@@ -269,3 +269,13 @@ def written(out: torch.Tensor, dtype: torch.dtype) -> None:
         raise RuntimeError(
             f"Expected out tensor to have dtype {type_name(dtype)}, but got {type_name(out.dtype)} instead"
         )
+
+
+_move = Strided("shape", "move", pointers=2, operands=2, extras="q")
+
+
+def copy_reversed(out: torch.Tensor, source: torch.Tensor, dims: Sequence[int]) -> None:
+    """out, any strides = `source` of the same shape and dtype, the other way round along `dims`."""
+    strides = [-stride if d in dims else stride for d, stride in enumerate(source.stride())]
+    last = sum((source.size(d) - 1) * source.stride(d) for d in dims)
+    _move(source.shape, (out.stride(), strides), (out, source), (last,), [source], [out], T=word(source.dtype), MOVE=1)

@@ -18,9 +18,9 @@ from portable_mps.dispatch.promotion import scalar_type
 from portable_mps.dispatch.registry import implements
 from portable_mps.dispatch.strided import (
     Linear,
-    Strided,
     by_parts,
     castable,
+    copy_reversed,
     dtype_defines,
     has_repeats,
     on_device,
@@ -34,7 +34,6 @@ from portable_mps.dispatch.strided import (
 from portable_mps.ops.selection import Compaction, coordinates
 from portable_mps.runtime import device
 
-_move = Strided("shape", "move", pointers=2, operands=2, extras="q")
 _triangle = Linear("shape", "triangle", "QQxxxq")
 _pad = Linear("shape", "pad", "QQxxxxxxxiii")
 _ramps = {"double": Linear("shape", "ramp", "Qxdddd"), "float": Linear("shape", "ramp", "Qxffff")}
@@ -121,9 +120,7 @@ def flip(self: torch.Tensor, dims: Sequence[int]) -> torch.Tensor:
     if self.numel() == 0 or self.dim() == 0:
         return out.copy_(self)
     refuse_as_cpu("flip", self.dtype)
-    strides = [-stride if d in flipped else stride for d, stride in enumerate(self.stride())]
-    last = sum((self.size(d) - 1) * self.stride(d) for d in flipped)
-    _move(self.shape, (out.stride(), strides), (out, self), (last,), [self], [out], T=word(self.dtype), MOVE=1)
+    copy_reversed(out, self, flipped)
     return out
 
 
