@@ -79,7 +79,8 @@ def search(shape: Shape, warmup: float = 0.05, seconds: float = 0.05) -> list[tu
 
     rows = (shape.m, shape.k) if shape.a_along_k else (shape.k, shape.m)
     columns = (shape.n, shape.k) if shape.b_along_k else (shape.k, shape.n)
-    a, b = (torch.randn((shape.batch, *s), device="mps").to(shape.dtype) for s in (rows, columns))
+    generator = torch.Generator("mps").manual_seed(0)  # not the user's
+    a, b = (torch.randn((shape.batch, *s), device="mps", generator=generator).to(shape.dtype) for s in (rows, columns))
     a, b = (a if shape.a_along_k else a.mT), (b.mT if shape.b_along_k else b)
     tuning.forget(shape)
     offers = sorted(tiles.choices(shape, engines.engine_for(shape.dtype)), key=lambda offer: offer[0])

@@ -10,6 +10,7 @@ import sys
 import pytest
 import torch
 
+from portable_mps import tune
 from portable_mps.dispatch import engines, products, tiles, tuning
 from portable_mps.runtime import device, kernel
 
@@ -189,11 +190,26 @@ def test_the_first_of_a_class_is_tuned_where_that_is_asked_for(monkeypatch):
     assert tuning._table == {}
     products.forget_plans()
     monkeypatch.setenv("PORTABLE_MPS_TUNE", "1")
+    state = torch.mps.get_rng_state()
     check_mm(a, b)
+    assert torch.equal(torch.mps.get_rng_state(), state)
     (key,) = tuning._table
     assert key.startswith("plain 0 6 6 6 True False torch.float32")
     check_mm(a[:5], b)  # too small to be worth it
     assert list(tuning._table) == [key]
+
+
+def test_a_search_without_memory_leaves_the_model_s_tile(monkeypatch):
+    def search(shape):
+        raise torch.OutOfMemoryError
+
+    monkeypatch.setattr(tune, "search", search)
+    monkeypatch.setattr(tuning, "_table", {})
+    monkeypatch.setattr(tuning, "_WORTH", 0)
+    monkeypatch.setenv("PORTABLE_MPS_TUNE", "1")
+    products.forget_plans()
+    check_mm(torch.randn(40, 60), torch.randn(60, 50))
+    assert len(tuning._table) == 1
 
 
 def check_mm(a, b):

@@ -207,12 +207,15 @@ def choose(shape: Shape, engine: str, splits_k: bool = True) -> Choice | None:
     if not offers:
         return None
     known = tuning.remembered(shape, [choice for _, choice in offers])
+    expected = min(offers, key=lambda offer: offer[0])[1]
     if known is None and splits_k and tuning.pays(shape):
         from portable_mps import tune
 
-        tune.search(shape)
-        known = tuning.remembered(shape, [choice for _, choice in offers])
-    return known or min(offers, key=lambda offer: offer[0])[1]
+        try:
+            known = min(tune.search(shape), key=lambda entry: entry[0])[1]
+        except torch.OutOfMemoryError:  # there is room for one product, not for the search's
+            tuning.remember(shape, expected, on_disk=False)
+    return known or expected
 
 
 def unrolled(tile: Tile, depth: int) -> tuple[int, bool]:
