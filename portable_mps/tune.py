@@ -88,8 +88,10 @@ def search(shape: Shape, warmup: float = 0.05, seconds: float = 0.05) -> list[tu
     for _, choice in offers[:_TRIED]:
         tuning.remember(shape, choice, on_disk=False)
         products.forget_plans()
-        found.append((_measured(a, b, warmup, seconds), choice))
-    products.forget_plans()
+        try:
+            found.append((_measured(a, b, warmup, seconds), choice))
+        finally:
+            products.forget_plans()
     if found:
         tuning.remember(shape, min(found, key=lambda entry: entry[0])[1])
     return found

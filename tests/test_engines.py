@@ -212,6 +212,16 @@ def test_a_search_without_memory_leaves_the_model_s_tile(monkeypatch):
     assert len(tuning._table) == 1
 
 
+@each_kind("workgroup")
+def test_only_the_engine_that_a_search_measures_is_tuned(adapter, monkeypatch):
+    monkeypatch.setenv("PORTABLE_MPS_TUNE", "1")
+    large = tiles.Shape(1, 1024, 1024, 1024, True, False, torch.float16)
+    assert tuning.pays(large, "workgroup") and not tuning.pays(large, "plain")
+    for other in ({"dtype": torch.float8_e4m3fn}, {"dtype": torch.float64, "accumulator": "double"}, {"k": 16}):
+        described = dataclasses.replace(large, **other)
+        assert not tuning.pays(described, engines.engine_for(described.dtype))
+
+
 def check_mm(a, b):
     torch.testing.assert_close((a.to("mps") @ b.to("mps")).cpu(), a @ b)
 

@@ -206,13 +206,15 @@ def choose(shape: Shape, engine: str, splits_k: bool = True) -> Choice | None:
     offers = list(choices(shape, engine, splits_k))
     if not offers:
         return None
-    known = tuning.remembered(shape, [choice for _, choice in offers])
+    among = [choice for _, choice in offers]
     expected = min(offers, key=lambda offer: offer[0])[1]
-    if known is None and splits_k and tuning.pays(shape):
+    known = tuning.remembered(shape, among)
+    if known is None and splits_k and tuning.pays(shape, engine):
         from portable_mps import tune
 
         try:
-            known = min(tune.search(shape), key=lambda entry: entry[0])[1]
+            tune.search(shape)
+            known = tuning.remembered(shape, among)
         except torch.OutOfMemoryError:  # there is room for one product, not for the search's
             tuning.remember(shape, expected, on_disk=False)
     return known or expected

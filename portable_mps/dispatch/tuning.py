@@ -10,6 +10,8 @@ import os
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+import torch
+
 from portable_mps import settings
 from portable_mps.dispatch import engines
 from portable_mps.runtime import device
@@ -18,6 +20,7 @@ if TYPE_CHECKING:
     from portable_mps.dispatch.tiles import Choice, Shape
 
 _WORTH = 1 << 28  # multiply-adds from which a product takes longer than its launch
+_SEARCHED = (torch.float32, torch.float16, torch.bfloat16)
 _table: dict[str, list[int]] | None = None
 
 
@@ -41,10 +44,11 @@ def _load() -> dict[str, list[int]]:
     return _table
 
 
-def pays(shape: Shape) -> bool:
-    """Whether to search for the tile of `shape` before its first product: where that was asked for, and it is large."""
-    adds = shape.batch * shape.m * shape.n * shape.k
-    return settings.tunes() and adds >= _WORTH and shape.accumulator == "float"
+def pays(shape: Shape, engine: str) -> bool:
+    """Whether to search for the tile of `shape` before its first product on `engine`: where that was asked for, it is
+    large, and the search's own products, of two operands of its dtype, run on that engine."""
+    large = shape.batch * shape.m * shape.n * shape.k >= _WORTH
+    return settings.tunes() and large and shape.dtype in _SEARCHED and engine == engines.engine_for(shape.dtype)
 
 
 def remembered(shape: Shape, offers: Sequence[Choice]) -> Choice | None:
