@@ -22,7 +22,7 @@ from typing import Any
 import torch
 
 from portable_mps.dispatch.launch import Prepared, check_turns, grid, launch
-from portable_mps.dispatch.products import product, summed_over_taps
+from portable_mps.dispatch.products import product, summed_over_taps, summed_product
 from portable_mps.dispatch.promotion import storage, summed_in
 from portable_mps.dispatch.strided import copy_reversed, word
 from portable_mps.runtime import device
@@ -38,7 +38,6 @@ _CHANNELS = 64  # of a workgroup in channels_last.slang
 _UNIT = 8  # elements that channels are padded to: 16 bytes of half types
 _LARGEST = 1 << 31  # elements that a matrix may span
 _TERMS = 32  # of a weight's gradient that are added up one by one
-_SUM_BYTES = 1 << 25  # of sums of single images
 
 
 @dataclass(frozen=True)
@@ -385,13 +384,11 @@ def weight_gradient(geometry: Geometry, image: torch.Tensor, result: torch.Tenso
     if geometry.is_narrow:
         _direct(_backward_weight, geometry, image.contiguous(), weight, result.contiguous())
         return weight
-    wide = summed_in(weight.dtype)
-    if geometry.is_pointwise and geometry.batch * weight.numel() * wide.itemsize <= _SUM_BYTES:
-        # As the images lie, a product for each.
-        sums = torch.empty((geometry.batch, *weight.shape[:2]), dtype=wide, device=image.device)
-        product(result.flatten(2), image.flatten(2).transpose(1, 2), sums, terms=_TERMS)
-        return weight.copy_(sums.sum(0).view(weight.shape))
+    if geometry.is_pointwise:
+        summed_product(result.flatten(2), image.flatten(2).transpose(1, 2), weight.flatten(1), _TERMS)
+        return weight
     axes, groups, filters = _forward_axes(geometry), geometry.groups, geometry.filters
+    wide = summed_in(weight.dtype)
     total: torch.Tensor | None = None
     for part in _parts(geometry.batch, _each(axes, geometry.channels, filters)):
         window = _window(axes, part.stop - part.start, geometry.channels, groups)

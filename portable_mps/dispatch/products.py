@@ -481,12 +481,22 @@ def _complex_product(
     out.copy_(result)
 
 
-def summed_product(a: torch.Tensor, b: torch.Tensor, out: torch.Tensor) -> None:
-    """out (m, n) = the sum over the first dimension of a (outer, m, k) @ b (outer, k, n), in one inner dimension."""
+def summed_product(a: torch.Tensor, b: torch.Tensor, out: torch.Tensor, terms: int = 0) -> None:
+    """out (m, n) = the sum over the first dimension of a (outer, m, k) @ b (outer, k, n).
+
+    As they lie, a product for each, where these take little memory; else in one inner dimension, of copies.
+    terms: as in `product`.
+    """
     if out.numel() == 0:
         return
+    wide = summed_in(out.dtype)
+    if a.shape[0] * out.numel() * wide.itemsize <= _SUM_BYTES:
+        sums = torch.empty((a.shape[0], *out.shape), dtype=wide, device=out.device)
+        product(a, b, sums, terms=terms)
+        out.copy_(sums.sum(0))
+        return
     left = a.transpose(0, 1).reshape(1, a.shape[1], -1)
-    product(left, b.reshape(1, -1, b.shape[2]), out.unsqueeze(0))
+    product(left, b.reshape(1, -1, b.shape[2]), out.unsqueeze(0), terms=terms)
 
 
 # What is multiplied as something else --------------------------------------------------------------------------------
