@@ -119,7 +119,7 @@ def product(
 
 def _key(a: torch.Tensor, b: torch.Tensor, out: torch.Tensor) -> tuple[Any, ...]:
     """What a plan depends on of its tensors; of addresses, whether wide loads and stores are aligned."""
-    aligned = (a.data_ptr() & 31, b.data_ptr() & 31, out.data_ptr() & 15)
+    aligned = (a.data_ptr() & 31, b.data_ptr() & 31, out.data_ptr() & 3)
     return (a.shape, b.shape[2], a.stride(), b.stride(), out.stride(), a.dtype, b.dtype, out.dtype, *aligned)
 
 
@@ -419,6 +419,7 @@ def _types(a: torch.dtype, b: torch.dtype, result: torch.dtype) -> dict[str, Any
         "LOAD_A(x)": a_row.load.format("x"),
         "LOAD_B(x)": b_row.load.format("x"),
         "LOAD_C(x)": result_row.load.format("x"),
+        "C_BYTES": result.itemsize,
         "STORE_C(x)": result_row.store.format("x"),
         "ACC": accumulator,
         "MULTIPLY_ADD(x, y, z)": fused,
@@ -448,13 +449,17 @@ def _layout(
         key |= {"SHIFTED": 1} if shifted else {"EDGE": 1}
     unroll, tail = tiles.unrolled(tile, depth)
     tail = tail or a.shape[2] % depth != 0
-    aligned = out.stride(1) % unit == 0 and out.data_ptr() % 16 == 0 and out.stride(2) == 1
+    if out.dtype == torch.float16:
+        key["STORE_C(x)"] = "half(x)"  # the conversion that the matrices have
+    pair = 4 // out.element_size()
+    strides = (out.stride(0) if out.shape[0] > 1 else 0, out.stride(1), n if key["SHIFTED"] else 0)
+    aligned = out.data_ptr() % 4 == 0 and out.stride(2) == 1 and all(s % pair == 0 for s in strides)
     return key | {
         "UNROLL": 1 if key["EDGE"] else unroll,
         "TAIL": int(tail),
         "C_E": _RESULTS[out.dtype],
         "ROUNDED": int(out.dtype == torch.bfloat16),
-        "C_ALIGNED": int(aligned and (out.shape[0] == 1 or out.stride(0) % unit == 0)),
+        "C_ALIGNED": int(aligned),
     }
 
 

@@ -135,23 +135,26 @@ _SUBGROUP_TILES = ((128, 256, 64, 64, 1.0), (128, 128, 64, 64, 0.8), (128, 128, 
 
 
 def _workgroup(adapter: Adapter, shape: Shape) -> Iterator[Tile]:
+    """By how many rows of 2 bytes are stored at a time: more would leave the driver less memory to load ahead."""
     component = engines.COMPONENTS[shape.dtype]
-    for m, n, depth, threads, rate in _WORKGROUP_TILES:
+    for m, n, depth, threads, patch, rate in _WORKGROUP_TILES:
         granularity = adapter.workgroup_matrices.get((*component, threads))
         depth = depth * 2 // shape.dtype.itemsize
         if granularity is None or any(size % g for size, g in zip((m, n, depth), granularity, strict=True)):
             continue
-        yield Tile(WORKGROUP, m, n, depth, threads, 0, m * n // threads, rate, (("WORKGROUP", threads),))
+        patch = min(patch, 16) if shape.b_along_k else patch  # it needs more memory to turn a factor
+        defines = (("WORKGROUP", threads), ("PATCH", patch))
+        yield Tile(WORKGROUP, m, n, depth, threads, 2 * patch * (n + 8), m * n // threads, rate, defines)
 
 
 _WORKGROUP_TILES = (
-    (128, 256, 32, 256, 1.0),
-    (256, 128, 32, 256, 1.0),
-    (128, 128, 32, 128, 0.92),
-    (64, 128, 32, 128, 0.65),
-    (128, 64, 32, 128, 0.65),
-    (64, 64, 32, 128, 0.4),
-    (32, 128, 64, 128, 0.33),
+    (128, 256, 32, 256, 32, 1.0),
+    (256, 128, 32, 256, 32, 1.0),
+    (128, 128, 32, 128, 16, 0.92),
+    (64, 128, 32, 128, 64, 0.65),
+    (128, 64, 32, 128, 32, 0.65),
+    (64, 64, 32, 128, 16, 0.4),
+    (32, 128, 64, 128, 16, 0.33),
 )
 _OFFERS = {PLAIN: _plain, SUBGROUP: _subgroup, WORKGROUP: _workgroup}
 
