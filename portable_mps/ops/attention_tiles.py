@@ -213,6 +213,7 @@ def workgroup_defines(
     defines = {
         **problem.variant(),
         "E": "half" if dtype == torch.float16 else "BFloat16",
+        "ROUNDED": int(dtype == torch.bfloat16),
         "W": width,
         "D": depth,
         "FULL": int(width == problem.width and depth == problem.depth),
