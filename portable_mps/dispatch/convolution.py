@@ -16,7 +16,7 @@ from __future__ import annotations
 import functools
 import itertools
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -37,6 +37,7 @@ _from_rows = Template("channels_last", "from_rows", "QQqqqqq" + "i" * 16)
 _CHANNELS = 64  # of a workgroup in channels_last.slang
 _UNIT = 8  # elements that channels are padded to: 16 bytes of half types
 _LARGEST = 1 << 31  # elements that a matrix may span
+_WHOLE = 512  # what many positions are padded to: a turn of the matrix engines' unrolled loops
 _TERMS = 32  # of a weight's gradient that are added up one by one
 
 
@@ -392,6 +393,8 @@ def weight_gradient(geometry: Geometry, image: torch.Tensor, result: torch.Tenso
     total: torch.Tensor | None = None
     for part in _parts(geometry.batch, _each(axes, geometry.channels, filters)):
         window = _window(axes, part.stop - part.start, geometry.channels, groups)
+        if window.count >= 8 * _WHOLE:
+            window = replace(window, count=-(-window.count // _WHOLE) * _WHOLE)
         rows, step = window.rows, window.rows.step * window.rows.channels
         theirs = _as_rows(image[part], rows, window.room)
         # The result's gradient as rows like those of the overlapping matrix, zero between its lines.

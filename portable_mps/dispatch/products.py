@@ -447,8 +447,7 @@ def _layout(
         starts = (a_along or m % unit == 0) and (b_along or n % unit == 0)
         shifted = m >= tile.m and n >= tile.n and starts and not in_place
         key |= {"SHIFTED": 1} if shifted else {"EDGE": 1}
-    unroll, tail = tiles.unrolled(tile, depth)
-    tail = tail or a.shape[2] % depth != 0
+    unroll, tail = tiles.unrolled(tile, depth, a.shape[2])
     if out.dtype == torch.float16:
         key["STORE_C(x)"] = "half(x)"  # the conversion that the matrices have
     pair = 4 // out.element_size()

@@ -19,6 +19,7 @@ from portable_mps.runtime import device
 from portable_mps.runtime.adapter import Adapter
 
 _SPLITS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32)
+_WAVES = (1, 2, 3, 4)  # of workgroups, for which K is split besides
 _UNROLLED = (16, 12, 8, 6, 4, 3, 2, 1)
 CORES = 64  # where the driver does not tell
 # Of one core, in multiply-adds: filling and draining a tile's pipeline (per element of it), a byte of memory, and one
@@ -137,24 +138,26 @@ _SUBGROUP_TILES = ((128, 256, 64, 64, 1.0), (128, 128, 64, 64, 0.8), (128, 128, 
 def _workgroup(adapter: Adapter, shape: Shape) -> Iterator[Tile]:
     """By how many rows of 2 bytes are stored at a time: more would leave the driver less memory to load ahead."""
     component = engines.COMPONENTS[shape.dtype]
-    for m, n, depth, threads, patch, rate in _WORKGROUP_TILES:
+    for m, n, depth, threads, patch, rate, turned in _WORKGROUP_TILES:
         granularity = adapter.workgroup_matrices.get((*component, threads))
         depth = depth * 2 // shape.dtype.itemsize
         if granularity is None or any(size % g for size, g in zip((m, n, depth), granularity, strict=True)):
             continue
-        patch = min(patch, 16) if shape.b_along_k else patch  # it needs more memory to turn a factor
+        if shape.b_along_k:  # which needs more memory, too
+            rate, patch = turned, min(patch, 16)
         defines = (("WORKGROUP", threads), ("PATCH", patch))
         yield Tile(WORKGROUP, m, n, depth, threads, 2 * patch * (n + 8), m * n // threads, rate, defines)
 
 
+# The last is the rate where the right operand is contiguous along K, so that the driver must turn it.
 _WORKGROUP_TILES = (
-    (128, 256, 32, 256, 32, 1.0),
-    (256, 128, 32, 256, 32, 1.0),
-    (128, 128, 32, 128, 16, 0.92),
-    (64, 128, 32, 128, 64, 0.65),
-    (128, 64, 32, 128, 32, 0.65),
-    (64, 64, 32, 128, 16, 0.4),
-    (32, 128, 64, 128, 16, 0.33),
+    (128, 256, 32, 256, 32, 1.0, 0.88),
+    (256, 128, 32, 256, 32, 0.9, 0.82),
+    (128, 128, 32, 128, 16, 0.94, 0.55),
+    (64, 128, 32, 128, 64, 0.65, 0.55),
+    (128, 64, 32, 128, 32, 0.62, 0.55),
+    (64, 64, 32, 128, 16, 0.5, 0.44),
+    (32, 128, 64, 128, 16, 0.33, 0.3),
 )
 _OFFERS = {PLAIN: _plain, SUBGROUP: _subgroup, WORKGROUP: _workgroup}
 
@@ -180,10 +183,16 @@ def choices(shape: Shape, engine: str, splits_k: bool = True) -> Iterator[tuple[
     cores = device.current().adapter.cores or CORES
     for tile in fitting(shape, engine):
         tiles = math.ceil(shape.m / tile.m) * math.ceil(shape.n / tile.n) * shape.batch
-        for splits in _SPLITS if splits_k else (1,):
-            part = math.ceil(shape.k / (splits * tile.k)) * tile.k
-            if splits > 1 and (part < 4 * tile.k or (splits - 1) * part >= shape.k or tiles * splits > 4 * cores):
+        full = {cores * waves // tiles for waves in _WAVES}
+        # Parts in whole turns of the unrolled loop, where there are enough of them.
+        turn = tile.k * _UNROLLED[0]
+        unit = turn if tile.engine == WORKGROUP and shape.k >= 8 * turn else tile.k
+        for splits in sorted(full.union(_SPLITS) - {0}) if splits_k else (1,):
+            part = math.ceil(shape.k / (splits * unit)) * unit
+            if splits > 1 and (part < 4 * tile.k or tiles * splits > 4 * cores):
                 break
+            if splits > 1 and (splits - 1) * part >= shape.k:
+                continue
             waves = math.ceil(tiles * splits / cores)
             time = waves * tile.m * tile.n * (part + _PIPELINE) / (tile.rate * _care(tile, shape, part))
             if splits > 1:
@@ -196,8 +205,7 @@ def _care(tile: Tile, shape: Shape, part: int) -> float:
     """What is left of a tile's rate where the driver cannot run loads ahead, or must clamp them."""
     if tile.engine != WORKGROUP:
         return 1.0
-    unroll, tail = unrolled(tile, part)
-    tail = tail or shape.k % part != 0
+    unroll, tail = unrolled(tile, part, shape.k)
     clamped = shape.m < tile.m or shape.n < tile.n
     return (0.65 + 0.35 * min(unroll, 16) / 16) * (0.6 if tail else 1.0) * (0.5 if clamped else 1.0)
 
@@ -223,10 +231,9 @@ def choose(shape: Shape, engine: str, splits_k: bool = True) -> Choice | None:
     return known or expected
 
 
-def unrolled(tile: Tile, depth: int) -> tuple[int, bool]:
-    """How many steps of K the workgroup engine writes out for a depth of K, and whether some are left over."""
-    steps = depth // tile.k
+def unrolled(tile: Tile, part: int, depth: int) -> tuple[int, bool]:
+    """How many steps of K the workgroup engine writes out for parts of a depth, and whether some are left over."""
+    steps = part // tile.k
     whole = next(count for count in _UNROLLED if steps % count == 0)
-    if whole >= 4 or steps < 8:
-        return whole, depth % tile.k != 0
-    return 8, True
+    unroll = whole if whole >= 4 or steps < 8 else 8
+    return unroll, any(size % (unroll * tile.k) for size in (part, depth % part))

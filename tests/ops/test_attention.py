@@ -456,3 +456,19 @@ def test_encoder_with_padding_in_evaluation():
         expected = encoder(x, src_key_padding_mask=padding)
         actual = encoder.to("mps")(x.to("mps"), src_key_padding_mask=padding.to("mps"))
     assert_same(actual[~padding.to("mps")], expected[~padding], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_results_are_rounded_to_the_nearest(dtype):
+    """Truncated, each would be too small by a quarter of a percent in bfloat16."""
+    tensors = [normal(2, 2, 130, 64, dtype=dtype, seed=seed) for seed in range(4)]
+    query, key, value, grad = (tensor.double() for tensor in tensors)
+    exact = [tensor.requires_grad_() for tensor in (query, key, value)]
+    rounded = [tensor.detach().to(dtype).to("mps").requires_grad_() for tensor in exact]
+    expected = attend(*exact)
+    expected = (expected, *torch.autograd.grad(expected, exact, grad))
+    got = attend(*rounded)
+    got = (got, *torch.autograd.grad(got, rounded, grad.to(dtype).to("mps")))
+    for ours, theirs in zip(got, expected, strict=True):
+        bias = ((ours.detach().cpu().double() - theirs) * theirs.sign()).sum() / theirs.abs().sum()
+        assert abs(bias.item()) < 5e-4

@@ -63,6 +63,13 @@ def test_window_smaller_than_the_stride():
     compare(run, sample(2, 3, 4, 5), sample(3, 4, 2, 3), sample(4), grad=True, **CLOSE)
 
 
+@pytest.mark.parametrize("groups", [1, 2])
+def test_many_positions(groups):
+    """Whose number is rounded up where they are summed, for a weight's gradient."""
+    weight = sample(16, 16 // groups, 3, 3)
+    compare(lambda x, w: F.conv2d(x, w, padding=1, groups=groups), sample(2, 16, 47, 45), weight, grad=True, **CLOSE)
+
+
 @pytest.mark.parametrize("layout", ["sliced", "channels_last", "expanded"])
 def test_strides_of_the_image(layout):
     x = {
