@@ -66,8 +66,8 @@ def measure(
             synchronize()
         return time.perf_counter() - start
 
-    begin = time.perf_counter()
     timed(1)  # compiles kernels
+    begin = time.perf_counter()  # while which the GPU was idle
     once = timed(1)
     if once > warmup_s + time_s:
         rounds, number = [once, timed(1)], 1

@@ -21,10 +21,11 @@ from typing import Any
 
 import torch
 
-from portable_mps.dispatch.launch import Prepared, check_turns, grid, launch
-from portable_mps.dispatch.products import product, summed_over_taps, summed_product
+from portable_mps.dispatch import products
+from portable_mps.dispatch.launch import Prepared, check_turns, grid, launch, remember
+from portable_mps.dispatch.products import product, summed_product
 from portable_mps.dispatch.promotion import storage, summed_in
-from portable_mps.dispatch.strided import copy_reversed, word
+from portable_mps.dispatch.strided import reversing, word
 from portable_mps.runtime import device
 from portable_mps.runtime.kernel import Template
 
@@ -41,9 +42,12 @@ _WHOLE = 512  # what many positions are padded to: a turn of the matrix engines'
 _TERMS = 32  # of a weight's gradient that are added up one by one
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Geometry:
-    """A plain convolution of `image` (batch, channels, *size) to (batch, filters, *output), padded to 3 dimensions."""
+    """A plain convolution of `image` (batch, channels, *size) to (batch, filters, *output), padded to 3 dimensions.
+
+    What is planned is remembered by it: one of the same numbers is another.
+    """
 
     batch: int
     channels: int
@@ -213,19 +217,31 @@ def _phases(geometry: Geometry) -> tuple[_Phase, ...]:
 # Rows of channels ----------------------------------------------------------------------------------------------------
 
 
-def _as_rows(image: torch.Tensor, rows: _Rows, room: int) -> torch.Tensor:
-    """(batch, channels, *size), any strides, as rows of channels and zeros up to `room` elements: flat."""
-    batch, channels, *size = image.shape
-    plane = rows.length[0] * rows.length[1] * rows.length[2]
-    if rows.channels == channels and rows.length == tuple(size) and not any(rows.first):
-        flat = image.permute(0, 2, 3, 4, 1)
-        if flat.is_contiguous() and image.data_ptr() % 16 == 0 and room <= image.numel():
-            return flat.view(-1)
-    positions = max(batch * plane, -(-room // rows.channels))
-    result = torch.empty(positions * rows.channels, dtype=image.dtype, device=image.device)
-    prepared = _laying(image.shape, image.stride(), image.dtype, rows, positions)
-    prepared.record((image, result), (image,), (result,))
-    return result
+class _Laid:
+    """An image (batch, channels, *size), any strides, as rows of channels and zeros up to `room` elements: flat."""
+
+    def __init__(self, image: torch.Tensor, rows: _Rows, room: int) -> None:
+        batch, channels, *size = image.shape
+        self._prepared: Prepared | None = None
+        if rows.channels == channels and rows.length == tuple(size) and not any(rows.first):
+            flat = image.permute(0, 2, 3, 4, 1)
+            if flat.is_contiguous() and image.data_ptr() % 16 == 0 and room <= image.numel():
+                return
+        plane = rows.length[0] * rows.length[1] * rows.length[2]
+        positions = max(batch * plane, -(-room // rows.channels))
+        blocks = -(-rows.channels // _CHANNELS) * -(-positions // _spots(image.dtype))
+        before = tuple(-first for first in rows.first)
+        numbers = (*image.stride(), positions, batch, channels, *size, rows.channels, 0, 0, 0, *rows.length, *before)
+        turning = _turning(image.dtype, image.stride(1), channels)
+        self._prepared = Prepared(_to_rows, grid(blocks), numbers, **turning)
+        self._elements = positions * rows.channels
+
+    def __call__(self, image: torch.Tensor) -> torch.Tensor:
+        if self._prepared is None:
+            return image.permute(0, 2, 3, 4, 1).view(-1)
+        result = torch.empty(self._elements, dtype=image.dtype, device=image.device)
+        self._prepared.record((image, result), (image,), (result,))
+        return result
 
 
 def _spots(dtype: torch.dtype) -> int:
@@ -242,69 +258,84 @@ def _turning(dtype: torch.dtype, channel_stride: int, channels: int) -> dict[str
 
 
 @functools.lru_cache(maxsize=4096)
-def _laying(shape: torch.Size, strides: tuple[int, ...], dtype: torch.dtype, rows: _Rows, positions: int) -> Prepared:
-    """The dispatch of `_as_rows`."""
-    batch, channels, *size = shape
-    blocks = -(-rows.channels // _CHANNELS) * -(-positions // _spots(dtype))
-    before = tuple(-first for first in rows.first)
-    numbers = (*strides, positions, batch, channels, *size, rows.channels, 0, 0, 0, *rows.length, *before)
-    return Prepared(_to_rows, grid(blocks), numbers, **_turning(dtype, strides[1], channels))
-
-
-@functools.lru_cache(maxsize=4096)
-def _taking(
-    shape: torch.Size, strides: tuple[int, ...], dtype: torch.dtype, jumps: tuple[int, int, int], width: int
-) -> Prepared:
-    """The dispatch that takes an image (batch, channels, *size) out of rows of `width` elements, `jumps` apart."""
-    batch, channels, *size = shape
-    positions = batch * size[0] * size[1] * size[2]
-    blocks = -(-channels // _CHANNELS) * -(-positions // _spots(dtype))
-    numbers = (*strides, positions, batch, channels, *size, width, *jumps, 0, 0, 0, 0, 0, 0)
-    return Prepared(_from_rows, grid(blocks), numbers, **_turning(dtype, strides[1], channels))
-
-
-@functools.lru_cache(maxsize=4096)
 def _table(*numbers: int) -> torch.Tensor:
     return torch.tensor(numbers, dtype=torch.int64).to("mps")
 
 
-def _lines(weight: torch.Tensor, taps: Sequence[tuple[int, ...]] | None, window: _Window) -> torch.Tensor:
-    """weight (groups, out, in, d, h, w) as the right matrices of a window: (groups, moves, run, out padded)."""
-    turned = []
-    if taps is not None:
-        for dim, (mine, length) in enumerate(zip(taps, weight.shape[3:], strict=True), 3):
+class _Lined:
+    """A weight (groups, out, in, d, h, w) as the right matrices of a window: (groups, moves, run, out padded)."""
+
+    def __init__(self, weight: torch.Tensor, taps: Sequence[tuple[int, ...]] | None, window: _Window) -> None:
+        turned, self._selected = [], []
+        for dim, (mine, length) in enumerate(zip(taps or (), weight.shape[3:], strict=taps is not None), 3):
             if mine == tuple(reversed(range(length))):
-                turned += [dim] if length > 1 else []
+                turned += [dim - 2] if length > 1 else []
             elif mine != tuple(range(length)):
-                weight = weight.index_select(dim, _table(*mine))
-    groups, out, inner, *kernel = weight.shape
-    width = window.rows.channels if groups == 1 else inner
-    shape = (groups, *kernel, width, _padded(out))
-    padded = shape[-2:] != (inner, out)
-    lines = (weight.new_zeros if padded else weight.new_empty)(shape)
-    target, source = lines[..., :inner, :out], weight.permute(0, 3, 4, 5, 2, 1)
-    if turned:
-        copy_reversed(target, source, [dim - 2 for dim in turned])
-    else:
-        target.copy_(source)
-    return lines.view(groups, len(window.moves), window.run, _padded(out))
+                self._selected.append((dim, _table(*mine)))
+        weight = self._select(weight)
+        groups, out, inner, *kernel = weight.shape
+        width = window.rows.channels if groups == 1 else inner
+        self._padded = (width, _padded(out)) != (inner, out)
+        self._shape = (groups, *kernel, width, _padded(out))
+        self.by_move = (groups, len(window.moves), window.run, _padded(out))
+        target = weight.new_empty(self._shape)[..., :inner, :out]
+        self._copy = reversing(target, weight.permute(0, 3, 4, 5, 2, 1), turned)
+
+    def _select(self, weight: torch.Tensor) -> torch.Tensor:
+        for dim, table in self._selected:
+            weight = weight.index_select(dim, table)
+        return weight
+
+    def __call__(self, weight: torch.Tensor) -> torch.Tensor:
+        weight = self._select(weight)
+        lines = (weight.new_zeros if self._padded else weight.new_empty)(self._shape)
+        self._copy.record((lines, weight), (weight,), (lines,))
+        return lines
 
 
-def _windowed(
-    window: _Window, rows: torch.Tensor, lines: torch.Tensor, bias: torch.Tensor | None, target: torch.Tensor
-) -> None:
-    """target (batch, channels, *counts), any strides = the sum over the window of rows times lines, plus bias."""
-    groups, _, run, padded = lines.shape
-    channels = target.shape[1] // groups
-    step = window.rows.step * window.rows.channels
-    a = rows.as_strided((groups, window.count, run), (run if groups > 1 else 0, step, 1))
-    b = lines[:, 0, :, :channels]
-    result = torch.empty((window.count, groups * padded), dtype=target.dtype, device=target.device)
-    out = result.as_strided((groups, window.count, channels), (channels, groups * padded, 1))
-    added = None if bias is None else bias.view(groups, 1, channels)
-    summed_over_taps(a, b, out, _table(len(window.moves), run * padded, *window.moves), added)
-    prepared = _taking(target.shape, target.stride(), target.dtype, window.rows.jumps, groups * padded)
-    prepared.record((target, result), (result,), (target,))
+class _Windowed:
+    """target (batch, channels, *counts) = the sum over a window of an image's rows times a weight's lines, plus bias.
+
+    Planned for tensors of one kind: weight as `_Lined` has it, bias (channels) contiguous, the others of any strides.
+    """
+
+    def __init__(
+        self,
+        window: _Window,
+        image: torch.Tensor,
+        weight: torch.Tensor,
+        taps: Sequence[tuple[int, ...]] | None,
+        bias: torch.Tensor | None,
+        target: torch.Tensor,
+    ) -> None:
+        self._laid, self._lined = _Laid(image, window.rows, window.room), _Lined(weight, taps, window)
+        rows, lines = self._laid(image), self._lined(weight).view(self._lined.by_move)
+        groups, _, run, padded = lines.shape
+        channels, count = target.shape[1] // groups, window.count
+        self._shape = (count, groups * padded)
+        result = torch.empty(self._shape, dtype=target.dtype, device=target.device)
+        a = rows.as_strided(
+            (groups, count, run), (run if groups > 1 else 0, window.rows.step * window.rows.channels, 1)
+        )
+        out = result.as_strided((groups, count, channels), (channels, groups * padded, 1))
+        added = None if bias is None else bias.view(groups, 1, channels)
+        moves = _table(len(window.moves), run * padded, *window.moves)
+        self._product = products.over_taps(a, lines[:, 0, :, :channels], out, moves, added)
+        batch, channels, *size = target.shape
+        positions = batch * size[0] * size[1] * size[2]
+        blocks = -(-channels // _CHANNELS) * -(-positions // _spots(target.dtype))
+        width, jumps = groups * padded, window.rows.jumps
+        numbers = (*target.stride(), positions, batch, channels, *size, width, *jumps, 0, 0, 0, 0, 0, 0)
+        turning = _turning(target.dtype, target.stride(1), channels)
+        self._taken = Prepared(_from_rows, grid(blocks), numbers, **turning)
+
+    def __call__(
+        self, image: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, target: torch.Tensor
+    ) -> None:
+        rows, lines = self._laid(image), self._lined(weight)
+        result = torch.empty(self._shape, dtype=target.dtype, device=target.device)
+        self._product.run(rows, lines, result, bias)
+        self._taken.record((target, result), (result,), (target,))
 
 
 def _pointwise(matrix: torch.Tensor, image: torch.Tensor, target: torch.Tensor, bias: torch.Tensor | None) -> None:
@@ -326,6 +357,14 @@ def _each(axes: tuple[_Axis, ...], channels: int, filters: int) -> int:
     return max(length * rows.channels, rows.jumps[0] * _padded(filters))
 
 
+_steps = products.table()  # of each of the three functions: what part of the batch, and what is planned for it
+
+
+def _kind(tensor: torch.Tensor) -> tuple[Any, ...]:
+    """What plans depend on beside the shape."""
+    return tensor.stride(), tensor.dtype, tensor.data_ptr() & 31
+
+
 # The three functions -------------------------------------------------------------------------------------------------
 
 
@@ -341,12 +380,18 @@ def forward(geometry: Geometry, image: torch.Tensor, weight: torch.Tensor, bias:
     if geometry.is_pointwise:
         _pointwise(weight.flatten(1), image, result, bias)
         return result
-    axes, groups = _forward_axes(geometry), geometry.groups
+    groups = geometry.groups
     by_group = weight.view(groups, geometry.filters // groups, -1, *geometry.kernel)
-    for part in _parts(geometry.batch, _each(axes, geometry.channels, geometry.filters)):
-        window = _window(axes, part.stop - part.start, geometry.channels, groups)
-        rows = _as_rows(image[part], window.rows, window.room)
-        _windowed(window, rows, _lines(by_group, None, window), bias, result[part])
+    key = (geometry, "forward", *_kind(image), bias is None)
+    steps = _steps.get(key)
+    if steps is None:
+        axes, steps = _forward_axes(geometry), []
+        for part in _parts(geometry.batch, _each(axes, geometry.channels, geometry.filters)):
+            window = _window(axes, part.stop - part.start, geometry.channels, groups)
+            steps.append((part, _Windowed(window, image[part], by_group, None, bias, result[part])))
+        remember(_steps, key, steps)
+    for part, windowed in steps:
+        windowed(image[part], by_group, bias, result[part])
     return result
 
 
@@ -365,16 +410,77 @@ def image_gradient(
         _pointwise(weight.flatten(1).t(), result, image, bias)
         return image
     by_group = weight.view(groups, geometry.filters // groups, -1, *geometry.kernel).transpose(1, 2)
-    for phase in _phases(geometry):
-        pixels = image[(slice(None), slice(None), *map(slice, phase.start, (None,) * 3, geometry.stride))]
-        if not all(phase.taps):
+    key = (geometry, "image", *_kind(result), bias is None)
+    steps = _steps.get(key)
+    if steps is None:
+        steps = []
+        for phase in _phases(geometry):
+            place = (slice(None), slice(None), *map(slice, phase.start, (None,) * 3, geometry.stride))
+            if not all(phase.taps):
+                steps.append((place, slice(None), None))
+                continue
+            for part in _parts(geometry.batch, _each(phase.axes, geometry.filters, geometry.channels)):
+                window = _window(phase.axes, part.stop - part.start, geometry.filters, groups)
+                windowed = _Windowed(window, result[part], by_group, phase.taps, bias, image[place][part])
+                steps.append((place, part, windowed))
+        remember(_steps, key, steps)
+    for place, part, windowed in steps:
+        pixels = image[place]
+        if windowed is None:  # no tap reaches them
             pixels.zero_() if bias is None else pixels.copy_(bias.view(1, -1, 1, 1, 1))
-            continue
-        for part in _parts(geometry.batch, _each(phase.axes, geometry.filters, geometry.channels)):
-            window = _window(phase.axes, part.stop - part.start, geometry.filters, groups)
-            rows = _as_rows(result[part], window.rows, window.room)
-            _windowed(window, rows, _lines(by_group, phase.taps, window), bias, pixels[part])
+        else:
+            windowed(result[part], by_group, bias, pixels[part])
     return image
+
+
+class _Summed:
+    """The gradients of a weight's taps (moves, groups, filters of a group, run), summed over images and positions, in
+    the accumulator's dtype.
+
+    Planned for an image (batch, channels, *size) and a result's gradient (batch, filters, *output) of one kind.
+    """
+
+    def __init__(self, window: _Window, groups: int, image: torch.Tensor, result: torch.Tensor) -> None:
+        filters, rows = result.shape[1], window.rows
+        if window.count >= 8 * _WHOLE:
+            window = replace(window, count=-(-window.count // _WHOLE) * _WHOLE)
+        self._window, self._groups = window, groups
+        # The result's gradient as rows like those of the overlapping matrix, zero between its lines.
+        lines = tuple(a // b for a, b in zip(rows.jumps, (*rows.jumps[1:], 1), strict=True))
+        self._like = _Rows((0, 0, 0), lines, _padded(filters), 1, rows.jumps)
+        self._theirs = _Laid(image, rows, window.room)
+        self._mine = _Laid(result, self._like, window.count * self._like.channels)
+        self._shape = (len(window.moves), groups, filters // groups, window.run)
+        self._dtype = summed_in(image.dtype)
+        gaps = {after - before for before, after in itertools.pairwise(window.moves)}
+        self._product = None
+        if groups == 1 and len(gaps) == 1:
+            theirs, sums = self._theirs(image), torch.empty(self._shape, dtype=self._dtype, device=image.device)
+            b = theirs.as_strided((len(sums), window.count, window.run), (*gaps, rows.step * rows.channels, 1))
+            a = self._turned(self._mine(result)).expand(len(sums), -1, -1)
+            self._product = products.as_planned(a, b, sums[:, 0], _TERMS)
+
+    def _turned(self, mine: torch.Tensor) -> torch.Tensor:
+        """The rows of the result's gradient as left matrices: (groups, filters of a group, positions)."""
+        width = self._shape[2]
+        return mine.as_strided((self._groups, width, self._window.count), (width, 1, self._like.channels))
+
+    def __call__(self, image: torch.Tensor, result: torch.Tensor) -> torch.Tensor:
+        mine, theirs = self._mine(result), self._theirs(image)
+        sums = torch.empty(self._shape, dtype=self._dtype, device=image.device)
+        if self._product is not None:
+            self._product.run(mine, theirs, sums, None)
+            return sums
+        rows, run, groups = self._window.rows, self._window.run, self._groups
+        for move, out in zip(self._window.moves, sums, strict=True):
+            strides = (run if groups > 1 else 0, rows.step * rows.channels, 1)
+            product(
+                self._turned(mine),
+                theirs.as_strided((groups, self._window.count, run), strides, move),
+                out,
+                terms=_TERMS,
+            )
+        return sums
 
 
 def weight_gradient(geometry: Geometry, image: torch.Tensor, result: torch.Tensor, shape: torch.Size) -> torch.Tensor:
@@ -388,30 +494,18 @@ def weight_gradient(geometry: Geometry, image: torch.Tensor, result: torch.Tenso
     if geometry.is_pointwise:
         summed_product(result.flatten(2), image.flatten(2).transpose(1, 2), weight.flatten(1), _TERMS)
         return weight
-    axes, groups, filters = _forward_axes(geometry), geometry.groups, geometry.filters
-    wide = summed_in(weight.dtype)
+    groups, filters = geometry.groups, geometry.filters
+    key = (geometry, "weight", *_kind(image), *_kind(result), torch.get_float32_matmul_precision())
+    steps = _steps.get(key)
+    if steps is None:
+        axes, steps = _forward_axes(geometry), []
+        for part in _parts(geometry.batch, _each(axes, geometry.channels, filters)):
+            window = _window(axes, part.stop - part.start, geometry.channels, groups)
+            steps.append((part, _Summed(window, groups, image[part], result[part])))
+        remember(_steps, key, steps)
     total: torch.Tensor | None = None
-    for part in _parts(geometry.batch, _each(axes, geometry.channels, filters)):
-        window = _window(axes, part.stop - part.start, geometry.channels, groups)
-        if window.count >= 8 * _WHOLE:
-            window = replace(window, count=-(-window.count // _WHOLE) * _WHOLE)
-        rows, step = window.rows, window.rows.step * window.rows.channels
-        theirs = _as_rows(image[part], rows, window.room)
-        # The result's gradient as rows like those of the overlapping matrix, zero between its lines.
-        lines = tuple(a // b for a, b in zip(rows.jumps, (*rows.jumps[1:], 1), strict=True))
-        like = _Rows((0, 0, 0), lines, _padded(filters), 1, rows.jumps)
-        mine = _as_rows(result[part], like, window.count * like.channels)
-        width, run, count = filters // groups, window.run, window.count
-        sums = torch.empty((len(window.moves), groups, width, run), dtype=wide, device=image.device)
-        a = mine.as_strided((groups, width, count), (width, 1, like.channels))
-        gaps = {after - before for before, after in itertools.pairwise(window.moves)}
-        if groups == 1 and len(gaps) == 1:
-            b = theirs.as_strided((len(sums), count, run), (*gaps, step, 1))
-            product(a.expand(len(sums), -1, -1), b, sums[:, 0], terms=_TERMS)
-        else:
-            for move, out in zip(window.moves, sums, strict=True):
-                b = theirs.as_strided((groups, count, run), (run if groups > 1 else 0, step, 1), move)
-                product(a, b, out, terms=_TERMS)
+    for part, summed in steps:
+        sums = summed(image[part], result[part])
         total = sums if total is None else total + sums
     assert total is not None
     # Of the taps along the last dimension, either each has its move, or all are in a run.

@@ -123,22 +123,25 @@ def _key(a: torch.Tensor, b: torch.Tensor, out: torch.Tensor) -> tuple[Any, ...]
     return (a.shape, b.shape[2], a.stride(), b.stride(), out.stride(), a.dtype, b.dtype, out.dtype, *aligned)
 
 
-def summed_over_taps(
+def over_taps(
     a: torch.Tensor, b: torch.Tensor, out: torch.Tensor, taps: torch.Tensor, added: torch.Tensor | None = None
-) -> None:
-    """out = the sum over taps of products of a, moved, with the next of several matrices b; plus `added`, broadcast.
+) -> _Plan:
+    """A plan of out = the sum over taps of products of a, moved, with the next of several matrices b; plus `added`.
 
-    a (batch, m, k) not moved, b (batch, k, n) the first, out (batch, m, n). taps, int64: how many there are, the
-    elements from one b to the next, and for each the elements that a is moved. Rows of a and b start at multiples of 16
-    bytes for every tap.
+    a (batch, m, k) not moved, b (batch, k, n) the first, out (batch, m, n), to which `added` broadcasts. taps, int64:
+    how many there are, the elements from one b to the next, and for each the elements that a is moved. Rows of a and b
+    start at multiples of 16 bytes for every tap.
     """
+    check_turns("convolution", (taps.numel() - 2) * _turns(a.shape[2]))
     d = None if added is None else added.expand_as(out)
-    key = (*_key(a, b, out), taps.data_ptr(), None if d is None else d.stride())
-    plan = _plans.get(key)
-    if plan is None:
-        check_turns("convolution", (taps.numel() - 2) * _turns(a.shape[2]))
-        plan = remember(_plans, key, _Plan(a, b, out, d, 1.0, 0.0 if d is None else 1.0, AS_IS, taps))
-    plan.run(a, b, out, d)
+    return _Plan(a, b, out, d, 1.0, 0.0 if d is None else 1.0, AS_IS, taps)
+
+
+def as_planned(a: torch.Tensor, b: torch.Tensor, out: torch.Tensor, terms: int) -> _Plan | None:
+    """The plan of `product` for tensors like these, out contiguous; None where that takes other ways."""
+    if out.is_complex() or a.shape[2] > _longest() or a.shape[0] > _MAX_BATCH or b.shape[2] <= _FEW_ROWS:
+        return None
+    return _Plan(a, b, out, None, 1.0, 0.0, AS_IS, terms=terms)
 
 
 def _contiguous_way(tensor: torch.Tensor) -> torch.Tensor:
@@ -178,12 +181,22 @@ def _product_in_parts(
     out.copy_(total)
 
 
-_plans: dict[tuple[Any, ...], _Plan] = {}
+_tables: list[dict[Any, Any]] = []
+
+
+def table() -> dict[Any, Any]:
+    """A table of plans that depend on how products are planned."""
+    _tables.append({})
+    return _tables[-1]
+
+
+_plans = table()
 
 
 def forget_plans() -> None:
     """Plan every product anew: what decides has changed."""
-    _plans.clear()
+    for plans in _tables:
+        plans.clear()
 
 
 class _Call(NamedTuple):
@@ -343,6 +356,9 @@ def _choose(a: torch.Tensor, b: torch.Tensor, result: torch.dtype, accumulator: 
     best = engines.engine_for(a.dtype) if a.dtype == b.dtype and result in results else PLAIN
     for engine in engines.ENGINES[engines.ENGINES.index(best) :]:
         if engine == WORKGROUP and max(_span(a), _span(b)) >= 1 << 31:  # the driver's offsets are of 32 bits
+            continue
+        # Gathering bytes one by one was seen to crash a driver's compiler.
+        if engine == SUBGROUP and a.element_size() == 1 and not (_is_vector(a, 16) and _is_vector(b, 16)):
             continue
         if engine == WORKGROUP and moved and not (_is_aligned(a, 16) and _is_aligned(b, 16)):
             continue

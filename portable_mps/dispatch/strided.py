@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from portable_mps.dispatch.launch import grid, launch
+from portable_mps.dispatch.launch import Prepared, grid, launch
 from portable_mps.dispatch.promotion import storage, type_name
 from portable_mps.runtime.kernel import Template
 
@@ -87,13 +87,41 @@ class Strided:
         reads and writes are the tensors whose memory is touched; addresses reached through `extras` are the
         caller's to mark as wide by a define of its own.
         """
+        planned = self._plan(shape, strides, extras, (*reads, *writes), defines)
+        if planned is not None:
+            template, groups, numbers, defines = planned
+            launch(template, groups, [*pointers, *numbers], reads, writes, **defines)
+
+    def prepared(
+        self,
+        shape: Sequence[int],
+        strides: Sequence[Sequence[int]],
+        extras: Sequence[Any],
+        tensors: Sequence[torch.Tensor],
+        **defines: Any,
+    ) -> Prepared:
+        """The same for tensors like these, of a shape that is not empty."""
+        planned = self._plan(shape, strides, extras, tensors, defines)
+        assert planned is not None
+        template, groups, numbers, defines = planned
+        return Prepared(template, groups, tuple(numbers), **defines)
+
+    def _plan(
+        self,
+        shape: Sequence[int],
+        strides: Sequence[Sequence[int]],
+        extras: Sequence[Any],
+        tensors: Sequence[torch.Tensor],
+        defines: dict[str, Any],
+    ) -> tuple[Template, tuple[int, int, int], list[Any], dict[str, Any]] | None:
+        """Template, workgroups, the arguments behind the pointers, and defines; None where there is nothing to do."""
         dims = collapse(shape, strides)
         count = 1
         for size, *_ in dims:
             count *= size
         if count == 0:
-            return
-        wide = "WIDE" in defines or _is_wide(count, dims, (*reads, *writes))
+            return None
+        wide = "WIDE" in defines or _is_wide(count, dims, tensors)
         rank = next((r for r in _RANKS if r >= len(dims)), None)
         if rank is None:
             raise RuntimeError(f"{self.entry}: more than {_RANKS[-1]} dimensions that do not merge")
@@ -103,13 +131,11 @@ class Strided:
             size_code, stride_code = "Qq" if wide else "Ii"
             layout = "Q" * self.pointers + size_code * (1 + rank) + stride_code * rank * self.operands + self.extras
             template = self._templates[rank, wide] = Template(self.stem, self.entry, layout)
-        arguments = [*pointers, count, *(d[0] for d in dims)]
+        numbers = [count, *(d[0] for d in dims)]
         for operand in range(self.operands):
-            arguments += [d[operand + 1] for d in dims]
-        defines = {"RANK": rank, "OPERANDS": self.operands, **defines}
-        if wide:
-            defines["WIDE"] = 1
-        launch(template, grid(-(-count // _THREADS)), [*arguments, *extras], reads, writes, **defines)
+            numbers += [d[operand + 1] for d in dims]
+        defines = {"RANK": rank, "OPERANDS": self.operands, **defines, **({"WIDE": 1} if wide else {})}
+        return template, grid(-(-count // _THREADS)), [*numbers, *extras], defines
 
 
 def _is_wide(count: int, dims: list[tuple[int, ...]], tensors: Sequence[torch.Tensor]) -> bool:
@@ -274,8 +300,15 @@ def written(out: torch.Tensor, dtype: torch.dtype) -> None:
 _move = Strided("shape", "move", pointers=2, operands=2, extras="q")
 
 
-def copy_reversed(out: torch.Tensor, source: torch.Tensor, dims: Sequence[int]) -> None:
-    """out, any strides = `source` of the same shape and dtype, the other way round along `dims`."""
+def reversing(out: torch.Tensor, source: torch.Tensor, dims: Sequence[int]) -> Prepared:
+    """Dispatches out, any strides = `source` of the same shape and dtype, the other way round along `dims`."""
     strides = [-stride if d in dims else stride for d, stride in enumerate(source.stride())]
     last = sum((source.size(d) - 1) * source.stride(d) for d in dims)
-    _move(source.shape, (out.stride(), strides), (out, source), (last,), [source], [out], T=word(source.dtype), MOVE=1)
+    kind = {"T": word(source.dtype), "MOVE": 1}
+    return _move.prepared(source.shape, (out.stride(), strides), (last,), (out, source), **kind)
+
+
+def copy_reversed(out: torch.Tensor, source: torch.Tensor, dims: Sequence[int]) -> None:
+    """What `reversing` dispatches, at once."""
+    if source.numel():
+        reversing(out, source, dims).record((out, source), (source,), (out,))

@@ -99,14 +99,15 @@ def _spread(values: Sequence[int], rank: int) -> Sequence[int]:
     return list(values) * rank if len(values) == 1 else values
 
 
+@functools.lru_cache(maxsize=4096)
 def _geometry(
-    image: Sequence[int],
-    result: Sequence[int],
+    image: torch.Size,
+    result: torch.Size,
     weight: torch.Size,
     groups: int,
-    stride: Sequence[int],
-    padding: Sequence[int],
-    dilation: Sequence[int],
+    stride: tuple[int, ...],
+    padding: tuple[int, ...],
+    dilation: tuple[int, ...],
 ) -> Geometry:
     rank = len(weight) - 2
     return Geometry(
@@ -125,10 +126,22 @@ def _geometry(
 
 def _memory_format(input: torch.Tensor, weight: torch.Tensor) -> torch.memory_format:
     """Of a result, as on the CPU: channels-last where input or weight is, in 3 dimensions for floats up to 32 bits."""
-    formats = {suggest_memory_format(input), suggest_memory_format(weight)}
+    is_small = input.dtype in _SMALL
+    return _format_of(input.shape, input.stride(), weight.shape, weight.stride(), is_small)
+
+
+@functools.lru_cache(maxsize=4096)
+def _format_of(
+    input: torch.Size,
+    input_strides: tuple[int, ...],
+    weight: torch.Size,
+    weight_strides: tuple[int, ...],
+    is_small: bool,
+) -> torch.memory_format:
+    layouts = ((input, input_strides), (weight, weight_strides))
+    formats = {suggest_memory_format(torch.empty_strided(*layout, device="meta")) for layout in layouts}
     if torch.channels_last in formats:
         return torch.channels_last
-    is_small = input.dtype in _SMALL
     return torch.channels_last_3d if is_small and torch.channels_last_3d in formats else torch.contiguous_format
 
 
@@ -254,7 +267,7 @@ def convolution_backward(
     wide_grad, wide_input, taps = _with_three(grad_output), _with_three(input), weight.flatten(2)
     image, result = (wide_grad, wide_input) if transposed else (wide_input, wide_grad)
     shapes = (grad_output.shape, input.shape) if transposed else (input.shape, grad_output.shape)
-    geometry = _geometry(*shapes, weight.shape, groups, stride, padding, dilation)
+    geometry = _geometry(*shapes, weight.shape, groups, tuple(stride), tuple(padding), tuple(dilation))
     grad_input = grad_weight = grad_bias = None
     if output_mask[0]:
         if transposed:
