@@ -267,6 +267,8 @@ class _Plan:
         if choice.splits == 1:
             in_place = d is not None and beta != 0 and d.data_ptr() == out.data_ptr()
             key = variant | _layout(a, b, out, tile, k, in_place)
+            if tile.engine == WORKGROUP and d is not None and alpha == beta == 1 and _span(d) < 1 << 31:
+                key["SCALED"] = 2
             numbers = (*batches, *sizes, *added)
             if taps is not None:
                 numbers += (taps.data_ptr(),)
