@@ -364,7 +364,7 @@ def _gradient_plan(
     found = None
     if mode != BIAS:
         results = (first,) if second is None else (first, second)
-        found = workgroup_defines(problem, KEY_TILES if mode == KEYS else QUERY_TILES, grad, *results)
+        found = workgroup_defines(problem, KEY_TILES if mode == KEYS else QUERY_TILES, own, grad, *results)
     fragmented = subgroup_defines(problem, mode, grad)
     if found is not None:
         tile, defines = found

@@ -105,7 +105,13 @@ def rows_are_outside(tensor: torch.Tensor) -> bool:
 
 
 def expanded(bias: torch.Tensor | None, query: torch.Tensor, key: torch.Tensor) -> torch.Tensor | None:
-    return None if bias is None else bias.expand(*query.shape[:3], key.shape[2])
+    """A mask for every head; one of bool as what is added, where tiles of that are loaded at once."""
+    if bias is None:
+        return None
+    if bias.dtype == torch.bool and engine_for(query.dtype) == WORKGROUP:
+        once = bias[tuple(slice(1) if stride == 0 else slice(None) for stride in bias.stride())]
+        bias = torch.zeros(once.shape, dtype=query.dtype, device=query.device).masked_fill_(~once, -torch.inf)
+    return bias.expand(*query.shape[:3], key.shape[2])
 
 
 FORWARD, QUERIES, KEYS, BIAS = "FORWARD", "QUERIES", "KEYS", "BIAS"  # which kernel; MODE of the backward ones
@@ -196,10 +202,24 @@ KEY_TILES = {
 }
 
 
+_MASKS = {torch.float32: "float", torch.float16: "half", torch.bfloat16: "BFloat16"}
+
+
+def _mask_defines(mask: torch.Tensor | None, is_inside: bool) -> dict[str, Any]:
+    """Whether tiles of the mask can be loaded at once, and without a check, as they end where its own side does."""
+    if mask is None or mask.dtype not in _MASKS:
+        return {"TILED": 0}
+    span = sum((n - 1) * s for n, s in zip(mask.shape[2:], mask.stride()[2:], strict=True))
+    return {"TILED": int(span < 1 << 31), "MASK_E": _MASKS[mask.dtype], "INSIDE": int(is_inside)}
+
+
 def workgroup_defines(
-    problem: Problem, tiles: dict[int, WorkgroupTile], *others: torch.Tensor
+    problem: Problem, tiles: dict[int, WorkgroupTile], own: int, *others: torch.Tensor
 ) -> tuple[WorkgroupTile, dict[str, Any]] | None:
-    """A tile and what the matrices of a workgroup need to know; None where they cannot be had."""
+    """A tile and what the matrices of a workgroup need to know; None where they cannot be had.
+
+    own: how many rows the side has of which a workgroup takes a part.
+    """
     dtype = problem.query.dtype
     if engine_for(dtype) != WORKGROUP:
         return None
@@ -212,6 +232,7 @@ def workgroup_defines(
         return None
     defines = {
         **problem.variant(),
+        **_mask_defines(problem.bias, own % tile.own == 0),
         "E": "half" if dtype == torch.float16 else "BFloat16",
         "ROUNDED": int(dtype == torch.bfloat16),
         "W": width,
@@ -237,7 +258,7 @@ def _is_granted(tile: WorkgroupTile, dtype: torch.dtype) -> bool:
 
 def workgroup_forward_defines(problem: Problem, output: torch.Tensor) -> dict[str, Any] | None:
     tiles = FEW_ROWS_TILES if problem.rows <= 32 else FORWARD_TILES
-    found = workgroup_defines(problem, tiles, output)
+    found = workgroup_defines(problem, tiles, problem.rows, output)
     if found is None:
         return None
     tile, defines = found
