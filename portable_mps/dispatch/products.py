@@ -43,7 +43,8 @@ _by_rows = _templates("matvec", "by_rows", counted=False)
 _by_columns_split = _templates("matvec", "by_columns", counted=False, more="ii")
 _by_rows_split = _templates("matvec", "by_rows", counted=False, more="ii")
 _FEW_ROWS = 4  # up to which a product is bound by reading the other operand
-_VECTOR_WIDTH, _VECTOR_COLUMNS = 32, 8  # threads of matvec.slang's workgroups, along the contiguous dimension and not
+# Of matvec.slang's workgroups: threads along the contiguous dimension and not, and columns of such a row of threads.
+_VECTOR_WIDTH, _VECTOR_HEIGHT, _VECTOR_SIDE = 32, 8, 2
 
 
 class Finish(NamedTuple):
@@ -304,11 +305,11 @@ class _Plan:
         n = b.shape[2]
         by_rows = _contiguous(b) == 1
         word = 16 // b.element_size() if b.element_size() < 8 and _is_vector(b, 16) else 1
-        columns = _VECTOR_COLUMNS if by_rows else _VECTOR_WIDTH * word
+        columns = _VECTOR_HEIGHT * _VECTOR_SIDE if by_rows else _VECTOR_WIDTH * word
         across = -(-n // columns)
         # What a workgroup reads at a time; K is split while each part has several times that.
-        step = _VECTOR_WIDTH * word * 4 if by_rows else _VECTOR_COLUMNS * 4
-        wanted = 8 * (device.current().adapter.cores or tiles.CORES)
+        step = _VECTOR_WIDTH * word * 4 if by_rows else _VECTOR_HEIGHT * 4
+        wanted = 16 * (device.current().adapter.cores or tiles.CORES)
         splits = max(1, min(wanted // (across * batch), k // (4 * step), _MAX_BATCH // batch))
         part = -(-k // (splits * step)) * step
         splits = -(-k // part)
