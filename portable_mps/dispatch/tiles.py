@@ -25,6 +25,7 @@ CORES = 64  # where the driver does not tell
 # Of one core, in multiply-adds: filling and draining a tile's pipeline (per element of it), a byte of memory, and one
 # more dispatch, with what it costs the host.
 _PIPELINE, _BYTE, _LAUNCH = 96, 50, 12_000_000
+_REGISTER_FILE, _FULL_CORE = 1 << 16, 256  # registers of a core, and threads that keep it busy
 
 
 @dataclass(frozen=True)
@@ -103,7 +104,7 @@ _PLAIN_TILES = (
     (64, 128, 8, 8, 16, 0.93),
     (128, 128, 8, 8, 8, 0.89),
     (64, 64, 8, 8, 8, 0.8),
-    (64, 64, 16, 4, 4, 0.5),
+    (64, 64, 16, 4, 4, 0.4),
 )
 
 
@@ -195,10 +196,19 @@ def choices(shape: Shape, engine: str, splits_k: bool = True) -> Iterator[tuple[
                 continue
             waves = math.ceil(tiles * splits / cores)
             time = waves * tile.m * tile.n * (part + _PIPELINE) / (tile.rate * _care(tile, shape, part))
+            time /= _occupation(tile, waves)
             if splits > 1:
                 sums = 4 * shape.batch * shape.m * shape.n
                 time += _LAUNCH + sums * (2 * splits + 1) * _BYTE / cores
             yield time, Choice(tile, splits, part)
+
+
+def _occupation(tile: Tile, groups: int) -> float:
+    """What a core reaches of its rate with so many workgroups to run: with few threads, some of its units idle."""
+    if tile.engine == WORKGROUP or device.current().adapter.is_software:
+        return 1.0
+    threads = min(groups * tile.threads, max(tile.threads, _REGISTER_FILE // tile.registers))
+    return min(1.0, threads / _FULL_CORE) ** 0.75
 
 
 def _care(tile: Tile, shape: Shape, part: int) -> float:
