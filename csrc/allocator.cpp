@@ -1,6 +1,7 @@
 #include "allocator.h"
 
 #include "python.h"
+#include "replay.h"
 #include "runtime.h"
 
 #include <c10/util/Exception.h>
@@ -102,6 +103,9 @@ class CachingAllocator final : public c10::DeviceAllocator {
     Block* block = take(size, bytes);
     if (block == nullptr) {
       block = grow_and_take(size, bytes);
+    }
+    if (Recording* noted = recording()) {
+      note_allocation(*noted, block->address, bytes);
     }
     void* address = reinterpret_cast<void*>(block->address);
     return {address, block, &CachingAllocator::release, runtime::mps_device()};
@@ -266,6 +270,9 @@ class CachingAllocator final : public c10::DeviceAllocator {
 
   void put_back(Block* block) {
     const uint64_t address = block->address;
+    if (Recording* noted = recording()) {
+      note_release(*noted, address);
+    }
     const auto size = static_cast<int64_t>(block->size);
     size_t allocated = 0, reserved = 0;
     {

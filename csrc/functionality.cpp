@@ -27,17 +27,6 @@ Keys keys_of(const std::string& functionality) {
   return found->second;
 }
 
-// Libraries take back what they registered when they end: these never do.
-torch::Library& library(const std::string& functionality) {
-  static std::map<std::string, torch::Library*> all;
-  torch::Library*& made = all[functionality];
-  if (made == nullptr) {
-    made = new torch::Library(torch::Library::IMPL, "aten", keys_of(functionality).mps, __FILE__,
-                              __LINE__);
-  }
-  return *made;
-}
-
 // The kernel that torch has for the CPU.
 class Taken : public c10::OperatorKernel {
  public:
@@ -73,55 +62,58 @@ py::object to_python(const c10::IValue& value, const c10::Argument& argument) {
   return torch::jit::toPyObject(value);
 }
 
-// A Python function that takes the schema's arguments.
-class Function : public c10::OperatorKernel {
- public:
-  explicit Function(py::object function) : function_(function.release().ptr()) {}
-
-  void operator()(const c10::OperatorHandle& op, c10::DispatchKeySet, torch::jit::Stack* stack) {
-    const c10::FunctionSchema& schema = op.schema();
-    const auto& arguments = schema.arguments();
-    std::vector<c10::IValue> values = torch::jit::pop(*stack, arguments.size());
-    in_python([&] {
-      py::list positional;
-      py::dict named;
-      for (size_t i = 0; i < arguments.size(); ++i) {
-        if (!arguments[i].kwarg_only()) {
-          positional.append(to_python(values[i], arguments[i]));
-        } else if (!values[i].isNone()) {
-          named[arguments[i].name().c_str()] = to_python(values[i], arguments[i]);
-        }
-      }
-      const py::object result =
-          py::reinterpret_borrow<py::object>(function_)(*py::tuple(positional), **named);
-      const auto& returns = schema.returns();
-      if (returns.size() == 1) {
-        torch::jit::push(*stack, torch::jit::toIValue(result, returns[0].type()));
-        return;
-      }
-      for (size_t i = 0; i < returns.size(); ++i) {
-        const auto item = py::reinterpret_borrow<py::sequence>(result)[i];
-        torch::jit::push(*stack, torch::jit::toIValue(item, returns[i].type()));
-      }
-    });
-  }
-
- private:
-  PyObject* function_;  // never let go of: the dispatcher outlives the interpreter
-};
-
 }  // namespace
+
+// Libraries take back what they registered when they end: these never do.
+torch::Library& library_of(const std::string& functionality) {
+  static std::map<std::string, torch::Library*> all;
+  torch::Library*& made = all[functionality];
+  if (made == nullptr) {
+    made = new torch::Library(torch::Library::IMPL, "aten", keys_of(functionality).mps, __FILE__,
+                              __LINE__);
+  }
+  return *made;
+}
+
+void PythonFunction::operator()(const c10::OperatorHandle& op, c10::DispatchKeySet,
+                                torch::jit::Stack* stack) {
+  const c10::FunctionSchema& schema = op.schema();
+  const auto& arguments = schema.arguments();
+  std::vector<c10::IValue> values = torch::jit::pop(*stack, arguments.size());
+  in_python([&] {
+    py::list positional;
+    py::dict named;
+    for (size_t i = 0; i < arguments.size(); ++i) {
+      if (!arguments[i].kwarg_only()) {
+        positional.append(to_python(values[i], arguments[i]));
+      } else if (!values[i].isNone()) {
+        named[arguments[i].name().c_str()] = to_python(values[i], arguments[i]);
+      }
+    }
+    const py::object result =
+        py::reinterpret_borrow<py::object>(function_)(*py::tuple(positional), **named);
+    const auto& returns = schema.returns();
+    if (returns.size() == 1) {
+      torch::jit::push(*stack, torch::jit::toIValue(result, returns[0].type()));
+      return;
+    }
+    for (size_t i = 0; i < returns.size(); ++i) {
+      const auto item = py::reinterpret_borrow<py::sequence>(result)[i];
+      torch::jit::push(*stack, torch::jit::toIValue(item, returns[i].type()));
+    }
+  });
+}
 
 void bind_functionality(py::module_& module) {
   module.def("take_kernel", [](const std::string& functionality, const std::string& name) {
     auto kernel = std::make_unique<Taken>(keys_of(functionality).cpu);
-    library(functionality)
+    library_of(functionality)
         .impl(name.c_str(), torch::CppFunction::makeFromBoxedFunctor(std::move(kernel)));
   });
   module.def("implement_kernel",
              [](const std::string& functionality, const std::string& name, py::object function) {
-               auto kernel = std::make_unique<Function>(std::move(function));
-               library(functionality)
+               auto kernel = std::make_unique<PythonFunction>(std::move(function));
+               library_of(functionality)
                    .impl(name.c_str(), torch::CppFunction::makeFromBoxedFunctor(std::move(kernel)));
              });
 }

@@ -1,5 +1,7 @@
 #include "generator.h"
 
+#include "replay.h"
+
 #include "runtime.h"
 
 #include <ATen/Functions.h>
@@ -63,6 +65,7 @@ const at::Generator& default_generator() {
 
 std::pair<uint64_t, uint64_t> reserve_philox(std::optional<at::Generator> generator,
                                              uint64_t counters) {
+  note_other();
   auto* philox = at::get_generator_or_default<PhiloxGenerator>(generator, default_generator());
   std::lock_guard<std::mutex> lock(philox->mutex_);
   const uint64_t offset = philox->get_offset();

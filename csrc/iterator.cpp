@@ -31,6 +31,12 @@ class Packer {
     bytes_.insert(bytes_.end(), first, first + sizeof(T));
   }
 
+  // The offset of an address that is put.
+  uint32_t put_address(const void* address) {
+    put(reinterpret_cast<uint64_t>(address));
+    return static_cast<uint32_t>(bytes_.size() - sizeof(uint64_t));
+  }
+
   void put_index(int64_t value, bool wide) {
     wide ? put<int64_t>(value) : put<int32_t>(static_cast<int32_t>(value));
   }
@@ -264,7 +270,7 @@ Plan plan_pointwise(const std::vector<at::Tensor>& outputs, const std::vector<at
     if (is_scalar[i]) {
       put_operand(packer, iter.tensor_base(i), compute);
     } else {
-      packer.put(reinterpret_cast<uint64_t>(iter.data_ptr(i)));
+      plan.addresses.push_back(packer.put_address(iter.data_ptr(i)));
     }
   }
   const int64_t threads = vector ? iter.numel() / kVector : iter.numel();

@@ -34,7 +34,8 @@ struct Plan {
   // scalar mask, rank class, vector and wide bits (portable_mps/dispatch/pointwise.py reads it).
   std::array<uint64_t, 3> signature{};
   Parameters parameters;
-  Groups groups{};  // zeros where there is nothing to launch
+  c10::SmallVector<uint32_t, 8> addresses;  // where they are in the parameters
+  Groups groups{};                          // zeros where there is nothing to launch
   std::vector<Range> reads, writes;
 };
 

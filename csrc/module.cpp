@@ -7,6 +7,7 @@
 #include "pointwise.h"
 #include "quantized.h"
 #include "recorder.h"
+#include "replay.h"
 
 #include <c10/core/Allocator.h>
 #include <torch/extension.h>
@@ -24,6 +25,7 @@ PYBIND11_MODULE(TORCH_EXTENSION_NAME, module) {
   bind_pointwise(module);
   bind_functionality(module);
   bind_quantized(module);
+  bind_replay(module);
 
   module.def("allocated_memory", &allocated_memory);
   module.def("driver_memory", &driver_memory);

@@ -1,6 +1,7 @@
 #include "recorder.h"
 
 #include "python.h"
+#include "replay.h"
 #include "runtime.h"
 
 #include <pybind11/numpy.h>
@@ -48,6 +49,23 @@ std::vector<Range> ranges_of(const std::vector<std::pair<uint64_t, uint64_t>>& p
 c10::ArrayRef<uint8_t> bytes_of(const py::bytes& bytes) {
   return {reinterpret_cast<const uint8_t*>(PyBytes_AS_STRING(bytes.ptr())),
           static_cast<size_t>(PyBytes_GET_SIZE(bytes.ptr()))};
+}
+
+// addresses: how many the parameters begin with; negative where they may be anywhere.
+void note_launch(Recording& recording, const Kernel& kernel, c10::ArrayRef<uint8_t> parameters,
+                 const Groups& groups, const std::vector<Range>& read,
+                 const std::vector<Range>& written, std::vector<at::Tensor> tensors,
+                 const std::vector<at::Tensor>& more, int addresses) {
+  if (addresses < 0) {
+    return note_other();
+  }
+  std::vector<uint32_t> offsets(addresses);
+  for (int i = 0; i < addresses; ++i) {
+    offsets[i] = static_cast<uint32_t>(i * sizeof(uint64_t));
+  }
+  tensors.insert(tensors.end(), more.begin(), more.end());
+  note_dispatch(recording, kernel.shared_from_this(), parameters, offsets, groups, read, written,
+                tensors);
 }
 
 }  // namespace
@@ -194,29 +212,39 @@ void bind_recorder(py::module_& module) {
   py::class_<Recorder, std::shared_ptr<Recorder>>(module, "Recorder")
       .def(py::init<py::object, uintptr_t, const std::map<std::string, uintptr_t>&>())
       .def("kernel", &Recorder::kernel)
-      .def("launch", torch::wrap_pybind_function(
-                         [](Recorder& self, const Kernel& kernel, const py::bytes& parameters,
-                            const Groups& groups, const std::vector<at::Tensor>& reads,
-                            const std::vector<at::Tensor>& writes) {
-                           self.launch(kernel, bytes_of(parameters), groups, ranges_of(reads),
-                                       written_ranges_of(writes));
-                         }))
+      .def("launch",
+           torch::wrap_pybind_function([](Recorder& self, const Kernel& kernel,
+                                          const py::bytes& parameters, const Groups& groups,
+                                          const std::vector<at::Tensor>& reads,
+                                          const std::vector<at::Tensor>& writes, int addresses) {
+             const auto read = ranges_of(reads), written = written_ranges_of(writes);
+             if (Recording* noted = recording()) {
+               note_launch(*noted, kernel, bytes_of(parameters), groups, read, written, reads,
+                           writes, addresses);
+             }
+             self.launch(kernel, bytes_of(parameters), groups, read, written);
+           }),
+           py::arg("kernel"), py::arg("parameters"), py::arg("groups"), py::arg("reads"),
+           py::arg("writes"), py::arg("addresses") = -1)
       .def(
           "launch_on_ranges",
           torch::wrap_pybind_function([](Recorder& self, const Kernel& kernel,
                                          const py::bytes& parameters, const Groups& groups,
                                          const std::vector<std::pair<uint64_t, uint64_t>>& reads,
                                          const std::vector<std::pair<uint64_t, uint64_t>>& writes) {
+            note_other();
             self.launch(kernel, bytes_of(parameters), groups, ranges_of(reads), ranges_of(writes));
           }))
       .def("access",
            [](Recorder& self, const std::vector<std::pair<uint64_t, uint64_t>>& reads,
               const std::vector<std::pair<uint64_t, uint64_t>>& writes) {
+             note_other();
              return self.hazards.access(ranges_of(reads), ranges_of(writes));
            })
       .def("access_tensors",
            [](Recorder& self, const std::vector<at::Tensor>& reads,
               const std::vector<at::Tensor>& writes) {
+             note_other();
              return self.hazards.access(ranges_of(reads), ranges_of(writes));
            })
       .def("reset_hazards", [](Recorder& self) { self.hazards.reset(); })

@@ -33,7 +33,7 @@ class StreamLock {
 
 // A compiled kernel: portable_mps.runtime.kernel.Pipeline, and its handle where it is recorded
 // here.
-struct Kernel {
+struct Kernel : std::enable_shared_from_this<Kernel> {
   py::object python;
   vk::VkPipeline pipeline = 0;  // 0: recorded by Stream.record
   vk::VkPipelineLayout layout = 0;

@@ -26,7 +26,16 @@ class Recorder:
     direct: bool
     def __init__(self, stream: Any, device: int, functions: dict[str, int]) -> None: ...
     def kernel(self, pipeline: Any, handle: int, push_bytes: int) -> Kernel: ...
-    def launch(self, kernel: Kernel, parameters: bytes, groups: Groups, reads: Tensors, writes: Tensors) -> None: ...
+    def launch(
+        self,
+        kernel: Kernel,
+        parameters: bytes,
+        groups: Groups,
+        reads: Tensors,
+        writes: Tensors,
+        addresses: int = -1,
+    ) -> None:
+        """addresses: how many the parameters begin with, zeros included; -1: they may be anywhere."""
     def launch_on_ranges(
         self, kernel: Kernel, parameters: bytes, groups: Groups, reads: Ranges, writes: Ranges
     ) -> None: ...
@@ -80,6 +89,15 @@ def quantized_integers(quantized: torch.Tensor) -> torch.Tensor:
     """A quantised tensor's memory, on the CPU or here."""
 
 def take_quantizer(quantized: torch.Tensor, other: torch.Tensor) -> None: ...
+def implement_replayed(name: str, function: Callable[..., Any]) -> None:
+    """Make `function` the kernel of ATen operator `name`, calls of which can be replayed (csrc/replay.h)."""
+
+def forget_replays() -> None:
+    """What operators dispatch has changed: record them anew."""
+
+def set_replay_mode(mode: int) -> None:
+    """0: never; 1: from the third call on; 2, for tests: also the first, at once, where nothing is read and written."""
+
 def register_pointwise(
     name: str, kernels: PointwiseKernels, outputs: list[int], inputs: list[int], scalars: list[int]
 ) -> None: ...

@@ -35,6 +35,12 @@ def tunes() -> bool:
     return bool(_flag("PORTABLE_MPS_TUNE"))
 
 
+def replay_mode() -> int:
+    """PORTABLE_MPS_REPLAY: 0 has Python plan each call of an operator; `always`, for tests, replays first ones, too."""
+    value = os.environ.get("PORTABLE_MPS_REPLAY", "1")
+    return 2 if value == "always" else int(value not in ("", "0"))
+
+
 def local_rank() -> int | None:
     """LOCAL_RANK, as `torchrun` sets it: picks one adapter for each process of a machine."""
     value = os.environ.get("LOCAL_RANK")

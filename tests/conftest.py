@@ -1,6 +1,11 @@
 """Makes the `mps` device exist where the installed entry point has not done it already."""
 
+import os
+
+import pytest
 import torch
+
+os.environ.setdefault("PORTABLE_MPS_REPLAY", "always")
 
 if not torch._C._has_mps:
     import portable_mps
@@ -10,3 +15,11 @@ if not torch._C._has_mps:
 
 def pytest_addoption(parser):
     parser.addoption("--opinfo", choices=("quick", "full"), default="quick", help="torch's operator database: how much")
+
+
+@pytest.fixture(autouse=True)
+def nothing_to_replay():
+    """Tests that change how operators run must not meet what others have recorded."""
+    from portable_mps import _C
+
+    _C.forget_replays()

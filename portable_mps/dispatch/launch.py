@@ -47,7 +47,10 @@ def launch(
         return
     kernel = template.variant(**defines)
     values = [a.data_ptr() if isinstance(a, torch.Tensor) else a or 0 for a in arguments]
-    device.current().stream.launch(kernel, template.layout.pack(*values), groups, reads, writes)
+    is_address = [a is None or isinstance(a, torch.Tensor) for a in arguments]
+    front = is_address.index(False) if False in is_address else len(arguments)
+    known = -1 if any(isinstance(a, torch.Tensor) for a in arguments[front:]) else front
+    device.current().stream.launch(kernel, template.layout.pack(*values), groups, reads, writes, known)
 
 
 def remember(plans: dict[Any, Any], key: Any, plan: Any) -> Any:
@@ -83,4 +86,4 @@ class Prepared:
         """`launch` with these tensors' addresses; None stands for one that the variant does not touch."""
         addresses = [0 if t is None else t.data_ptr() for t in tensors]
         parameters = self._pack(*addresses, *self._numbers)
-        device.current().stream.launch(self._kernel, parameters, self._groups, reads, writes)
+        device.current().stream.launch(self._kernel, parameters, self._groups, reads, writes, len(addresses))

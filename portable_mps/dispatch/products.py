@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 import torch
 
+from portable_mps import _C
 from portable_mps.dispatch import engines, tiles
 from portable_mps.dispatch.engines import PLAIN, SUBGROUP, WORKGROUP
 from portable_mps.dispatch.launch import Prepared, check_turns, grid, remember
@@ -198,6 +199,7 @@ def forget_plans() -> None:
     """Plan every product anew: what decides has changed."""
     for plans in _tables:
         plans.clear()
+    _C.forget_replays()
 
 
 class _Call(NamedTuple):

@@ -284,16 +284,17 @@ class _Launch:
         stream = device.current().stream
         targets = [o.data_ptr() for o in outputs]
         sources = [t.data_ptr() for t in inputs]
+        count = len(targets) + len(sources)
         if self.merge is None:
             packed = self.layout.pack(*targets, *sources, *scalars, *self.constants)
-            return stream.launch(self.kernel, packed, self.groups, inputs, outputs)
+            return stream.launch(self.kernel, packed, self.groups, inputs, outputs, count)
         with stream.lock:
             partials = torch.empty(self.partial_bytes, dtype=torch.uint8, device=inputs[0].device)
             between = partials.data_ptr()
             packed = self.layout.pack(between, *targets[1:], *sources, *scalars, *self.constants)
-            stream.launch(self.kernel, packed, self.groups, inputs, (partials,))
+            stream.launch(self.kernel, packed, self.groups, inputs, (partials,), count)
             packed = self.layout.pack(*targets, between, *sources[1:], *scalars, *self.merge_constants)
-            stream.launch(self.merge, packed, self.merge_groups, (partials,), outputs)
+            stream.launch(self.merge, packed, self.merge_groups, (partials,), outputs, count)
 
 
 class _Plan(NamedTuple):

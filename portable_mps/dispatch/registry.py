@@ -12,6 +12,8 @@ from typing import Any, TypeVar
 
 import torch
 
+from portable_mps import _C
+
 Function = TypeVar("Function", bound=Callable[..., Any])
 
 _library = torch.library.Library("aten", "IMPL", "MPS")
@@ -37,9 +39,30 @@ def reserve(name: str, implementation: Any) -> bool:
 
 def register(name: str, function: Callable[..., Any]) -> None:
     """Make `function` the `mps` kernel of ATen operator `name`. Raises for a second registration."""
-    if reserve(name, function):
+    if not reserve(name, function):
+        return
+    if name in REPLAYED:
+        _C.implement_replayed(name, function)
+    else:
         _library.impl(name, _untraced(function) if name in _RECORDED_BY_HAND else function)
 
+
+# What these dispatch follows from their arguments' metadata alone: repeated calls need no Python (csrc/replay.h).
+# Each stands for a call that training or inference makes often.
+REPLAYED = {
+    *("mm.out", "bmm.out", "addmm.out", "baddbmm.out", "addmv.out", "dot", "_addmm_activation.out"),
+    *("convolution", "convolution_backward"),
+    *("_scaled_dot_product_fused_attention_overrideable", "_scaled_dot_product_fused_attention_overrideable_backward"),
+    *("sum.IntList_out", "mean.out", "amax.out", "argmax.out", "max.dim_max", "min.dim_min", "cumsum.out"),
+    *("var.correction", "var_mean.correction", "std.correction", "linalg_vector_norm.out", "norm.out"),
+    *("_softmax.out", "_softmax_backward_data.out", "_log_softmax.out", "_log_softmax_backward_data.out"),
+    *("native_layer_norm", "native_layer_norm_backward", "_fused_rms_norm", "_fused_rms_norm_backward"),
+    *("native_batch_norm", "native_batch_norm_backward", "native_group_norm", "native_group_norm_backward"),
+    *("cat.out", "index_select.out", "gather.out", "embedding_dense_backward", "flip", "copy_"),
+    *("nll_loss_forward.output", "nll_loss_backward.grad_input"),
+    *("max_pool2d_with_indices.out", "max_pool2d_with_indices_backward.grad_input"),
+    *("avg_pool2d.out", "avg_pool2d_backward.grad_input", "adaptive_avg_pool2d.out"),
+}
 
 # torch.jit.trace leaves its recording on inside these: sizes would be tensors there, and our steps part of the graph.
 _RECORDED_BY_HAND = {"_local_scalar_dense", "equal"}

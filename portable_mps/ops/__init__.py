@@ -2,6 +2,8 @@
 
 from importlib import import_module
 
+from portable_mps import _C, settings
+
 FAMILIES = (
     "activation",
     "amp",
@@ -61,3 +63,5 @@ FAMILIES = (
 
 for _family in FAMILIES:
     import_module(f"portable_mps.ops.{_family}")
+
+_C.set_replay_mode(settings.replay_mode())

@@ -1,0 +1,515 @@
+#include "replay.h"
+
+#include "allocator.h"
+#include "functionality.h"
+#include "python.h"
+#include "runtime.h"
+
+#include <ATen/Context.h>
+#include <ATen/TensorSubclassLikeUtils.h>
+#include <torch/csrc/jit/frontend/tracer.h>
+#include <torch/library.h>
+
+#include <algorithm>
+#include <atomic>
+#include <cstdlib>
+#include <cstring>
+#include <optional>
+#include <unordered_map>
+#include <unordered_set>
+
+namespace portable_mps {
+namespace {
+
+constexpr size_t kRemembered = 8192;  // signatures of all operators
+
+// Where an address points: `offset` bytes into what `kind` and `index` name; a constant's is all of
+// the address.
+struct Place {
+  enum class Kind : uint8_t { kArgument, kTemporary, kConstant } kind;
+  uint32_t index;
+  int64_t offset;
+};
+
+struct Extent {
+  Place begin;
+  uint64_t bytes;
+};
+
+struct Event {
+  enum class Kind : uint8_t { kAllocate, kRelease, kDispatch } kind;
+  uint32_t index = 0;  // of the temporary, or the dispatch
+};
+
+struct Dispatch {
+  std::shared_ptr<const Kernel> kernel;
+  std::vector<uint8_t> parameters;
+  std::vector<std::pair<uint32_t, Place>> addresses;  // by their offset in the parameters
+  Groups groups;
+  std::vector<Extent> reads, writes;
+};
+
+struct Output {
+  enum class Kind : uint8_t { kNone, kArgument, kNew } kind;
+  uint32_t index = 0;  // of the argument or the temporary
+  int64_t offset = 0;  // in elements
+  caffe2::TypeMeta dtype;
+  std::vector<int64_t> sizes, strides;
+};
+
+}  // namespace
+
+// A recorded call.
+struct Tape {
+  std::vector<size_t> temporaries;  // their bytes
+  std::vector<Event> events;
+  std::vector<Dispatch> dispatches;
+  std::vector<Output> outputs;
+  std::vector<c10::Storage> constants;  // kept alive
+  bool is_repeatable = true;            // no argument is both read and written
+};
+
+class Recording {
+ public:
+  explicit Recording(const std::vector<at::Tensor>& arguments) : arguments_(arguments) {}
+
+  void allocated(uint64_t address, size_t bytes) {
+    const auto index = static_cast<uint32_t>(tape_.temporaries.size());
+    tape_.temporaries.push_back(bytes);
+    live_[address] = index;
+    tape_.events.push_back({Event::Kind::kAllocate, index});
+  }
+
+  void released(uint64_t address) {
+    const auto found = live_.find(address);
+    if (found == live_.end()) {
+      return;  // older than the recording: nobody addresses it here any more
+    }
+    tape_.events.push_back({Event::Kind::kRelease, found->second});
+    live_.erase(found);
+  }
+
+  void fail() { failed_ = true; }
+
+  void dispatched(const std::shared_ptr<const Kernel>& kernel, c10::ArrayRef<uint8_t> parameters,
+                  c10::ArrayRef<uint32_t> addresses, const Groups& groups,
+                  const std::vector<Range>& reads, const std::vector<Range>& writes,
+                  c10::ArrayRef<at::Tensor> tensors) {
+    Dispatch dispatch{kernel, parameters.vec(), {}, groups, {}, {}};
+    for (const uint32_t offset : addresses) {
+      uint64_t address = 0;
+      std::memcpy(&address, parameters.data() + offset, sizeof(address));
+      if (address != 0) {
+        dispatch.addresses.emplace_back(offset, place_of(address, tensors));
+      }
+    }
+    for (const Range& range : reads) {
+      dispatch.reads.push_back({place_of(range.begin, tensors), range.end - range.begin});
+      note_access(dispatch.reads.back().begin, read_);
+    }
+    for (const Range& range : writes) {
+      dispatch.writes.push_back({place_of(range.begin, tensors), range.end - range.begin});
+      note_access(dispatch.writes.back().begin, written_);
+    }
+    const auto index = static_cast<uint32_t>(tape_.dispatches.size());
+    tape_.dispatches.push_back(std::move(dispatch));
+    tape_.events.push_back({Event::Kind::kDispatch, index});
+  }
+
+  // The tape of a call with these results; null where it cannot be replayed.
+  std::shared_ptr<const Tape> finish(c10::ArrayRef<c10::IValue> results) {
+    std::vector<uint32_t> given;  // temporaries that live on
+    for (const c10::IValue& result : results) {
+      if (!result.isTensor()) {
+        return nullptr;
+      }
+      add_output(result.toTensor(), given);
+    }
+    for (const auto& [address, index] : live_) {
+      // Something that Python has kept, such as a table it made: the next call will find it there.
+      failed_ |= std::find(given.begin(), given.end(), index) == given.end();
+    }
+    for (const c10::StorageImpl* storage : written_) {
+      tape_.is_repeatable &= read_.count(storage) == 0;
+    }
+    return failed_ ? nullptr : std::make_shared<const Tape>(std::move(tape_));
+  }
+
+ private:
+  Place place_of(uint64_t address, c10::ArrayRef<at::Tensor> tensors) {
+    for (const auto& [base, index] : live_) {
+      if (address >= base && address - base < tape_.temporaries[index]) {
+        return {Place::Kind::kTemporary, index, static_cast<int64_t>(address - base)};
+      }
+    }
+    for (size_t i = 0; i < arguments_.size(); ++i) {
+      if (holds(arguments_[i], address)) {
+        const auto own = reinterpret_cast<uint64_t>(arguments_[i].const_data_ptr());
+        return {Place::Kind::kArgument, static_cast<uint32_t>(i),
+                static_cast<int64_t>(address - own)};
+      }
+    }
+    for (const at::Tensor& tensor : tensors) {
+      if (holds(tensor, address)) {
+        tape_.constants.push_back(tensor.storage());
+        return {Place::Kind::kConstant, 0, static_cast<int64_t>(address)};
+      }
+    }
+    failed_ = true;
+    return {Place::Kind::kConstant, 0, 0};
+  }
+
+  void note_access(const Place& place, std::unordered_set<const c10::StorageImpl*>& storages) {
+    if (place.kind == Place::Kind::kArgument) {
+      storages.insert(arguments_[place.index].storage().unsafeGetStorageImpl());
+    }
+  }
+
+  static bool holds(const at::Tensor& tensor, uint64_t address) {
+    const auto base = reinterpret_cast<uint64_t>(tensor.storage().data());
+    return address >= base && address - base < tensor.storage().nbytes();
+  }
+
+  void add_output(const at::Tensor& tensor, std::vector<uint32_t>& given) {
+    Output output{Output::Kind::kNone, 0, 0, {}, {}, {}};
+    if (tensor.defined()) {
+      const auto same = [&](const at::Tensor& other) { return other.is_same(tensor); };
+      const auto argument = std::find_if(arguments_.begin(), arguments_.end(), same);
+      if (argument != arguments_.end()) {
+        output.kind = Output::Kind::kArgument;
+        output.index = static_cast<uint32_t>(argument - arguments_.begin());
+      } else {
+        const bool is_plain = tensor.device().type() == c10::DeviceType::MPS &&
+                              tensor.layout() == c10::kStrided && !tensor.is_quantized() &&
+                              !tensor.is_conj() && !tensor.is_neg() && tensor.numel() != 0;
+        const auto found = is_plain
+                               ? live_.find(reinterpret_cast<uint64_t>(tensor.storage().data()))
+                               : live_.end();
+        if (found == live_.end() ||
+            std::find(given.begin(), given.end(), found->second) != given.end()) {
+          failed_ = true;  // a view of an argument, or two of one memory
+          return;
+        }
+        given.push_back(found->second);
+        output = {Output::Kind::kNew, found->second,        tensor.storage_offset(),
+                  tensor.dtype(),     tensor.sizes().vec(), tensor.strides().vec()};
+      }
+    }
+    tape_.outputs.push_back(std::move(output));
+  }
+
+  const std::vector<at::Tensor>& arguments_;
+  Tape tape_;
+  std::unordered_map<uint64_t, uint32_t> live_;                 // temporaries by their address
+  std::unordered_set<const c10::StorageImpl*> read_, written_;  // of arguments
+  bool failed_ = false;
+};
+
+namespace {
+
+thread_local Recording* current_recording = nullptr;
+
+// Notes to `recording` while it lives.
+class Noted {
+ public:
+  explicit Noted(Recording* recording) { current_recording = recording; }
+  ~Noted() { current_recording = nullptr; }
+  Noted(const Noted&) = delete;
+  Noted& operator=(const Noted&) = delete;
+};
+
+// What a call's dispatches follow from. Words, of which those of an argument start with its kind.
+class Signature {
+ public:
+  std::vector<int64_t> words;
+  std::vector<at::Tensor> tensors;
+
+  explicit Signature(c10::ArrayRef<c10::IValue> arguments) {
+    words = {static_cast<int64_t>(at::globalContext().float32MatmulPrecision()),
+             static_cast<int64_t>(c10::get_default_dtype_as_scalartype()),
+             int64_t{c10::GradMode::is_enabled()}, engine()};
+    for (const c10::IValue& argument : arguments) {
+      if (!add(argument)) {
+        words.clear();
+        return;
+      }
+    }
+  }
+
+  bool is_whole() const { return !words.empty(); }
+
+ private:
+  // PORTABLE_MPS_MATRIX, which scripts may set between calls.
+  static int64_t engine() {
+    const char* const chosen = std::getenv("PORTABLE_MPS_MATRIX");
+    return chosen == nullptr ? 0 : static_cast<int64_t>(std::hash<std::string>()(chosen));
+  }
+
+  bool add(const c10::IValue& value) {
+    if (value.isTensor()) {
+      words.push_back('t');
+      return add_tensor(value.toTensor());
+    }
+    if (value.isNone()) {
+      words.push_back('n');
+    } else if (value.isBool()) {
+      words.insert(words.end(), {'b', int64_t{value.toBool()}});
+    } else if (value.isInt()) {
+      words.insert(words.end(), {'i', value.toInt()});
+    } else if (value.isDouble()) {
+      int64_t bits = 0;
+      const double number = value.toDouble();
+      std::memcpy(&bits, &number, sizeof(bits));
+      words.insert(words.end(), {'d', bits});
+    } else if (value.isIntList()) {
+      const std::vector<int64_t> list = value.toIntVector();
+      words.insert(words.end(), {'l', static_cast<int64_t>(list.size())});
+      words.insert(words.end(), list.begin(), list.end());
+    } else if (value.isBoolList()) {
+      const auto list = value.toBoolList();
+      words.insert(words.end(), {'m', static_cast<int64_t>(list.size())});
+      for (const bool item : list) {
+        words.push_back(int64_t{item});
+      }
+    } else if (value.isTensorList()) {
+      const std::vector<at::Tensor> list = value.toTensorVector();
+      words.insert(words.end(), {'s', static_cast<int64_t>(list.size())});
+      for (const at::Tensor& item : list) {
+        if (!add_tensor(item)) {
+          return false;
+        }
+      }
+    } else {
+      return false;
+    }
+    return true;
+  }
+
+  bool add_tensor(const at::Tensor& tensor) {
+    if (!tensor.defined()) {
+      words.push_back(-1);
+      return true;
+    }
+    if (tensor.device().type() != c10::DeviceType::MPS || tensor.layout() != c10::kStrided ||
+        tensor.is_quantized() || tensor.is_conj() || tensor.is_neg() || tensor.numel() == 0 ||
+        !tensor.has_storage() || at::isTensorSubclassLike(tensor)) {
+      return false;
+    }
+    const auto address = reinterpret_cast<int64_t>(tensor.const_data_ptr());
+    words.insert(words.end(), {tensor.dim(), static_cast<int64_t>(tensor.scalar_type()),
+                               address % kAlignment, int64_t{tensor.requires_grad()},
+                               static_cast<int64_t>(tensor.storage().nbytes())});
+    words.insert(words.end(), tensor.sizes().begin(), tensor.sizes().end());
+    words.insert(words.end(), tensor.strides().begin(), tensor.strides().end());
+    // Which of the earlier ones it shares memory with, where it lies from there, and which it is.
+    int64_t shared = -1, distance = 0, same = -1;
+    for (size_t i = tensors.size(); i-- > 0;) {
+      if (tensors[i].storage().is_alias_of(tensor.storage())) {
+        shared = static_cast<int64_t>(i);
+        distance = address - reinterpret_cast<int64_t>(tensors[i].const_data_ptr());
+        same = tensors[i].is_same(tensor) ? shared : same;
+      }
+    }
+    words.insert(words.end(), {shared, distance, same});
+    tensors.push_back(tensor);
+    return true;
+  }
+
+  static constexpr int64_t kAlignment = 256;  // no kernel asks for more
+};
+
+struct Hash {
+  size_t operator()(const std::vector<int64_t>& words) const {
+    uint64_t hash = words.size();
+    for (const int64_t word : words) {
+      hash = (hash ^ static_cast<uint64_t>(word)) * 0x9E3779B97F4A7C15u;
+      hash ^= hash >> 29;
+    }
+    return hash;
+  }
+};
+
+// Whether calls are recorded and replayed; `kAtOnce`, for tests: recorded the first time, and
+// replayed there and then.
+enum class Mode : int { kOff = 0, kOn = 1, kAtOnce = 2 };
+std::atomic<Mode> mode{Mode::kOn};
+std::atomic<uint64_t> generation{0};  // a number up for each time that all tapes are forgotten
+
+std::vector<c10::IValue> replay(const Tape& tape, const std::vector<at::Tensor>& arguments) {
+  Recorder& target = recorder();
+  c10::Allocator* const memory = allocator();
+  std::vector<c10::DataPtr> temporaries(tape.temporaries.size());
+  std::vector<uint64_t> addresses(temporaries.size());
+  const auto address_of = [&](const Place& place) {
+    switch (place.kind) {
+      case Place::Kind::kArgument:
+        return reinterpret_cast<uint64_t>(arguments[place.index].const_data_ptr()) + place.offset;
+      case Place::Kind::kTemporary:
+        return addresses[place.index] + place.offset;
+      default:
+        return static_cast<uint64_t>(place.offset);
+    }
+  };
+  const auto ranges_of = [&](const std::vector<Extent>& extents) {
+    std::vector<Range> ranges;
+    ranges.reserve(extents.size());
+    for (const Extent& extent : extents) {
+      const uint64_t begin = address_of(extent.begin);
+      ranges.push_back({begin, begin + extent.bytes});
+    }
+    return ranges;
+  };
+  std::vector<uint8_t> parameters;
+  for (const Event& event : tape.events) {
+    if (event.kind == Event::Kind::kAllocate) {
+      temporaries[event.index] = memory->allocate(tape.temporaries[event.index]);
+      addresses[event.index] = reinterpret_cast<uint64_t>(temporaries[event.index].get());
+    } else if (event.kind == Event::Kind::kRelease) {
+      temporaries[event.index].clear();
+    } else {
+      const Dispatch& dispatch = tape.dispatches[event.index];
+      parameters = dispatch.parameters;
+      for (const auto& [offset, place] : dispatch.addresses) {
+        const uint64_t address = address_of(place);
+        std::memcpy(parameters.data() + offset, &address, sizeof(address));
+      }
+      target.launch(*dispatch.kernel, parameters, dispatch.groups, ranges_of(dispatch.reads),
+                    ranges_of(dispatch.writes));
+    }
+  }
+  std::vector<c10::IValue> results;
+  for (const Output& output : tape.outputs) {
+    if (output.kind == Output::Kind::kNone) {
+      results.emplace_back(at::Tensor());
+    } else if (output.kind == Output::Kind::kArgument) {
+      results.emplace_back(arguments[output.index]);
+    } else {
+      auto storage = c10::make_intrusive<c10::StorageImpl>(
+          c10::StorageImpl::use_byte_size_t(), tape.temporaries[output.index],
+          std::move(temporaries[output.index]), memory, /*resizable=*/true);
+      at::Tensor tensor = at::detail::make_tensor<c10::TensorImpl>(
+          c10::Storage(std::move(storage)), c10::DispatchKeySet(c10::DispatchKey::MPS),
+          output.dtype);
+      tensor.unsafeGetTensorImpl()->set_sizes_and_strides(output.sizes, output.strides,
+                                                          output.offset);
+      results.emplace_back(std::move(tensor));
+    }
+  }
+  return results;
+}
+
+// The dispatcher's kernel of an operator that a Python function implements.
+class Replayed : public c10::OperatorKernel {
+ public:
+  explicit Replayed(py::object function) : function_(std::move(function)) {}
+
+  void operator()(const c10::OperatorHandle& op, c10::DispatchKeySet keys,
+                  torch::jit::Stack* stack) {
+    const Mode now = mode.load(std::memory_order_relaxed);
+    // Where results must be deterministic, some calls warn each time.
+    if (now == Mode::kOff || torch::jit::tracer::isTracing() ||
+        at::globalContext().deterministicAlgorithms()) {
+      return call(op, keys, stack);
+    }
+    const size_t count = op.schema().arguments().size();
+    Signature signature(torch::jit::last(*stack, count));
+    if (!signature.is_whole()) {
+      return call(op, keys, stack);
+    }
+    Entry entry = look_up(signature.words, now);
+    if (entry.tape != nullptr && recording() == nullptr) {
+      torch::jit::drop(*stack, count);
+      return push(replay(*entry.tape, signature.tensors), stack);
+    }
+    if (entry.calls != 1 || recording() != nullptr) {
+      return call(op, keys, stack);
+    }
+    const size_t below = stack->size() - count;
+    Recording recorded(signature.tensors);
+    {
+      const Noted noted(&recorded);
+      call(op, keys, stack);
+    }
+    const auto results = c10::ArrayRef<c10::IValue>(*stack).slice(below);
+    entry.tape = recorded.finish(results);
+    {
+      const std::lock_guard<std::mutex> held(mutex_);
+      entries_[signature.words].tape = entry.tape;
+    }
+    if (now == Mode::kAtOnce && entry.tape != nullptr && entry.tape->is_repeatable) {
+      torch::jit::drop(*stack, results.size());
+      push(replay(*entry.tape, signature.tensors), stack);
+    }
+  }
+
+ private:
+  struct Entry {
+    int calls = 0;  // so far, up to 2
+    std::shared_ptr<const Tape> tape;
+  };
+
+  void call(const c10::OperatorHandle& op, c10::DispatchKeySet keys, torch::jit::Stack* stack) {
+    function_(op, keys, stack);
+  }
+
+  static void push(std::vector<c10::IValue> results, torch::jit::Stack* stack) {
+    for (auto& result : results) {
+      stack->push_back(std::move(result));
+    }
+  }
+
+  // The entry as it was before this call, which is counted.
+  Entry look_up(const std::vector<int64_t>& words, Mode now) {
+    const std::lock_guard<std::mutex> held(mutex_);
+    if (generation_ != generation || entries_.size() >= kRemembered) {
+      entries_.clear();
+      generation_ = generation;
+    }
+    Entry& entry = entries_[words];
+    if (entry.calls == 0 && now == Mode::kAtOnce) {
+      entry.calls = 1;
+    }
+    const Entry before = entry;
+    entry.calls = std::min(entry.calls + 1, 2);
+    return before;
+  }
+
+  PythonFunction function_;
+  std::mutex mutex_;  // guards what follows; never held while Python is called
+  std::unordered_map<std::vector<int64_t>, Entry, Hash> entries_;
+  uint64_t generation_ = 0;
+};
+
+}  // namespace
+
+Recording* recording() { return current_recording; }
+
+void note_allocation(Recording& recording, uint64_t address, size_t bytes) {
+  recording.allocated(address, bytes);
+}
+
+void note_release(Recording& recording, uint64_t address) { recording.released(address); }
+
+void note_dispatch(Recording& recording, const std::shared_ptr<const Kernel>& kernel,
+                   c10::ArrayRef<uint8_t> parameters, c10::ArrayRef<uint32_t> addresses,
+                   const Groups& groups, const std::vector<Range>& reads,
+                   const std::vector<Range>& writes, c10::ArrayRef<at::Tensor> tensors) {
+  recording.dispatched(kernel, parameters, addresses, groups, reads, writes, tensors);
+}
+
+void note_other() {
+  if (current_recording != nullptr) {
+    current_recording->fail();
+  }
+}
+
+void bind_replay(py::module_& module) {
+  module.def("implement_replayed", [](const std::string& name, py::object function) {
+    auto kernel = std::make_unique<Replayed>(std::move(function));
+    library_of("").impl(name.c_str(), torch::CppFunction::makeFromBoxedFunctor(std::move(kernel)));
+  });
+  module.def("forget_replays", [] { ++generation; });
+  module.def("set_replay_mode", [](int chosen) { mode = static_cast<Mode>(chosen); });
+}
+
+}  // namespace portable_mps
