@@ -51,20 +51,12 @@ c10::ArrayRef<uint8_t> bytes_of(const py::bytes& bytes) {
           static_cast<size_t>(PyBytes_GET_SIZE(bytes.ptr()))};
 }
 
-// addresses: how many the parameters begin with; negative where they may be anywhere.
 void note_launch(Recording& recording, const Kernel& kernel, c10::ArrayRef<uint8_t> parameters,
                  const Groups& groups, const std::vector<Range>& read,
                  const std::vector<Range>& written, std::vector<at::Tensor> tensors,
-                 const std::vector<at::Tensor>& more, int addresses) {
-  if (addresses < 0) {
-    return note_other();
-  }
-  std::vector<uint32_t> offsets(addresses);
-  for (int i = 0; i < addresses; ++i) {
-    offsets[i] = static_cast<uint32_t>(i * sizeof(uint64_t));
-  }
+                 const std::vector<at::Tensor>& more, const std::vector<uint32_t>& addresses) {
   tensors.insert(tensors.end(), more.begin(), more.end());
-  note_dispatch(recording, kernel.shared_from_this(), parameters, offsets, groups, read, written,
+  note_dispatch(recording, kernel.shared_from_this(), parameters, addresses, groups, read, written,
                 tensors);
 }
 
@@ -213,19 +205,19 @@ void bind_recorder(py::module_& module) {
       .def(py::init<py::object, uintptr_t, const std::map<std::string, uintptr_t>&>())
       .def("kernel", &Recorder::kernel)
       .def("launch",
-           torch::wrap_pybind_function([](Recorder& self, const Kernel& kernel,
-                                          const py::bytes& parameters, const Groups& groups,
-                                          const std::vector<at::Tensor>& reads,
-                                          const std::vector<at::Tensor>& writes, int addresses) {
-             const auto read = ranges_of(reads), written = written_ranges_of(writes);
-             if (Recording* noted = recording()) {
-               note_launch(*noted, kernel, bytes_of(parameters), groups, read, written, reads,
-                           writes, addresses);
-             }
-             self.launch(kernel, bytes_of(parameters), groups, read, written);
-           }),
+           torch::wrap_pybind_function(
+               [](Recorder& self, const Kernel& kernel, const py::bytes& parameters,
+                  const Groups& groups, const std::vector<at::Tensor>& reads,
+                  const std::vector<at::Tensor>& writes, const std::vector<uint32_t>& addresses) {
+                 const auto read = ranges_of(reads), written = written_ranges_of(writes);
+                 if (Recording* noted = recording()) {
+                   note_launch(*noted, kernel, bytes_of(parameters), groups, read, written, reads,
+                               writes, addresses);
+                 }
+                 self.launch(kernel, bytes_of(parameters), groups, read, written);
+               }),
            py::arg("kernel"), py::arg("parameters"), py::arg("groups"), py::arg("reads"),
-           py::arg("writes"), py::arg("addresses") = -1)
+           py::arg("writes"), py::arg("addresses"))
       .def(
           "launch_on_ranges",
           torch::wrap_pybind_function([](Recorder& self, const Kernel& kernel,

@@ -50,11 +50,12 @@ struct Dispatch {
 };
 
 struct Output {
-  enum class Kind : uint8_t { kNone, kArgument, kNew } kind;
+  enum class Kind : uint8_t { kValue, kArgument, kNew } kind;
   uint32_t index = 0;  // of the argument or the temporary
   int64_t offset = 0;  // in elements
   caffe2::TypeMeta dtype;
   std::vector<int64_t> sizes, strides;
+  c10::IValue value;  // a number, no tensor, or a number as a tensor on the CPU
 };
 
 }  // namespace
@@ -68,6 +69,18 @@ struct Tape {
   std::vector<c10::Storage> constants;  // kept alive
   bool is_repeatable = true;            // no argument is both read and written
 };
+
+namespace {
+
+// A whole number on the CPU, zero: attention's seeds where nothing is random. Others are never met
+// twice, so that it does not pay to tell them apart.
+bool is_zero(const at::Tensor& tensor) {
+  return tensor.is_cpu() && tensor.dim() == 0 && tensor.scalar_type() == at::kLong &&
+         tensor.layout() == c10::kStrided && !at::isTensorSubclassLike(tensor) &&
+         *tensor.const_data_ptr<int64_t>() == 0;
+}
+
+}  // namespace
 
 class Recording {
  public:
@@ -120,10 +133,14 @@ class Recording {
   std::shared_ptr<const Tape> finish(c10::ArrayRef<c10::IValue> results) {
     std::vector<uint32_t> given;  // temporaries that live on
     for (const c10::IValue& result : results) {
-      if (!result.isTensor()) {
+      const bool is_tensor = result.isTensor() && result.toTensor().defined();
+      if (is_tensor && result.toTensor().device().type() == c10::DeviceType::MPS) {
+        add_output(result.toTensor(), given);
+      } else if (is_tensor && !is_zero(result.toTensor())) {
         return nullptr;
+      } else {
+        tape_.outputs.push_back({Output::Kind::kValue, 0, 0, {}, {}, {}, result});
       }
-      add_output(result.toTensor(), given);
     }
     for (const auto& [address, index] : live_) {
       // Something that Python has kept, such as a table it made: the next call will find it there.
@@ -171,29 +188,29 @@ class Recording {
   }
 
   void add_output(const at::Tensor& tensor, std::vector<uint32_t>& given) {
-    Output output{Output::Kind::kNone, 0, 0, {}, {}, {}};
-    if (tensor.defined()) {
-      const auto same = [&](const at::Tensor& other) { return other.is_same(tensor); };
-      const auto argument = std::find_if(arguments_.begin(), arguments_.end(), same);
-      if (argument != arguments_.end()) {
-        output.kind = Output::Kind::kArgument;
-        output.index = static_cast<uint32_t>(argument - arguments_.begin());
-      } else {
-        const bool is_plain = tensor.device().type() == c10::DeviceType::MPS &&
-                              tensor.layout() == c10::kStrided && !tensor.is_quantized() &&
-                              !tensor.is_conj() && !tensor.is_neg() && tensor.numel() != 0;
-        const auto found = is_plain
-                               ? live_.find(reinterpret_cast<uint64_t>(tensor.storage().data()))
-                               : live_.end();
-        if (found == live_.end() ||
-            std::find(given.begin(), given.end(), found->second) != given.end()) {
-          failed_ = true;  // a view of an argument, or two of one memory
-          return;
-        }
-        given.push_back(found->second);
-        output = {Output::Kind::kNew, found->second,        tensor.storage_offset(),
-                  tensor.dtype(),     tensor.sizes().vec(), tensor.strides().vec()};
+    Output output{Output::Kind::kArgument, 0, 0, {}, {}, {}, {}};
+    const auto same = [&](const at::Tensor& other) { return other.is_same(tensor); };
+    const auto argument = std::find_if(arguments_.begin(), arguments_.end(), same);
+    if (argument != arguments_.end()) {
+      output.index = static_cast<uint32_t>(argument - arguments_.begin());
+    } else {
+      const bool is_plain = tensor.layout() == c10::kStrided && !tensor.is_quantized() &&
+                            !tensor.is_conj() && !tensor.is_neg() && tensor.numel() != 0;
+      const auto found =
+          is_plain ? live_.find(reinterpret_cast<uint64_t>(tensor.storage().data())) : live_.end();
+      if (found == live_.end() ||
+          std::find(given.begin(), given.end(), found->second) != given.end()) {
+        failed_ = true;  // a view of an argument, or two of one memory
+        return;
       }
+      given.push_back(found->second);
+      output = {Output::Kind::kNew,
+                found->second,
+                tensor.storage_offset(),
+                tensor.dtype(),
+                tensor.sizes().vec(),
+                tensor.strides().vec(),
+                {}};
     }
     tape_.outputs.push_back(std::move(output));
   }
@@ -271,6 +288,18 @@ class Signature {
       for (const bool item : list) {
         words.push_back(int64_t{item});
       }
+    } else if (value.isString()) {
+      const std::string& text = value.toStringRef();
+      words.insert(words.end(), {'z', static_cast<int64_t>(text.size())});
+      words.insert(words.end(), text.begin(), text.end());
+    } else if (value.isOptionalTensorList()) {
+      const auto list = value.toOptionalTensorVector();
+      words.insert(words.end(), {'o', static_cast<int64_t>(list.size())});
+      for (const auto& item : list) {
+        if (!add_tensor(item.value_or(at::Tensor()))) {
+          return false;
+        }
+      }
     } else if (value.isTensorList()) {
       const std::vector<at::Tensor> list = value.toTensorVector();
       words.insert(words.end(), {'s', static_cast<int64_t>(list.size())});
@@ -288,6 +317,10 @@ class Signature {
   bool add_tensor(const at::Tensor& tensor) {
     if (!tensor.defined()) {
       words.push_back(-1);
+      return true;
+    }
+    if (is_zero(tensor)) {
+      words.push_back(-2);
       return true;
     }
     if (tensor.device().type() != c10::DeviceType::MPS || tensor.layout() != c10::kStrided ||
@@ -379,8 +412,9 @@ std::vector<c10::IValue> replay(const Tape& tape, const std::vector<at::Tensor>&
   }
   std::vector<c10::IValue> results;
   for (const Output& output : tape.outputs) {
-    if (output.kind == Output::Kind::kNone) {
-      results.emplace_back(at::Tensor());
+    if (output.kind == Output::Kind::kValue) {
+      const bool is_zero = output.value.isTensor() && output.value.toTensor().defined();
+      results.push_back(is_zero ? output.value.toTensor().clone() : output.value);
     } else if (output.kind == Output::Kind::kArgument) {
       results.emplace_back(arguments[output.index]);
     } else {
@@ -447,6 +481,7 @@ class Replayed : public c10::OperatorKernel {
     int calls = 0;  // so far, up to 2
     std::shared_ptr<const Tape> tape;
   };
+  using Entries = std::unordered_map<std::vector<int64_t>, Entry, Hash>;
 
   void call(const c10::OperatorHandle& op, c10::DispatchKeySet keys, torch::jit::Stack* stack) {
     function_(op, keys, stack);
@@ -460,23 +495,31 @@ class Replayed : public c10::OperatorKernel {
 
   // The entry as it was before this call, which is counted.
   Entry look_up(const std::vector<int64_t>& words, Mode now) {
-    const std::lock_guard<std::mutex> held(mutex_);
-    if (generation_ != generation || entries_.size() >= kRemembered) {
-      entries_.clear();
-      generation_ = generation;
+    Entries dropped;
+    Entry before;
+    {
+      const std::lock_guard<std::mutex> held(mutex_);
+      if (generation_ != generation || entries_.size() >= kRemembered) {
+        dropped.swap(entries_);
+        generation_ = generation;
+      }
+      Entry& entry = entries_[words];
+      if (entry.calls == 0 && now == Mode::kAtOnce) {
+        entry.calls = 1;
+      }
+      before = entry;
+      entry.calls = std::min(entry.calls + 1, 2);
     }
-    Entry& entry = entries_[words];
-    if (entry.calls == 0 && now == Mode::kAtOnce) {
-      entry.calls = 1;
+    if (!dropped.empty()) {
+      const py::gil_scoped_acquire gil;  // kernels hold Python objects
+      dropped.clear();
     }
-    const Entry before = entry;
-    entry.calls = std::min(entry.calls + 1, 2);
     return before;
   }
 
   PythonFunction function_;
   std::mutex mutex_;  // guards what follows; never held while Python is called
-  std::unordered_map<std::vector<int64_t>, Entry, Hash> entries_;
+  Entries entries_;
   uint64_t generation_ = 0;
 };
 

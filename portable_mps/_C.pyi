@@ -33,9 +33,9 @@ class Recorder:
         groups: Groups,
         reads: Tensors,
         writes: Tensors,
-        addresses: int = -1,
+        addresses: Sequence[int],
     ) -> None:
-        """addresses: how many the parameters begin with, zeros included; -1: they may be anywhere."""
+        """addresses: where in the parameters these are, in bytes; zeros are none."""
     def launch_on_ranges(
         self, kernel: Kernel, parameters: bytes, groups: Groups, reads: Ranges, writes: Ranges
     ) -> None: ...

@@ -47,10 +47,8 @@ def launch(
         return
     kernel = template.variant(**defines)
     values = [a.data_ptr() if isinstance(a, torch.Tensor) else a or 0 for a in arguments]
-    is_address = [a is None or isinstance(a, torch.Tensor) for a in arguments]
-    front = is_address.index(False) if False in is_address else len(arguments)
-    known = -1 if any(isinstance(a, torch.Tensor) for a in arguments[front:]) else front
-    device.current().stream.launch(kernel, template.layout.pack(*values), groups, reads, writes, known)
+    places = [at for a, at in zip(arguments, template.offsets, strict=True) if isinstance(a, torch.Tensor)]
+    device.current().stream.launch(kernel, template.layout.pack(*values), groups, reads, writes, places)
 
 
 def remember(plans: dict[Any, Any], key: Any, plan: Any) -> Any:
@@ -86,4 +84,5 @@ class Prepared:
         """`launch` with these tensors' addresses; None stands for one that the variant does not touch."""
         addresses = [0 if t is None else t.data_ptr() for t in tensors]
         parameters = self._pack(*addresses, *self._numbers)
-        device.current().stream.launch(self._kernel, parameters, self._groups, reads, writes, len(addresses))
+        places = range(0, 8 * len(addresses), 8)
+        device.current().stream.launch(self._kernel, parameters, self._groups, reads, writes, places)

@@ -284,17 +284,17 @@ class _Launch:
         stream = device.current().stream
         targets = [o.data_ptr() for o in outputs]
         sources = [t.data_ptr() for t in inputs]
-        count = len(targets) + len(sources)
+        places = range(0, 8 * (len(targets) + len(sources)), 8)
         if self.merge is None:
             packed = self.layout.pack(*targets, *sources, *scalars, *self.constants)
-            return stream.launch(self.kernel, packed, self.groups, inputs, outputs, count)
+            return stream.launch(self.kernel, packed, self.groups, inputs, outputs, places)
         with stream.lock:
             partials = torch.empty(self.partial_bytes, dtype=torch.uint8, device=inputs[0].device)
             between = partials.data_ptr()
             packed = self.layout.pack(between, *targets[1:], *sources, *scalars, *self.constants)
-            stream.launch(self.kernel, packed, self.groups, inputs, (partials,), count)
+            stream.launch(self.kernel, packed, self.groups, inputs, (partials,), places)
             packed = self.layout.pack(*targets, between, *sources[1:], *scalars, *self.merge_constants)
-            stream.launch(self.merge, packed, self.merge_groups, (partials,), outputs, count)
+            stream.launch(self.merge, packed, self.merge_groups, (partials,), outputs, places)
 
 
 class _Plan(NamedTuple):

@@ -107,7 +107,9 @@ class _Launch:
         addresses = [0 if t is None else t.data_ptr() for t in tensors]
         parameters = self._pack(*addresses, *self._before, *words, *self._after)
         read = [t for t in reads if t is not None]
-        device.current().stream.launch(self._kernel, parameters, self._groups, read, writes, len(addresses))
+        device.current().stream.launch(
+            self._kernel, parameters, self._groups, read, writes, range(0, 8 * len(addresses), 8)
+        )
 
 
 def _memoised(key: tuple[Any, ...], build: Callable[[], _Plan]) -> _Plan:

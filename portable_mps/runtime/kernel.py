@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import re
 import struct
 import threading
 from pathlib import Path
@@ -76,13 +77,15 @@ class Template:
 
     layout has one character a field, as in `struct`: "Q" an address (pass a tensor) or uint64, "I" uint32, "i" int32,
     "q" int64, "f" float32, "d" float64. The struct in Slang must list plain scalars and pointers in that order, since
-    arrays and vectors are padded differently in a constant buffer.
+    arrays and vectors are padded differently in a constant buffer. offsets: of the fields, in bytes.
     """
 
     def __init__(self, stem: str, entry: str, layout: str) -> None:
         self.stem = stem
         self.entry = entry
         self.layout = struct.Struct(f"@{layout}0Q")
+        fields = re.sub(r"(\d+)(\w)", lambda many: many[2] * int(many[1]), layout)
+        self.offsets = tuple(struct.calcsize(f"@{fields[:i]}0{field}") for i, field in enumerate(fields))
         self._variants: dict[tuple[tuple[str, Any], ...], _C.Kernel] = {}
 
     def variant(self, **defines: Any) -> _C.Kernel:

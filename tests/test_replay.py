@@ -1,0 +1,194 @@
+"""Repeated calls of an operator are replayed without Python (csrc/replay.h), and differ in nothing from others."""
+
+import sys
+import threading
+import warnings
+
+import pytest
+import torch
+import torch.nn.functional as F
+from support import assert_same, to_mps
+
+from portable_mps import _C
+
+
+@pytest.fixture(autouse=True)
+def replays():
+    """As users have it: the second call is recorded, later ones are replayed."""
+    _C.set_replay_mode(1)
+    yield
+    _C.set_replay_mode(2)
+
+
+def normal(*shape, seed=0, dtype=torch.float32):
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed)).to(dtype)
+
+
+def our_frames(call):
+    """How many Python functions of ours `call` runs."""
+    frames = []
+
+    def note(frame, event, argument):
+        if event == "call" and "portable_mps" in frame.f_code.co_filename:
+            frames.append(frame.f_code.co_qualname)
+
+    sys.setprofile(note)
+    try:
+        call()
+    finally:
+        sys.setprofile(None)
+    return [name for name in frames if not name.startswith("Stream.")]  # which hands over what is recorded
+
+
+def check(function, *shapes, times=5, **tolerance):
+    """function on new tensors each time, which the last times is done without Python."""
+    for seed in range(times):
+        inputs = [normal(*shape, seed=seed * 10 + i) for i, shape in enumerate(shapes)]
+        ours = [to_mps(tensor) for tensor in inputs]
+        results = []
+        frames = our_frames(lambda ours=ours, results=results: results.append(function(*ours)))
+        assert_same(results[0], function(*inputs), **tolerance)
+    assert frames == []
+
+
+CLOSE = {"rtol": 1e-4, "atol": 1e-4}
+CALLS = {
+    "mm": (torch.mm, (5, 7), (7, 9)),
+    "linear": (F.linear, (3, 5, 7), (9, 7), (9,)),
+    "addmm": (lambda a, b, c: torch.addmm(a, b, c, beta=0.5), (9,), (5, 7), (7, 9)),
+    "conv2d": (lambda x, w, b: F.conv2d(x, w, b, padding=1), (2, 4, 6, 5), (3, 4, 3, 3), (3,)),
+    "transposed": (lambda x, w: F.conv_transpose2d(x, w, stride=2), (2, 4, 6, 5), (4, 3, 3, 3)),
+    "attention": (F.scaled_dot_product_attention, (2, 3, 9, 8), (2, 3, 7, 8), (2, 3, 7, 8)),
+    "softmax": (lambda x: x.softmax(-1), (6, 33)),
+    "layer_norm": (lambda x, w, b: F.layer_norm(x, (33,), w, b), (6, 33), (33,), (33,)),
+    "sum": (lambda x: x.sum(1), (6, 33, 4)),
+    "cat": (lambda a, b: torch.cat((a, b), 1), (6, 3), (6, 5)),
+    "var_mean": (lambda x: torch.var_mean(x, 0), (6, 33)),
+}
+
+
+@pytest.mark.parametrize("name", CALLS)
+def test_later_calls_need_no_python(name):
+    function, *shapes = CALLS[name]
+    check(function, *shapes, **CLOSE)
+
+
+def test_gradients():
+    for seed in range(4):
+        inputs = [normal(*shape, seed=seed).requires_grad_() for shape in ((2, 4, 6, 5), (3, 4, 3, 3))]
+        ours = [tensor.detach().to("mps").requires_grad_() for tensor in inputs]
+        results = [torch.autograd.grad(F.conv2d(x, w, padding=1).softmax(1).norm(), (x, w)) for x, w in (inputs, ours)]
+        assert_same(results[1], results[0], **CLOSE)
+
+
+def test_results_have_their_own_memory():
+    a = to_mps(normal(8, 8))
+    results = [a @ a for _ in range(5)]
+    results[3].zero_()
+    assert all(bool(result.any()) == (i != 3) for i, result in enumerate(results))
+    assert len({result.data_ptr() for result in results}) == 5
+
+
+def test_which_arguments_share_memory():
+    """A product that writes one of its factors is another call than one that does not."""
+    for seed in range(4):
+        a, b = normal(6, 6, seed=seed), normal(6, 6, seed=seed + 50)
+        out, aliased = to_mps(b), to_mps(a)
+        torch.mm(to_mps(a), to_mps(b), out=out)
+        assert_same(out, a @ b, **CLOSE)
+        torch.mm(aliased, aliased, out=aliased)
+        assert_same(aliased, a @ a, **CLOSE)
+        rows = to_mps(torch.cat((a, b)))
+        torch.mm(rows[:6], rows[6:], out=rows[3:9])
+        assert_same(rows[3:9], a @ b, **CLOSE)
+
+
+@pytest.mark.parametrize("offset", [0, 1, 3, 4])
+def test_where_arguments_start(offset):
+    for seed in range(4):
+        memory = normal(200, seed=seed)
+        parts = [t[offset : offset + 64].view(8, 8) for t in (memory, to_mps(memory))]
+        assert_same(parts[1] @ parts[1], parts[0] @ parts[0], **CLOSE)
+
+
+def test_arguments_that_are_written():
+    """Running statistics move with each call, and accumulation reads what it writes."""
+    theirs, ours = (torch.nn.BatchNorm2d(3).to(device) for device in ("cpu", "mps"))
+    sums = torch.zeros(4, 4), torch.zeros(4, 4, device="mps")
+    for seed in range(5):
+        image, a = normal(4, 3, 5, 5, seed=seed), normal(4, 4, seed=seed)
+        assert_same(ours(to_mps(image)), theirs(image), **CLOSE)
+        for total, factor in zip(sums, (a, to_mps(a)), strict=True):
+            total.addmm_(factor, factor)
+    assert_same(ours.running_var, theirs.running_var, **CLOSE)
+    assert_same(sums[1], sums[0], **CLOSE)
+
+
+def test_random_numbers_are_new():
+    q = to_mps(normal(1, 2, 16, 8))
+    results = [F.scaled_dot_product_attention(q, q, q, dropout_p=0.5) for _ in range(5)]
+    assert not any(torch.equal(a, b) for i, a in enumerate(results) for b in results[:i])
+
+
+def test_what_decides_beside_the_arguments():
+    """Whether gradients are wanted, and settings of torch's."""
+    q = to_mps(normal(1, 2, 16, 8))
+    for _ in range(4):
+        F.scaled_dot_product_attention(q, q, q)
+    wanted = q.clone().requires_grad_()
+    F.scaled_dot_product_attention(wanted, wanted, wanted).sum().backward()
+    assert wanted.grad is not None and bool(wanted.grad.any())
+    a = to_mps(normal(3, 3, 3))
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        torch.use_deterministic_algorithms(True, warn_only=True)
+        try:
+            for _ in range(4):
+                F.avg_pool2d(a, 2)
+                torch.mm(a[0], a[1])
+        finally:
+            torch.use_deterministic_algorithms(False)
+    assert not [w for w in caught if "replay" in str(w.message)]
+
+
+def test_errors_are_raised_each_time():
+    a, b = to_mps(normal(3, 4)), to_mps(normal(3, 4))
+    for _ in range(4):
+        with pytest.raises(RuntimeError, match="shapes cannot be multiplied"):
+            torch.mm(a, b)
+
+
+def test_memory_does_not_grow():
+    a, image, weight = to_mps(normal(32, 32)), to_mps(normal(2, 8, 9, 9)), to_mps(normal(8, 8, 3, 3))
+    taken = []
+    for _ in range(20):
+        F.conv2d(image, weight, padding=1)
+        (a @ a).softmax(0)
+        taken.append(torch.mps.current_allocated_memory())
+    assert len(set(taken[5:])) == 1
+
+
+def test_threads():
+    failures = []
+
+    def work(seed):
+        a = normal(16, 16, seed=seed)
+        ours, expected = to_mps(a), (a @ a).softmax(0)
+        for _ in range(50):
+            if not torch.allclose((ours @ ours).softmax(0).cpu(), expected, rtol=1e-4, atol=1e-5):
+                failures.append(seed)
+
+    threads = [threading.Thread(target=work, args=(seed,)) for seed in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not failures
+
+
+def test_off(monkeypatch):
+    _C.set_replay_mode(0)
+    a = to_mps(normal(4, 4))
+    for _ in range(3):
+        a @ a
+    assert our_frames(lambda: a @ a)
