@@ -329,9 +329,10 @@ class Signature {
       return false;
     }
     const auto address = reinterpret_cast<int64_t>(tensor.const_data_ptr());
-    words.insert(words.end(), {tensor.dim(), static_cast<int64_t>(tensor.scalar_type()),
-                               address % kAlignment, int64_t{tensor.requires_grad()},
-                               static_cast<int64_t>(tensor.storage().nbytes())});
+    words.insert(words.end(),
+                 {tensor.dim(), static_cast<int64_t>(tensor.scalar_type()), address % kAlignment,
+                  int64_t{tensor.requires_grad()}, static_cast<int64_t>(tensor.storage().nbytes()),
+                  tensor.storage_offset()});
     words.insert(words.end(), tensor.sizes().begin(), tensor.sizes().end());
     words.insert(words.end(), tensor.strides().begin(), tensor.strides().end());
     // Which of the earlier ones it shares memory with, where it lies from there, and which it is.
