@@ -21,7 +21,7 @@
 namespace portable_mps {
 namespace {
 
-constexpr size_t kRemembered = 8192;  // signatures of all operators
+constexpr size_t kRemembered = 4096;  // signatures of an operator
 
 // Where an address points: `offset` bytes into what `kind` and `index` name; a constant's is all of
 // the address.
@@ -84,7 +84,11 @@ bool is_zero(const at::Tensor& tensor) {
 
 class Recording {
  public:
-  explicit Recording(const std::vector<at::Tensor>& arguments) : arguments_(arguments) {}
+  explicit Recording(const std::vector<at::Tensor>& arguments) : arguments_(arguments) {
+    for (const at::Tensor& argument : arguments) {
+      shapes_.push_back(shape_of(argument));
+    }
+  }
 
   void allocated(uint64_t address, size_t bytes) {
     const auto index = static_cast<uint32_t>(tape_.temporaries.size());
@@ -142,12 +146,19 @@ class Recording {
         tape_.outputs.push_back({Output::Kind::kValue, 0, 0, {}, {}, {}, result});
       }
     }
+    for (size_t i = 0; i < arguments_.size(); ++i) {
+      failed_ |= shape_of(arguments_[i]) != shapes_[i];  // an out= that was resized
+    }
     for (const auto& [address, index] : live_) {
       // Something that Python has kept, such as a table it made: the next call will find it there.
       failed_ |= std::find(given.begin(), given.end(), index) == given.end();
     }
     for (const c10::StorageImpl* storage : written_) {
-      tape_.is_repeatable &= read_.count(storage) == 0;
+      // A kernel that works in place may be told of as writing alone.
+      const auto uses = std::count_if(arguments_.begin(), arguments_.end(), [&](const auto& other) {
+        return other.storage().unsafeGetStorageImpl() == storage;
+      });
+      tape_.is_repeatable &= uses == 1 && read_.count(storage) == 0;
     }
     return failed_ ? nullptr : std::make_shared<const Tape>(std::move(tape_));
   }
@@ -215,7 +226,17 @@ class Recording {
     tape_.outputs.push_back(std::move(output));
   }
 
+  // All that a call could change of an argument but its elements.
+  static std::vector<int64_t> shape_of(const at::Tensor& tensor) {
+    std::vector<int64_t> shape = tensor.sizes().vec();
+    shape.insert(shape.end(), tensor.strides().begin(), tensor.strides().end());
+    shape.insert(shape.end(), {reinterpret_cast<int64_t>(tensor.const_data_ptr()),
+                               static_cast<int64_t>(tensor.storage().nbytes())});
+    return shape;
+  }
+
   const std::vector<at::Tensor>& arguments_;
+  std::vector<std::vector<int64_t>> shapes_;  // of the arguments, before
   Tape tape_;
   std::unordered_map<uint64_t, uint32_t> live_;                 // temporaries by their address
   std::unordered_set<const c10::StorageImpl*> read_, written_;  // of arguments

@@ -151,6 +151,15 @@ def test_what_decides_beside_the_arguments():
     assert not [w for w in caught if "replay" in str(w.message)]
 
 
+def test_outputs_are_resized_each_time():
+    a, b = to_mps(normal(3, 4)), to_mps(normal(4, 5))
+    for _ in range(4):
+        out = torch.zeros(6, 7, device="mps")
+        with pytest.warns(UserWarning, match="was resized"):
+            torch.mm(a, b, out=out)
+        assert out.shape == (3, 5)
+
+
 def test_errors_are_raised_each_time():
     a, b = to_mps(normal(3, 4)), to_mps(normal(3, 4))
     for _ in range(4):
