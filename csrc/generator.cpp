@@ -1,7 +1,6 @@
 #include "generator.h"
 
 #include "replay.h"
-
 #include "runtime.h"
 
 #include <ATen/Functions.h>

@@ -65,13 +65,14 @@ class Prepared:
     template's layout starts with the addresses; `numbers` are the arguments behind them.
     """
 
-    __slots__ = ("_groups", "_kernel", "_numbers", "_pack")
+    __slots__ = ("_groups", "_kernel", "_numbers", "_pack", "_places")
 
     def __init__(
         self, template: Template, groups: tuple[int, int, int], numbers: tuple[Any, ...], **defines: Any
     ) -> None:
         self._kernel = template.variant(**defines)
         self._pack = template.layout.pack
+        self._places = template.addresses(len(numbers))
         self._groups = groups
         self._numbers = numbers
 
@@ -84,5 +85,4 @@ class Prepared:
         """`launch` with these tensors' addresses; None stands for one that the variant does not touch."""
         addresses = [0 if t is None else t.data_ptr() for t in tensors]
         parameters = self._pack(*addresses, *self._numbers)
-        places = range(0, 8 * len(addresses), 8)
-        device.current().stream.launch(self._kernel, parameters, self._groups, reads, writes, places)
+        device.current().stream.launch(self._kernel, parameters, self._groups, reads, writes, self._places)

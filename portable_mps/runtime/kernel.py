@@ -77,16 +77,25 @@ class Template:
 
     layout has one character a field, as in `struct`: "Q" an address (pass a tensor) or uint64, "I" uint32, "i" int32,
     "q" int64, "f" float32, "d" float64. The struct in Slang must list plain scalars and pointers in that order, since
-    arrays and vectors are padded differently in a constant buffer. offsets: of the fields, in bytes.
+    arrays and vectors are padded differently in a constant buffer.
     """
 
     def __init__(self, stem: str, entry: str, layout: str) -> None:
         self.stem = stem
         self.entry = entry
         self.layout = struct.Struct(f"@{layout}0Q")
-        fields = re.sub(r"(\d+)(\w)", lambda many: many[2] * int(many[1]), layout)
-        self.offsets = tuple(struct.calcsize(f"@{fields[:i]}0{field}") for i, field in enumerate(fields))
+        self._fields = layout
         self._variants: dict[tuple[tuple[str, Any], ...], _C.Kernel] = {}
+
+    @functools.cached_property
+    def offsets(self) -> tuple[int, ...]:
+        """Of the fields, in bytes."""
+        fields = re.sub(r"(\d+)(\w)", lambda many: many[2] * int(many[1]), self._fields)
+        return tuple(struct.calcsize(f"@{fields[:i]}0{field}") for i, field in enumerate(fields))
+
+    def addresses(self, others: int) -> tuple[int, ...]:
+        """The offsets of the fields in front, all addresses, before so many `others`."""
+        return self.offsets[: len(self.offsets) - others]
 
     def variant(self, **defines: Any) -> _C.Kernel:
         """The kernel with these preprocessor definitions: they are the compile key."""
