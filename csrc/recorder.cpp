@@ -74,6 +74,15 @@ void StreamLock::lock() {
   }
 }
 
+Kernel::~Kernel() {
+  if (Py_IsInitialized() == 0) {
+    python.release();  // tapes of replays live as long as torch's operators
+    return;
+  }
+  const py::gil_scoped_acquire gil;
+  python = py::object();
+}
+
 void Batch::add(const Kernel& kernel, c10::ArrayRef<uint8_t> parameters, const Groups& groups,
                 bool barrier) {
   // The packed block may end in padding that the shader's struct does not have.

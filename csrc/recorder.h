@@ -34,6 +34,8 @@ class StreamLock {
 // A compiled kernel: portable_mps.runtime.kernel.Pipeline, and its handle where it is recorded
 // here.
 struct Kernel : std::enable_shared_from_this<Kernel> {
+  ~Kernel();  // without the GIL, too, and after Python has ended
+
   py::object python;
   vk::VkPipeline pipeline = 0;  // 0: recorded by Stream.record
   vk::VkPipelineLayout layout = 0;

@@ -4,17 +4,15 @@
 #include "functionality.h"
 #include "python.h"
 #include "runtime.h"
+#include "signature.h"
 
 #include <ATen/Context.h>
-#include <ATen/TensorSubclassLikeUtils.h>
 #include <torch/csrc/jit/frontend/tracer.h>
 #include <torch/library.h>
 
 #include <algorithm>
 #include <atomic>
-#include <cstdlib>
 #include <cstring>
-#include <optional>
 #include <unordered_map>
 #include <unordered_set>
 
@@ -22,6 +20,7 @@ namespace portable_mps {
 namespace {
 
 constexpr size_t kRemembered = 4096;  // signatures of an operator
+constexpr int kAttempts = 3;          // recordings of calls alike: a table may be made in one
 
 // Where an address points: `offset` bytes into what `kind` and `index` name; a constant's is all of
 // the address.
@@ -72,13 +71,10 @@ struct Tape {
 
 namespace {
 
-// A whole number on the CPU, zero: attention's seeds where nothing is random. Others are never met
-// twice, so that it does not pay to tell them apart.
-bool is_zero(const at::Tensor& tensor) {
-  return tensor.is_cpu() && tensor.dim() == 0 && tensor.scalar_type() == at::kLong &&
-         tensor.layout() == c10::kStrided && !at::isTensorSubclassLike(tensor) &&
-         *tensor.const_data_ptr<int64_t>() == 0;
-}
+// Whether calls are recorded and replayed; `kAtOnce`, for tests: recorded the first time, and
+// replayed there and then.
+enum class Mode : int { kOff = 0, kOn = 1, kAtOnce = 2 };
+std::atomic<Mode> mode{Mode::kOn};
 
 }  // namespace
 
@@ -119,6 +115,10 @@ class Recording {
       if (address != 0) {
         dispatch.addresses.emplace_back(offset, place_of(address, tensors));
       }
+    }
+    if (!are_declared(parameters, addresses, tensors)) {
+      TORCH_CHECK(mode != Mode::kAtOnce, "a kernel takes addresses that its launch does not name");
+      failed_ = true;  // a replay would take this call's
     }
     for (const Range& range : reads) {
       dispatch.reads.push_back({place_of(range.begin, tensors), range.end - range.begin});
@@ -185,6 +185,32 @@ class Recording {
     }
     failed_ = true;
     return {Place::Kind::kConstant, 0, 0};
+  }
+
+  // Whether `addresses` has an address in each of `tensors`, and no other parameter looks like one.
+  static bool are_declared(c10::ArrayRef<uint8_t> parameters, c10::ArrayRef<uint32_t> addresses,
+                           c10::ArrayRef<at::Tensor> tensors) {
+    std::vector<bool> are_named(tensors.size());
+    for (uint32_t offset = 0; offset + sizeof(uint64_t) <= parameters.size(); offset += 8) {
+      uint64_t word = 0;
+      std::memcpy(&word, parameters.data() + offset, sizeof(word));
+      const bool is_named =
+          std::find(addresses.begin(), addresses.end(), offset) != addresses.end();
+      for (size_t i = 0; i < tensors.size(); ++i) {
+        if (holds(tensors[i], word)) {
+          are_named[i] = true;
+          if (!is_named) {
+            return false;
+          }
+        }
+      }
+    }
+    for (size_t i = 0; i < tensors.size(); ++i) {
+      if (!are_named[i] && tensors[i].numel() != 0) {
+        return false;
+      }
+    }
+    return true;
   }
 
   void note_access(const Place& place, std::unordered_set<const c10::StorageImpl*>& storages) {
@@ -256,138 +282,6 @@ class Noted {
   Noted& operator=(const Noted&) = delete;
 };
 
-// What a call's dispatches follow from. Words, of which those of an argument start with its kind.
-class Signature {
- public:
-  std::vector<int64_t> words;
-  std::vector<at::Tensor> tensors;
-
-  explicit Signature(c10::ArrayRef<c10::IValue> arguments) {
-    words = {static_cast<int64_t>(at::globalContext().float32MatmulPrecision()),
-             static_cast<int64_t>(c10::get_default_dtype_as_scalartype()),
-             int64_t{c10::GradMode::is_enabled()}, engine()};
-    for (const c10::IValue& argument : arguments) {
-      if (!add(argument)) {
-        words.clear();
-        return;
-      }
-    }
-  }
-
-  bool is_whole() const { return !words.empty(); }
-
- private:
-  // PORTABLE_MPS_MATRIX, which scripts may set between calls.
-  static int64_t engine() {
-    const char* const chosen = std::getenv("PORTABLE_MPS_MATRIX");
-    return chosen == nullptr ? 0 : static_cast<int64_t>(std::hash<std::string>()(chosen));
-  }
-
-  bool add(const c10::IValue& value) {
-    if (value.isTensor()) {
-      words.push_back('t');
-      return add_tensor(value.toTensor());
-    }
-    if (value.isNone()) {
-      words.push_back('n');
-    } else if (value.isBool()) {
-      words.insert(words.end(), {'b', int64_t{value.toBool()}});
-    } else if (value.isInt()) {
-      words.insert(words.end(), {'i', value.toInt()});
-    } else if (value.isDouble()) {
-      int64_t bits = 0;
-      const double number = value.toDouble();
-      std::memcpy(&bits, &number, sizeof(bits));
-      words.insert(words.end(), {'d', bits});
-    } else if (value.isIntList()) {
-      const std::vector<int64_t> list = value.toIntVector();
-      words.insert(words.end(), {'l', static_cast<int64_t>(list.size())});
-      words.insert(words.end(), list.begin(), list.end());
-    } else if (value.isBoolList()) {
-      const auto list = value.toBoolList();
-      words.insert(words.end(), {'m', static_cast<int64_t>(list.size())});
-      for (const bool item : list) {
-        words.push_back(int64_t{item});
-      }
-    } else if (value.isString()) {
-      const std::string& text = value.toStringRef();
-      words.insert(words.end(), {'z', static_cast<int64_t>(text.size())});
-      words.insert(words.end(), text.begin(), text.end());
-    } else if (value.isOptionalTensorList()) {
-      const auto list = value.toOptionalTensorVector();
-      words.insert(words.end(), {'o', static_cast<int64_t>(list.size())});
-      for (const auto& item : list) {
-        if (!add_tensor(item.value_or(at::Tensor()))) {
-          return false;
-        }
-      }
-    } else if (value.isTensorList()) {
-      const std::vector<at::Tensor> list = value.toTensorVector();
-      words.insert(words.end(), {'s', static_cast<int64_t>(list.size())});
-      for (const at::Tensor& item : list) {
-        if (!add_tensor(item)) {
-          return false;
-        }
-      }
-    } else {
-      return false;
-    }
-    return true;
-  }
-
-  bool add_tensor(const at::Tensor& tensor) {
-    if (!tensor.defined()) {
-      words.push_back(-1);
-      return true;
-    }
-    if (is_zero(tensor)) {
-      words.push_back(-2);
-      return true;
-    }
-    if (tensor.device().type() != c10::DeviceType::MPS || tensor.layout() != c10::kStrided ||
-        tensor.is_quantized() || tensor.is_conj() || tensor.is_neg() || tensor.numel() == 0 ||
-        !tensor.has_storage() || at::isTensorSubclassLike(tensor)) {
-      return false;
-    }
-    const auto address = reinterpret_cast<int64_t>(tensor.const_data_ptr());
-    words.insert(words.end(),
-                 {tensor.dim(), static_cast<int64_t>(tensor.scalar_type()), address % kAlignment,
-                  int64_t{tensor.requires_grad()}, static_cast<int64_t>(tensor.storage().nbytes()),
-                  tensor.storage_offset()});
-    words.insert(words.end(), tensor.sizes().begin(), tensor.sizes().end());
-    words.insert(words.end(), tensor.strides().begin(), tensor.strides().end());
-    // Which of the earlier ones it shares memory with, where it lies from there, and which it is.
-    int64_t shared = -1, distance = 0, same = -1;
-    for (size_t i = tensors.size(); i-- > 0;) {
-      if (tensors[i].storage().is_alias_of(tensor.storage())) {
-        shared = static_cast<int64_t>(i);
-        distance = address - reinterpret_cast<int64_t>(tensors[i].const_data_ptr());
-        same = tensors[i].is_same(tensor) ? shared : same;
-      }
-    }
-    words.insert(words.end(), {shared, distance, same});
-    tensors.push_back(tensor);
-    return true;
-  }
-
-  static constexpr int64_t kAlignment = 256;  // no kernel asks for more
-};
-
-struct Hash {
-  size_t operator()(const std::vector<int64_t>& words) const {
-    uint64_t hash = words.size();
-    for (const int64_t word : words) {
-      hash = (hash ^ static_cast<uint64_t>(word)) * 0x9E3779B97F4A7C15u;
-      hash ^= hash >> 29;
-    }
-    return hash;
-  }
-};
-
-// Whether calls are recorded and replayed; `kAtOnce`, for tests: recorded the first time, and
-// replayed there and then.
-enum class Mode : int { kOff = 0, kOn = 1, kAtOnce = 2 };
-std::atomic<Mode> mode{Mode::kOn};
 std::atomic<uint64_t> generation{0};  // a number up for each time that all tapes are forgotten
 
 std::vector<c10::IValue> replay(const Tape& tape, const std::vector<at::Tensor>& arguments) {
@@ -477,7 +371,7 @@ class Replayed : public c10::OperatorKernel {
       torch::jit::drop(*stack, count);
       return push(replay(*entry.tape, signature.tensors), stack);
     }
-    if (entry.calls != 1 || recording() != nullptr) {
+    if (entry.calls == 0 || entry.calls > kAttempts || recording() != nullptr) {
       return call(op, keys, stack);
     }
     const size_t below = stack->size() - count;
@@ -488,7 +382,7 @@ class Replayed : public c10::OperatorKernel {
     }
     const auto results = c10::ArrayRef<c10::IValue>(*stack).slice(below);
     entry.tape = recorded.finish(results);
-    {
+    if (entry.tape != nullptr) {
       const std::lock_guard<std::mutex> held(mutex_);
       entries_[signature.words].tape = entry.tape;
     }
@@ -500,10 +394,10 @@ class Replayed : public c10::OperatorKernel {
 
  private:
   struct Entry {
-    int calls = 0;  // so far, up to 2
+    int calls = 0;  // so far, up to one more than are recorded
     std::shared_ptr<const Tape> tape;
   };
-  using Entries = std::unordered_map<std::vector<int64_t>, Entry, Hash>;
+  using Entries = std::unordered_map<std::vector<int64_t>, Entry, Signature::Hash>;
 
   void call(const c10::OperatorHandle& op, c10::DispatchKeySet keys, torch::jit::Stack* stack) {
     function_(op, keys, stack);
@@ -530,11 +424,7 @@ class Replayed : public c10::OperatorKernel {
         entry.calls = 1;
       }
       before = entry;
-      entry.calls = std::min(entry.calls + 1, 2);
-    }
-    if (!dropped.empty()) {
-      const py::gil_scoped_acquire gil;  // kernels hold Python objects
-      dropped.clear();
+      entry.calls = std::min(entry.calls + 1, kAttempts + 1);
     }
     return before;
   }

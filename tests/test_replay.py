@@ -6,14 +6,18 @@ import threading
 import pytest
 import torch
 import torch.nn.functional as F
+from processes import run_script
 from support import assert_same, to_mps
 
 from portable_mps import _C
+from portable_mps.dispatch import convolution, products
+from portable_mps.runtime import device
 
 
 @pytest.fixture(autouse=True)
 def replays():
     """As users have it: the second call is recorded, later ones are replayed."""
+    torch.zeros((), device="mps")  # the first tensor has the operators registered, which sets the mode
     _C.set_replay_mode(1)
     yield
     _C.set_replay_mode(2)
@@ -190,6 +194,65 @@ def test_threads():
     for thread in threads:
         thread.join()
     assert not failures
+
+
+@pytest.mark.parametrize("name", ["mm", "conv2d", "attention"])
+def test_addresses_that_a_launch_does_not_name(name, monkeypatch):
+    """A replay would take those of the recorded call: it is not replayed, and fails where all calls are (in tests)."""
+    function, *shapes = CALLS[name]
+    stream = device.current().stream
+    launch = stream.launch
+
+    def forgetful(kernel, parameters, groups, reads, writes, addresses):
+        launch(kernel, parameters, groups, reads, writes, list(addresses)[1:])
+
+    monkeypatch.setattr(stream, "launch", forgetful)
+    _C.forget_replays()
+    for seed in range(4):
+        inputs = [normal(*shape, seed=seed) for shape in shapes]
+        ours = [to_mps(tensor) for tensor in inputs]
+        assert_same(function(*ours), function(*inputs), **CLOSE)
+    assert our_frames(lambda: function(*ours))
+    _C.set_replay_mode(2)
+    _C.forget_replays()
+    with pytest.raises(RuntimeError, match="takes addresses that its launch does not name"):
+        function(*ours)
+    _C.forget_replays()
+
+
+def test_tables_outlive_the_plans_that_made_them():
+    function, *shapes = CALLS["conv2d"]
+    for seed in range(4):
+        inputs = [normal(*shape, seed=seed) for shape in shapes]
+        ours = [to_mps(tensor) for tensor in inputs]
+        function(*ours)
+    for plans in products._tables:
+        plans.clear()
+    convolution._table.cache_clear()
+    overwritten = [torch.full((16,), 1 << 40, device="mps") for _ in range(64)]
+    results = []
+    assert not our_frames(lambda: results.append(function(*ours)))
+    assert_same(results[0], function(*inputs), **CLOSE)
+    assert overwritten
+
+
+def test_a_tape_may_outlive_python():
+    """It holds the last reference to its kernels here, and torch's operators end after Python does."""
+    script = """
+        import gc, torch
+        from portable_mps.dispatch import products
+        from portable_mps.runtime.kernel import Template
+        a = torch.ones(4, 4, device="mps")
+        for _ in range(4):
+            a @ a
+        for plans in products._tables:
+            plans.clear()
+        for template in [o for o in gc.get_objects() if isinstance(o, Template)]:
+            template._variants.clear()
+        gc.collect()
+    """
+    ended = run_script(script, PORTABLE_MPS_REPLAY="1")
+    assert ended.returncode == 0, ended.stderr
 
 
 def test_off():

@@ -62,19 +62,23 @@ def remember(plans: dict[Any, Any], key: Any, plan: Any) -> Any:
 class Prepared:
     """A dispatch of which only the addresses change: made once for a shape, recorded many times.
 
-    template's layout starts with the addresses; `numbers` are the arguments behind them.
+    template's layout starts with the addresses; `numbers` are the arguments behind them. A tensor among these is a table
+    that stays for all dispatches: its address stands in the parameters, and it is kept.
     """
 
-    __slots__ = ("_groups", "_kernel", "_numbers", "_pack", "_places")
+    __slots__ = ("_groups", "_kernel", "_numbers", "_offsets", "_pack", "_table_places", "_tables")
 
     def __init__(
         self, template: Template, groups: tuple[int, int, int], numbers: tuple[Any, ...], **defines: Any
     ) -> None:
         self._kernel = template.variant(**defines)
         self._pack = template.layout.pack
-        self._places = template.addresses(len(numbers))
+        self._offsets = template.offsets
         self._groups = groups
-        self._numbers = numbers
+        self._tables = tuple(n for n in numbers if isinstance(n, torch.Tensor))
+        self._numbers = tuple(n.data_ptr() if isinstance(n, torch.Tensor) else n for n in numbers)
+        behind = self._offsets[len(self._offsets) - len(numbers) :]
+        self._table_places = tuple(at for n, at in zip(numbers, behind, strict=True) if isinstance(n, torch.Tensor))
 
     def record(
         self,
@@ -85,4 +89,5 @@ class Prepared:
         """`launch` with these tensors' addresses; None stands for one that the variant does not touch."""
         addresses = [0 if t is None else t.data_ptr() for t in tensors]
         parameters = self._pack(*addresses, *self._numbers)
-        device.current().stream.launch(self._kernel, parameters, self._groups, reads, writes, self._places)
+        places = self._offsets[: len(addresses)] + self._table_places
+        device.current().stream.launch(self._kernel, parameters, self._groups, (*reads, *self._tables), writes, places)

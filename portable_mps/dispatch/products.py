@@ -230,7 +230,6 @@ class _Plan:
         taps: torch.Tensor | None = None,
         terms: int = 0,
     ) -> None:
-        self._taps = taps
         self._convert = _conversion(a, b) if taps is None else None
         self._align_a = self._align_b = False
         self._parts: tuple[tuple[int, ...], torch.dtype] | None = None
@@ -274,7 +273,7 @@ class _Plan:
                 key["SCALED"] = 2
             numbers = (*batches, *sizes, *added)
             if taps is not None:
-                numbers += (taps.data_ptr(),)
+                numbers += (taps,)
                 key |= {"TAPS": 1}
             self._main = Prepared((_taps if taps is not None else _product)[scaled], groups, numbers, **key)
             return
@@ -338,11 +337,10 @@ class _Plan:
         if self._align_b:
             b = _realigned(b)
         if self._parts is None:
-            reads = [a, b] if self._taps is None else [a, b, self._taps]
             if d is None:
-                self._main.record((a, b, out), reads, (out,))
+                self._main.record((a, b, out), (a, b), (out,))
             else:
-                self._main.record((a, b, out, d), [*reads, d], (out,))
+                self._main.record((a, b, out, d), (a, b, d), (out,))
             return
         shape, dtype = self._parts
         parts = torch.empty(shape, dtype=dtype, device=out.device)

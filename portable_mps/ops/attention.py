@@ -91,14 +91,14 @@ class _Launch:
     which stand at position `at` of them.
     """
 
-    __slots__ = ("_after", "_before", "_groups", "_kernel", "_pack", "_places")
+    __slots__ = ("_after", "_before", "_groups", "_kernel", "_offsets", "_pack")
 
     def __init__(
         self, template: Template, groups: tuple[int, int, int], numbers: Sequence[Any], at: int, **defines: Any
     ) -> None:
         self._kernel = template.variant(**defines)
         self._pack = template.layout.pack
-        self._places = template.addresses(len(numbers) + 2)
+        self._offsets = template.offsets
         self._groups = groups
         self._before, self._after = tuple(numbers[:at]), tuple(numbers[at:])
 
@@ -108,7 +108,8 @@ class _Launch:
         addresses = [0 if t is None else t.data_ptr() for t in tensors]
         parameters = self._pack(*addresses, *self._before, *words, *self._after)
         read = [t for t in reads if t is not None]
-        device.current().stream.launch(self._kernel, parameters, self._groups, read, writes, self._places)
+        places = self._offsets[: len(addresses)]
+        device.current().stream.launch(self._kernel, parameters, self._groups, read, writes, places)
 
 
 def _memoised(key: tuple[Any, ...], build: Callable[[], _Plan]) -> _Plan:

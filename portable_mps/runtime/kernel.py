@@ -93,10 +93,6 @@ class Template:
         fields = re.sub(r"(\d+)(\w)", lambda many: many[2] * int(many[1]), self._fields)
         return tuple(struct.calcsize(f"@{fields[:i]}0{field}") for i, field in enumerate(fields))
 
-    def addresses(self, others: int) -> tuple[int, ...]:
-        """The offsets of the fields in front, all addresses, before so many `others`."""
-        return self.offsets[: len(self.offsets) - others]
-
     def variant(self, **defines: Any) -> _C.Kernel:
         """The kernel with these preprocessor definitions: they are the compile key."""
         key = tuple(defines.items())
