@@ -238,7 +238,7 @@ def test_tables_outlive_the_plans_that_made_them():
 
 def test_a_tape_may_outlive_python():
     """It holds the last reference to its kernels here, and torch's operators end after Python does."""
-    script = """
+    script = """if True:
         import gc, torch
         from portable_mps.dispatch import products
         from portable_mps.runtime.kernel import Template

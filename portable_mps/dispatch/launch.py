@@ -62,8 +62,8 @@ def remember(plans: dict[Any, Any], key: Any, plan: Any) -> Any:
 class Prepared:
     """A dispatch of which only the addresses change: made once for a shape, recorded many times.
 
-    template's layout starts with the addresses; `numbers` are the arguments behind them. A tensor among these is a table
-    that stays for all dispatches: its address stands in the parameters, and it is kept.
+    template's layout starts with the addresses; `numbers` are the arguments behind them. A tensor among these is a
+    table that stays for all dispatches, and is kept.
     """
 
     __slots__ = ("_groups", "_kernel", "_numbers", "_offsets", "_pack", "_table_places", "_tables")
