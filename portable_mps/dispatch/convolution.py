@@ -5,6 +5,7 @@ matrix then starts `step` places behind row t - 1, for all the image, and overla
 lines of its window of products of such a matrix, moved, with that line's weights. No columns are held in memory, and
 tiles read plain matrices; what straddles two lines of the result is computed for nothing, and left out. Compare
 Vasudevan, Anderson and Gregg, "Parallel multi channel convolution using general matrix multiplication", ASAP 2017.
+Where the window moves by more than a line, every so many-th line lies together, so that none is computed for nothing.
 
 A transposed convolution is the adjoint of a plain one, so three functions (forward, image gradient, weight gradient)
 serve both. Where the stride is more than one, the image's gradient falls apart into phases: pixels that the same taps
@@ -33,10 +34,10 @@ _DIRECT = "QQQQ" + "i" * 22
 _forward = Template("convolution_direct", "forward", _DIRECT)
 _backward_image = Template("convolution_direct", "backward_image", _DIRECT)
 _backward_weight = Template("convolution_direct", "backward_weight", _DIRECT)
-_to_rows = Template("channels_last", "to_rows", "QQqqqqq" + "i" * 16)
-_from_rows = Template("channels_last", "from_rows", "QQqqqqq" + "i" * 16)
+_to_rows = Template("channels_last", "to_rows", "QQqqqqq" + "i" * 18)
+_from_rows = Template("channels_last", "from_rows", "QQqqqqq" + "i" * 18)
 _CHANNELS = 64  # of a workgroup in channels_last.slang
-_UNIT = 8  # elements that channels are padded to: 16 bytes of half types
+_UNIT = 8  # elements that channels are padded to, 16 bytes of half types: see `_unit`
 _LARGEST = 1 << 31  # elements that a matrix may span
 _WHOLE = 512  # what many positions are padded to: a turn of the matrix engines' unrolled loops
 _TERMS = 32  # of a weight's gradient that are added up one by one
@@ -67,7 +68,8 @@ class Geometry:
     @property
     def is_pointwise(self) -> bool:
         """A 1x1 convolution that reads each position once: a product as it stands."""
-        return self.taps == 1 and set(self.stride) == {1} and set(self.padding) == {0} and self.groups == 1
+        is_one = self.taps == 1 and set(self.stride) == {1} and set(self.padding) == {0}
+        return is_one and self.groups == 1 and self.size == self.output  # output padding makes it larger
 
     @property
     def is_narrow(self) -> bool:
@@ -107,36 +109,49 @@ class _Rows:
 
     Along each dimension `length` rows, the first of them the place `first` of the image, negative in the padding before
     it; the padding behind it is that before the next line. channels: elements of a row. step: of the last dimension.
-    jumps: rows of the overlapping matrix from one image, plane and line of the result to the next.
+    Of planes and lines those that are so many `apart` lie together, for the whole batch: first number 0, `apart`,
+    2 `apart` and so on of every image, then number 1, ... jumps: rows of the overlapping matrix from one image, plane
+    and line of the result to the next.
     """
 
     first: tuple[int, ...]
     length: tuple[int, ...]
     channels: int
     step: int
+    apart: tuple[int, int]
     jumps: tuple[int, int, int]
 
-    def place(self, *position: int) -> int:
-        """Elements from the first row to that at `position`, counted from `first`."""
-        d, h, w = position
-        return ((d * self.length[1] + h) * self.length[2] + w) * self.channels
+    @property
+    def together(self) -> tuple[int, int]:
+        """Planes of an image, and lines of a plane, that lie together."""
+        return self.length[0] // self.apart[0], self.length[1] // self.apart[1]
+
+    @property
+    def rows_of_image(self) -> int:
+        return self.length[0] * self.length[1] * self.length[2]
+
+    def place(self, batch: int, *position: int) -> int:
+        """Elements from the first row to that at `position`, counted from `first`, of the first image of `batch`."""
+        (d, h), w = position[:2], position[2]
+        (planes, lines), (turn_d, turn_h) = self.together, (d % self.apart[0], h % self.apart[1])
+        turn = (turn_d * self.apart[1] + turn_h) * batch * planes * lines
+        line = turn + d // self.apart[0] * lines + h // self.apart[1]
+        return (line * self.length[2] + w) * self.channels
 
 
 @functools.lru_cache(maxsize=4096)
 def _rows(axes: tuple[_Axis, ...], channels: int) -> _Rows:
     lengths: list[int] = []
-    for axis, outer in zip(axes, (None, *axes[:-1]), strict=True):
-        before = max(0, -axis.first)
+    for i, axis in enumerate(axes):
+        # What is next to lines that were taken apart is not the padding before the next ones.
+        before = 0 if i < 2 and axis.step > 1 else max(0, -axis.first)
         least = max(min(axis.size - axis.first, axis.reach), axis.reach - before)
         # Lines of the result must not overlap in the rows that are between two of them.
-        apart = -(-axis.count * axis.step // (1 if outer is None else outer.step))
-        lengths.append(-(-max(least, apart) // axis.step) * axis.step)
-    (step_d, step_h, step_w), (_, height, width) = (axis.step for axis in axes), lengths
-    line = step_h * (width // step_w)
-    plane = step_d * height * (width // step_w)
-    image = lengths[0] * height * (width // step_w)
+        lengths.append(-(-max(least, axis.count * axis.step) // axis.step) * axis.step)
+    depth, height, width = (length // axis.step for length, axis in zip(lengths, axes, strict=True))
     first = tuple(axis.first for axis in axes)
-    return _Rows(first, tuple(lengths), channels, step_w, (image, plane, line))
+    apart = axes[0].step, axes[1].step
+    return _Rows(first, tuple(lengths), channels, axes[2].step, apart, (depth * height * width, height * width, width))
 
 
 @dataclass(frozen=True)
@@ -156,8 +171,8 @@ class _Window:
 
 
 @functools.lru_cache(maxsize=4096)
-def _window(axes: tuple[_Axis, ...], batch: int, channels: int, groups: int) -> _Window:
-    rows = _rows(axes, _padded(channels))
+def _window(axes: tuple[_Axis, ...], batch: int, channels: int, groups: int, unit: int) -> _Window:
+    rows = _rows(axes, _padded(channels, unit))
     jumps = (*rows.jumps, 1)
     counts = (batch, *(axis.count for axis in axes))
     count = sum((n - 1) * jump for n, jump in zip(counts, jumps, strict=True)) + 1
@@ -167,12 +182,17 @@ def _window(axes: tuple[_Axis, ...], batch: int, channels: int, groups: int) -> 
     if merged:
         places[2] = [0]
     run = rows.channels * len(last) if merged else channels // groups if groups > 1 else rows.channels
-    moves = tuple(rows.place(*position) for position in itertools.product(*places))
+    moves = tuple(rows.place(batch, *position) for position in itertools.product(*places))
     return _Window(rows, count, run, moves)
 
 
-def _padded(channels: int) -> int:
-    return -(-channels // _UNIT) * _UNIT
+def _unit(dtype: torch.dtype) -> int:
+    """Elements that channels are padded to: 16 bytes."""
+    return _UNIT if dtype.itemsize < 4 else 4
+
+
+def _padded(channels: int, unit: int) -> int:
+    return -(-channels // unit) * unit
 
 
 def _forward_axes(geometry: Geometry) -> tuple[_Axis, ...]:
@@ -223,15 +243,16 @@ class _Laid:
     def __init__(self, image: torch.Tensor, rows: _Rows, room: int) -> None:
         batch, channels, *size = image.shape
         self._prepared: Prepared | None = None
-        if rows.channels == channels and rows.length == tuple(size) and not any(rows.first):
+        as_it_lies = rows.channels == channels and rows.length == tuple(size) and not any(rows.first)
+        if as_it_lies and rows.apart == (1, 1):
             flat = image.permute(0, 2, 3, 4, 1)
             if flat.is_contiguous() and image.data_ptr() % 16 == 0 and room <= image.numel():
                 return
-        plane = rows.length[0] * rows.length[1] * rows.length[2]
-        positions = max(batch * plane, -(-room // rows.channels))
+        positions = max(batch * rows.rows_of_image, -(-room // rows.channels))
         blocks = -(-rows.channels // _CHANNELS) * -(-positions // _spots(image.dtype))
         before = tuple(-first for first in rows.first)
-        numbers = (*image.stride(), positions, batch, channels, *size, rows.channels, 0, 0, 0, *rows.length, *before)
+        whence = (rows.channels, 0, 0, 0, *rows.together, rows.length[2], *before, *rows.apart)
+        numbers = (*image.stride(), positions, batch, channels, *size, *whence)
         turning = _turning(image.dtype, image.stride(1), channels)
         self._prepared = Prepared(_to_rows, grid(blocks), numbers, **turning)
         self._elements = positions * rows.channels
@@ -275,9 +296,10 @@ class _Lined:
         weight = self._select(weight)
         groups, out, inner, *kernel = weight.shape
         width = window.rows.channels if groups == 1 else inner
-        self._padded = (width, _padded(out)) != (inner, out)
-        self._shape = (groups, *kernel, width, _padded(out))
-        self.by_move = (groups, len(window.moves), window.run, _padded(out))
+        padded = _padded(out, _unit(weight.dtype))
+        self._padded = (width, padded) != (inner, out)
+        self._shape = (groups, *kernel, width, padded)
+        self.by_move = (groups, len(window.moves), window.run, padded)
         target = weight.new_empty(self._shape)[..., :inner, :out]
         self._copy = reversing(target, weight.permute(0, 3, 4, 5, 2, 1), turned)
 
@@ -325,7 +347,7 @@ class _Windowed:
         positions = batch * size[0] * size[1] * size[2]
         blocks = -(-channels // _CHANNELS) * -(-positions // _spots(target.dtype))
         width, jumps = groups * padded, window.rows.jumps
-        numbers = (*target.stride(), positions, batch, channels, *size, width, *jumps, 0, 0, 0, 0, 0, 0)
+        numbers = (*target.stride(), positions, batch, channels, *size, width, *jumps, *(0,) * 8)
         turning = _turning(target.dtype, target.stride(1), channels)
         self._taken = Prepared(_from_rows, grid(blocks), numbers, **turning)
 
@@ -350,11 +372,10 @@ def _parts(batch: int, each: int) -> list[slice]:
     return [slice(start, min(start + count, batch)) for start in range(0, batch, count)]
 
 
-def _each(axes: tuple[_Axis, ...], channels: int, filters: int) -> int:
+def _each(axes: tuple[_Axis, ...], channels: int, filters: int, unit: int) -> int:
     """Elements that an image takes, as rows of channels or of filters."""
-    rows = _rows(axes, _padded(channels))
-    length = rows.length[0] * rows.length[1] * rows.length[2]
-    return max(length * rows.channels, rows.jumps[0] * _padded(filters))
+    rows = _rows(axes, _padded(channels, unit))
+    return max(rows.rows_of_image * rows.channels, rows.jumps[0] * _padded(filters, unit))
 
 
 _steps = products.table()  # of each of the three functions: what part of the batch, and what is planned for it
@@ -368,6 +389,21 @@ def _kind(tensor: torch.Tensor) -> tuple[Any, ...]:
 # The three functions -------------------------------------------------------------------------------------------------
 
 
+@functools.lru_cache(maxsize=4096)
+def _thinned(geometry: Geometry) -> tuple[tuple[slice, ...], Geometry] | None:
+    """(The part of the image that is read, a convolution of that alone), where a window of one place skips some."""
+    place, size, stride = [slice(None), slice(None)], list(geometry.size), list(geometry.stride)
+    for axis, (n, s) in enumerate(zip(geometry.output, geometry.stride, strict=True)):
+        if geometry.kernel[axis] == 1 and geometry.padding[axis] == 0:
+            place.append(slice(None, (n - 1) * s + 1, s))
+            size[axis], stride[axis] = n, 1
+        else:
+            place.append(slice(None))
+    if geometry.is_narrow or (geometry.size == tuple(size) and geometry.stride == tuple(stride)):
+        return None
+    return tuple(place), replace(geometry, size=tuple(size), stride=tuple(stride))
+
+
 def forward(geometry: Geometry, image: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
     """(batch, filters, *output). image (batch, channels, *size) of any strides; weight (filters, channels of a group,
     taps) and bias contiguous."""
@@ -377,6 +413,8 @@ def forward(geometry: Geometry, image: torch.Tensor, weight: torch.Tensor, bias:
     if geometry.is_narrow:
         _direct(_forward, geometry, image.contiguous(), weight, result, bias)
         return result
+    if (thinned := _thinned(geometry)) is not None:
+        return forward(thinned[1], image[thinned[0]], weight, bias)
     if geometry.is_pointwise:
         _pointwise(weight.flatten(1), image, result, bias)
         return result
@@ -385,9 +423,9 @@ def forward(geometry: Geometry, image: torch.Tensor, weight: torch.Tensor, bias:
     key = (geometry, "forward", *_kind(image), bias is None)
     steps = _steps.get(key)
     if steps is None:
-        axes, steps = _forward_axes(geometry), []
-        for part in _parts(geometry.batch, _each(axes, geometry.channels, geometry.filters)):
-            window = _window(axes, part.stop - part.start, geometry.channels, groups)
+        axes, steps, unit = _forward_axes(geometry), [], _unit(image.dtype)
+        for part in _parts(geometry.batch, _each(axes, geometry.channels, geometry.filters, unit)):
+            window = _window(axes, part.stop - part.start, geometry.channels, groups, unit)
             steps.append((part, _Windowed(window, image[part], by_group, None, bias, result[part])))
         remember(_steps, key, steps)
     for part, windowed in steps:
@@ -405,6 +443,10 @@ def image_gradient(
     if geometry.is_narrow:
         _direct(_backward_image, geometry, image, weight, result.contiguous(), bias)
         return image
+    if (thinned := _thinned(geometry)) is not None:
+        _fill(image, bias)
+        image[thinned[0]] = image_gradient(thinned[1], result, weight, bias)
+        return image
     groups = geometry.groups
     if geometry.is_pointwise:
         _pointwise(weight.flatten(1).t(), result, image, bias)
@@ -413,24 +455,32 @@ def image_gradient(
     key = (geometry, "image", *_kind(result), bias is None)
     steps = _steps.get(key)
     if steps is None:
-        steps = []
+        steps, unit = [], _unit(result.dtype)
         for phase in _phases(geometry):
             place = (slice(None), slice(None), *map(slice, phase.start, (None,) * 3, geometry.stride))
             if not all(phase.taps):
                 steps.append((place, slice(None), None))
                 continue
-            for part in _parts(geometry.batch, _each(phase.axes, geometry.filters, geometry.channels)):
-                window = _window(phase.axes, part.stop - part.start, geometry.filters, groups)
+            for part in _parts(geometry.batch, _each(phase.axes, geometry.filters, geometry.channels, unit)):
+                window = _window(phase.axes, part.stop - part.start, geometry.filters, groups, unit)
                 windowed = _Windowed(window, result[part], by_group, phase.taps, bias, image[place][part])
                 steps.append((place, part, windowed))
         remember(_steps, key, steps)
     for place, part, windowed in steps:
         pixels = image[place]
         if windowed is None:  # no tap reaches them
-            pixels.zero_() if bias is None else pixels.copy_(bias.view(1, -1, 1, 1, 1))
+            _fill(pixels, bias)
         else:
             windowed(result[part], by_group, bias, pixels[part])
     return image
+
+
+def _fill(image: torch.Tensor, bias: torch.Tensor | None) -> None:
+    """What no tap reaches."""
+    if bias is None:
+        image.zero_()
+    else:
+        image.copy_(bias.view(1, -1, 1, 1, 1))
 
 
 class _Summed:
@@ -447,7 +497,7 @@ class _Summed:
         self._window, self._groups = window, groups
         # The result's gradient as rows like those of the overlapping matrix, zero between its lines.
         lines = tuple(a // b for a, b in zip(rows.jumps, (*rows.jumps[1:], 1), strict=True))
-        self._like = _Rows((0, 0, 0), lines, _padded(filters), 1, rows.jumps)
+        self._like = _Rows((0, 0, 0), lines, _padded(filters, _unit(result.dtype)), 1, (1, 1), rows.jumps)
         self._theirs = _Laid(image, rows, window.room)
         self._mine = _Laid(result, self._like, window.count * self._like.channels)
         self._shape = (len(window.moves), groups, filters // groups, window.run)
@@ -491,6 +541,8 @@ def weight_gradient(geometry: Geometry, image: torch.Tensor, result: torch.Tenso
     if geometry.is_narrow:
         _direct(_backward_weight, geometry, image.contiguous(), weight, result.contiguous())
         return weight
+    if (thinned := _thinned(geometry)) is not None:
+        return weight_gradient(thinned[1], image[thinned[0]], result, shape)
     if geometry.is_pointwise:
         summed_product(result.flatten(2), image.flatten(2).transpose(1, 2), weight.flatten(1), _TERMS)
         return weight
@@ -498,9 +550,9 @@ def weight_gradient(geometry: Geometry, image: torch.Tensor, result: torch.Tenso
     key = (geometry, "weight", *_kind(image), *_kind(result), torch.get_float32_matmul_precision())
     steps = _steps.get(key)
     if steps is None:
-        axes, steps = _forward_axes(geometry), []
-        for part in _parts(geometry.batch, _each(axes, geometry.channels, filters)):
-            window = _window(axes, part.stop - part.start, geometry.channels, groups)
+        axes, steps, unit = _forward_axes(geometry), [], _unit(image.dtype)
+        for part in _parts(geometry.batch, _each(axes, geometry.channels, filters, unit)):
+            window = _window(axes, part.stop - part.start, geometry.channels, groups, unit)
             steps.append((part, _Summed(window, groups, image[part], result[part])))
         remember(_steps, key, steps)
     total: torch.Tensor | None = None

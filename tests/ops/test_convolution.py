@@ -1,5 +1,7 @@
 """Convolution against torch on the CPU: dimensions, groups, strides, paddings, transposed, layouts, gradients."""
 
+import random
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -61,6 +63,8 @@ def test_window_smaller_than_the_stride():
     compare(lambda x, w: F.conv2d(x, w, stride=4), sample(2, 3, 11, 13), sample(4, 3, 2, 3), grad=True, **CLOSE)
     run = lambda x, w, b: F.conv_transpose2d(x, w, b, stride=4, output_padding=2)  # noqa: E731
     compare(run, sample(2, 3, 4, 5), sample(3, 4, 2, 3), sample(4), grad=True, **CLOSE)
+    wider = lambda x, w, b: F.conv_transpose1d(x, w, b, dilation=2, output_padding=1)  # noqa: E731
+    compare(wider, sample(2, 3, 4), sample(3, 4, 1), sample(4), grad=True, **CLOSE)
 
 
 @pytest.mark.parametrize("groups", [1, 2])
@@ -80,6 +84,32 @@ def test_strides_of_the_image(layout):
     w = sample(5, x.shape[1], 3, 3, seed=1)
     compare(lambda x, w: F.conv2d(x, w, padding=1), x, w, grad=layout != "expanded", **CLOSE)
     compare(lambda x, w: F.conv2d(x, w), x, w, grad=layout != "expanded", **CLOSE)
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_windows_of_any_kind(seed):
+    """Each dimension with a kernel, stride, padding, dilation and output padding of its own."""
+    pick = random.Random(seed)
+    dims, transposed, groups = pick.choice([1, 2, 2, 3]), seed % 3 == 0, pick.choice([1, 1, 2])
+    channels, filters = groups * pick.choice([1, 3, 8, 11]), groups * pick.choice([2, 5, 8])
+    kernel, stride, dilation = (
+        [pick.choice(of) for _ in range(dims)] for of in ([1, 1, 2, 3], [1, 2, 2, 3], [1, 1, 2])
+    )
+    padding = [pick.choice([0, 0, 1]) for _ in range(dims)]
+    more = [pick.randrange(max(s, d)) for s, d in zip(stride, dilation, strict=True)]
+    image = sample(pick.choice([1, 2, 3]), channels, *(pick.choice([6, 7, 8]) for _ in range(dims)))
+    if dims > 1 and pick.random() < 0.4:
+        image = image.contiguous(memory_format={2: torch.channels_last, 3: torch.channels_last_3d}[dims])
+    bias = sample(filters, seed=3)
+    if transposed:
+        weight = sample(channels, filters // groups, *kernel, seed=2)
+        function = getattr(F, f"conv_transpose{dims}d")
+        run = lambda x, w, b: function(x, w, b, stride, padding, more, groups, dilation)  # noqa: E731
+    else:
+        weight = sample(filters, channels // groups, *kernel, seed=2)
+        function = getattr(F, f"conv{dims}d")
+        run = lambda x, w, b: function(x, w, b, stride, padding, dilation, groups)  # noqa: E731
+    compare(run, image, weight, bias, grad=True, **CLOSE)
 
 
 @pytest.mark.parametrize("dims", SIZES)
