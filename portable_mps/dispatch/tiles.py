@@ -19,12 +19,13 @@ from portable_mps.runtime import device
 from portable_mps.runtime.adapter import Adapter
 
 _SPLITS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32)
-_WAVES = (1, 2, 3, 4)  # of workgroups, for which K is split besides
+_WAVES = {WORKGROUP: (1, 2, 3, 4), SUBGROUP: (1, 2, 3, 4), PLAIN: (1, 2, 4, 6, 8)}  # for which K is split besides
 _UNROLLED = (16, 12, 8, 6, 4, 3, 2, 1)
 CORES = 64  # where the driver does not tell
 # Of one core, in multiply-adds: filling and draining a tile's pipeline (per element of it), a byte of memory, and one
-# more dispatch, with what it costs the host.
+# more dispatch, with what it costs the host. The latter two as the fastest engine counts, which does most meanwhile.
 _PIPELINE, _BYTE, _LAUNCH = 96, 50, 12_000_000
+_SPEEDS = {WORKGROUP: 1.0, SUBGROUP: 0.7, PLAIN: 0.125}
 _REGISTER_FILE, _FULL_CORE = 1 << 16, 256  # registers of a core, and threads that keep it busy
 
 
@@ -184,31 +185,38 @@ def choices(shape: Shape, engine: str, splits_k: bool = True) -> Iterator[tuple[
     cores = device.current().adapter.cores or CORES
     for tile in fitting(shape, engine):
         tiles = math.ceil(shape.m / tile.m) * math.ceil(shape.n / tile.n) * shape.batch
-        full = {cores * waves // tiles for waves in _WAVES}
+        full = {cores * waves // tiles for waves in _WAVES[engine]}
         # Parts in whole turns of the unrolled loop, where there are enough of them.
         turn = tile.k * _UNROLLED[0]
         unit = turn if tile.engine == WORKGROUP and shape.k >= 8 * turn else tile.k
         for splits in sorted(full.union(_SPLITS) - {0}) if splits_k else (1,):
             part = math.ceil(shape.k / (splits * unit)) * unit
-            if splits > 1 and (part < 4 * tile.k or tiles * splits > 4 * cores):
+            if splits > 1 and (part < 4 * tile.k or tiles * splits > _WAVES[engine][-1] * cores):
                 break
             if splits > 1 and (splits - 1) * part >= shape.k:
                 continue
-            waves = math.ceil(tiles * splits / cores)
-            time = waves * tile.m * tile.n * (part + _PIPELINE) / (tile.rate * _care(tile, shape, part))
-            time /= _occupation(tile, waves)
+            turns = _turns(tile, math.ceil(tiles * splits / cores))
+            time = turns * tile.m * tile.n * (part + _PIPELINE) / (tile.rate * _care(tile, shape, part))
             if splits > 1:
                 sums = 4 * shape.batch * shape.m * shape.n
-                time += _LAUNCH + sums * (2 * splits + 1) * _BYTE / cores
+                time += (_LAUNCH + sums * (2 * splits + 1) * _BYTE / cores) * _SPEEDS[engine]
             yield time, Choice(tile, splits, part)
 
 
-def _occupation(tile: Tile, groups: int) -> float:
-    """What a core reaches of its rate with so many workgroups to run: with few threads, some of its units idle."""
+def _turns(tile: Tile, groups: int) -> float:
+    """How long a core takes for so many workgroups, counted in ones at its full rate.
+
+    It has as many at a time as its registers hold; with few threads, as when some are left over, its units idle.
+    """
     if tile.engine == WORKGROUP or device.current().adapter.is_software:
-        return 1.0
-    threads = min(groups * tile.threads, max(tile.threads, _REGISTER_FILE // tile.registers))
-    return min(1.0, threads / _FULL_CORE) ** 0.75
+        return groups
+    together = max(1, _REGISTER_FILE // (tile.registers * tile.threads))
+    rounds, rest = divmod(groups, together)
+    return sum(
+        times * count / min(1.0, count * tile.threads / _FULL_CORE) ** 0.75
+        for times, count in ((rounds, together), (1, rest))
+        if count
+    )
 
 
 def _care(tile: Tile, shape: Shape, part: int) -> float:
