@@ -487,7 +487,8 @@ class _Summed:
     """The gradients of a weight's taps (moves, groups, filters of a group, run), summed over images and positions, in
     the accumulator's dtype.
 
-    Planned for an image (batch, channels, *size) and a result's gradient (batch, filters, *output) of one kind.
+    Planned for an image (batch, channels, *size) and a result's gradient (batch, filters, *output) of one kind. Taps
+    whose moves are evenly apart are one product.
     """
 
     def __init__(self, window: _Window, groups: int, image: torch.Tensor, result: torch.Tensor) -> None:
@@ -502,35 +503,62 @@ class _Summed:
         self._mine = _Laid(result, self._like, window.count * self._like.channels)
         self._shape = (len(window.moves), groups, filters // groups, window.run)
         self._dtype = summed_in(image.dtype)
-        gaps = {after - before for before, after in itertools.pairwise(window.moves)}
-        self._product = None
-        if groups == 1 and len(gaps) == 1:
-            theirs, sums = self._theirs(image), torch.empty(self._shape, dtype=self._dtype, device=image.device)
-            b = theirs.as_strided((len(sums), window.count, window.run), (*gaps, rows.step * rows.channels, 1))
-            a = self._turned(self._mine(result)).expand(len(sums), -1, -1)
-            self._product = products.as_planned(a, b, sums[:, 0], _TERMS)
+        by_move = sorted(range(len(window.moves)), key=window.moves.__getitem__)
+        self._moves = [window.moves[tap] for tap in by_move]
+        is_sorted = self._moves == list(window.moves)
+        self._places = None if is_sorted else _table(*(by_move.index(tap) for tap in range(len(by_move))))
+        self._products = [] if groups > 1 else self._planned(image, result)
+
+    def _planned(self, image: torch.Tensor, result: torch.Tensor) -> list[tuple[slice, products.Plan]]:
+        """Of the taps in the order of their moves, which ones a product has; none where products take other ways."""
+        theirs, mine = self._theirs(image), self._turned(self._mine(result))
+        sums = torch.empty(self._shape, dtype=self._dtype, device=image.device)
+        planned = []
+        for part in _evenly(self._moves):
+            moves, out = self._moves[part], sums[part, 0]
+            b = self._overlapping(theirs, moves)
+            plan = products.as_planned(mine.expand(len(moves), -1, -1), b, out, _TERMS)
+            if plan is None:
+                return []
+            planned.append((part, plan))
+        return planned
 
     def _turned(self, mine: torch.Tensor) -> torch.Tensor:
         """The rows of the result's gradient as left matrices: (groups, filters of a group, positions)."""
         width = self._shape[2]
         return mine.as_strided((self._groups, width, self._window.count), (width, 1, self._like.channels))
 
+    def _overlapping(self, theirs: torch.Tensor, moves: Sequence[int]) -> torch.Tensor:
+        """The image's rows as right matrices, evenly moved: (moves, positions, run)."""
+        rows, gap = self._window.rows, moves[1] - moves[0] if len(moves) > 1 else 0
+        shape = (len(moves), self._window.count, self._window.run)
+        return theirs.as_strided(shape, (gap, rows.step * rows.channels, 1), moves[0])
+
     def __call__(self, image: torch.Tensor, result: torch.Tensor) -> torch.Tensor:
         mine, theirs = self._mine(result), self._theirs(image)
         sums = torch.empty(self._shape, dtype=self._dtype, device=image.device)
-        if self._product is not None:
-            self._product.run(mine, theirs, sums, None)
-            return sums
-        rows, run, groups = self._window.rows, self._window.run, self._groups
-        for move, out in zip(self._window.moves, sums, strict=True):
+        for part, planned in self._products:
+            planned.run(mine, theirs[self._moves[part.start] :], sums[part], None)
+        if not self._products:
+            rows, run, groups = self._window.rows, self._window.run, self._groups
             strides = (run if groups > 1 else 0, rows.step * rows.channels, 1)
-            product(
-                self._turned(mine),
-                theirs.as_strided((groups, self._window.count, run), strides, move),
-                out,
-                terms=_TERMS,
-            )
-        return sums
+            for move, out in zip(self._moves, sums, strict=True):
+                right = theirs.as_strided((groups, self._window.count, run), strides, move)
+                product(self._turned(mine), right, out, terms=_TERMS)
+        return sums if self._places is None else sums.index_select(0, self._places)
+
+
+def _evenly(moves: Sequence[int]) -> list[slice]:
+    """Parts of them, as long as they go, that are evenly apart."""
+    parts, start = [], 0
+    for end in range(1, len(moves) + 1):
+        is_uneven = (
+            end < len(moves) and end - start > 1 and moves[end] - moves[end - 1] != moves[start + 1] - moves[start]
+        )
+        if end == len(moves) or is_uneven:
+            parts.append(slice(start, end))
+            start = end
+    return parts
 
 
 def weight_gradient(geometry: Geometry, image: torch.Tensor, result: torch.Tensor, shape: torch.Size) -> torch.Tensor:

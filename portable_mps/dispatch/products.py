@@ -115,7 +115,7 @@ def product(
     if plan is None:
         if k > _longest():
             return _product_in_parts(a, b, out, added, alpha, beta, finish)
-        plan = remember(_plans, key, _Plan(a, b, out, d, alpha, beta, finish, terms=terms))
+        plan = remember(_plans, key, Plan(a, b, out, d, alpha, beta, finish, terms=terms))
     plan.run(a, b, out, d)
 
 
@@ -127,7 +127,7 @@ def _key(a: torch.Tensor, b: torch.Tensor, out: torch.Tensor) -> tuple[Any, ...]
 
 def over_taps(
     a: torch.Tensor, b: torch.Tensor, out: torch.Tensor, taps: torch.Tensor, added: torch.Tensor | None = None
-) -> _Plan:
+) -> Plan:
     """A plan of out = the sum over taps of products of a, moved, with the next of several matrices b; plus `added`.
 
     a (batch, m, k) not moved, b (batch, k, n) the first, out (batch, m, n), to which `added` broadcasts. taps, int64:
@@ -136,14 +136,14 @@ def over_taps(
     """
     check_turns("convolution", (taps.numel() - 2) * _turns(a.shape[2]))
     d = None if added is None else added.expand_as(out)
-    return _Plan(a, b, out, d, 1.0, 0.0 if d is None else 1.0, AS_IS, taps)
+    return Plan(a, b, out, d, 1.0, 0.0 if d is None else 1.0, AS_IS, taps)
 
 
-def as_planned(a: torch.Tensor, b: torch.Tensor, out: torch.Tensor, terms: int) -> _Plan | None:
+def as_planned(a: torch.Tensor, b: torch.Tensor, out: torch.Tensor, terms: int) -> Plan | None:
     """The plan of `product` for tensors like these, out contiguous; None where that takes other ways."""
     if out.is_complex() or a.shape[2] > _longest() or a.shape[0] > _MAX_BATCH or b.shape[2] <= _FEW_ROWS:
         return None
-    return _Plan(a, b, out, None, 1.0, 0.0, AS_IS, terms=terms)
+    return Plan(a, b, out, None, 1.0, 0.0, AS_IS, terms=terms)
 
 
 def _contiguous_way(tensor: torch.Tensor) -> torch.Tensor:
@@ -215,7 +215,7 @@ class _Call(NamedTuple):
     added: tuple[Any, ...]
 
 
-class _Plan:
+class Plan:
     """The dispatches of `product`, all but the addresses; d is what beta is multiplied with."""
 
     def __init__(
