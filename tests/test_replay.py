@@ -10,7 +10,8 @@ from processes import run_script
 from support import assert_same, to_mps
 
 from portable_mps import _C
-from portable_mps.dispatch import convolution, products
+from portable_mps.dispatch import products
+from portable_mps.dispatch.convolution import rows
 from portable_mps.runtime import device
 
 
@@ -228,7 +229,7 @@ def test_tables_outlive_the_plans_that_made_them():
         function(*ours)
     for plans in products._tables:
         plans.clear()
-    convolution._table.cache_clear()
+    rows._table.cache_clear()
     overwritten = [torch.full((16,), 1 << 40, device="mps") for _ in range(64)]
     results = []
     assert not our_frames(lambda: results.append(function(*ours)))
