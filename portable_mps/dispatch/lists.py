@@ -18,6 +18,7 @@ from portable_mps.runtime import device
 from portable_mps.runtime.kernel import Template
 
 _CHUNK = 4096  # elements a workgroup, as in kernels/lists.slangh
+_AHEAD = 4  # elements that a thread reads before it writes
 _REMEMBERED = 128  # tables
 _EVERYTHING = [(0, 2**64 - 1)]  # the memory that a dispatch over lists touches, as far as hazards go
 
@@ -53,7 +54,8 @@ class ListKernel:
             return
         accumulator = storage(compute).compute
         template = self._templates["d" if accumulator == "double" else "f"]
-        kernel = template.variant(A=accumulator, LISTS=len(lists), **defines)
+        ahead = 1 if device.current().adapter.is_software else _AHEAD
+        kernel = template.variant(A=accumulator, LISTS=len(lists), AHEAD=ahead, **defines)
         places = [a.data_ptr() if isinstance(a, torch.Tensor) else a or 0 for a in addresses]
         packed = template.layout.pack(table.data_ptr(), *places, *numbers, len(lists[0]))
         device.current().stream.recorder.launch_on_ranges(kernel, packed, groups, [], _EVERYTHING)

@@ -58,7 +58,8 @@ def _step(
                 raise RuntimeError("params, grads and the optimizer's state must share shapes, on the MPS device")
             tensors[i] = tensors[i].contiguous()
     table = dense if steps is None else [*dense, steps]
-    kernel(table, dtype, (lr_tensor, *scaling), (lr, *numbers), **defines, **types("T", dtype))
+    defines |= {"STATES": len(lists), **types("T", dtype)}
+    kernel(table, dtype, (lr_tensor, *scaling), (lr, *numbers), **defines)
     for i in odd:
         for tensors, originals in zip(dense, lists, strict=True):
             if tensors[i] is not originals[i]:
