@@ -7,6 +7,7 @@ import warnings
 import numpy as np
 import torch
 
+from portable_mps.dispatch import moves
 from portable_mps.dispatch.pointwise import Pointwise
 from portable_mps.dispatch.promotion import Promotion
 from portable_mps.dispatch.registry import implements
@@ -15,6 +16,7 @@ from portable_mps.runtime import device
 _assign = Pointwise("copy", ("a",), inputs=1, promotion=Promotion.NONE)
 _assign_negated = Pointwise("copy_negated", ("-a",), inputs=1, promotion=Promotion.NONE)
 _assign_truth = Pointwise("copy_truth", ("cast_bool(a)",), inputs=1, promotion=Promotion.NONE, complex=True)
+_BUFFER = 1 << 20  # bytes from which a software driver's own copy is the fastest
 _FLOAT8 = {getattr(torch, name) for name in dir(torch) if name.startswith("float8_")}
 
 
@@ -28,17 +30,30 @@ def copy_on_device(destination: torch.Tensor, source: torch.Tensor) -> None:
         _assign_negated((destination,), (torch._neg_view(source),))
         return
     same = destination.dtype == source.dtype
-    if same and destination.is_contiguous() and source.is_contiguous() and destination.shape == source.shape:
-        size = destination.nbytes
-        start, origin = destination.data_ptr(), source.data_ptr()
-        if size == 0 or start == origin:
-            return
-        if size >= 1 << 20 and (start + size <= origin or origin + size <= start):
-            device.current().stream.copy(start, origin, size)
-            return
     if same and source.dtype in _FLOAT8:  # every bit of a NaN is kept
         destination, source = destination.view(torch.uint8), source.view(torch.uint8)
+    if same and destination.shape == source.shape and _move(destination, source):
+        return
     _assign((destination,), (source,))
+
+
+def _move(destination: torch.Tensor, source: torch.Tensor) -> bool:
+    """Copy what has one shape and dtype, if there is a better way than element by element."""
+    are_contiguous = destination.is_contiguous() and source.is_contiguous()
+    if are_contiguous and destination.data_ptr() == source.data_ptr():
+        return True
+    if not moves.are_large(destination, source):
+        return False
+    if are_contiguous and device.current().adapter.is_software and source.nbytes >= _BUFFER:
+        device.current().stream.copy(destination.data_ptr(), source.data_ptr(), source.nbytes)
+        return True
+    if not are_contiguous and moves.transpose(destination, source):
+        return True
+    words = moves.in_words(destination, source)
+    if words[0] is destination:
+        return False
+    _assign((words[0],), (words[1],))
+    return True
 
 
 def _copy_complex(destination: torch.Tensor, source: torch.Tensor) -> None:
