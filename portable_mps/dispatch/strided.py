@@ -24,7 +24,12 @@ _WORDS = {1: "uint8_t", 2: "uint16_t", 4: "uint", 8: "uint64_t", 16: "Word16"}
 
 def word(dtype: torch.dtype) -> str:
     """The Slang type as wide as an element, for kernels that only move data."""
-    return _WORDS[dtype.itemsize]
+    return word_of(dtype.itemsize)
+
+
+def word_of(size: int) -> str:
+    """The Slang type of so many bytes: a power of two, up to 16."""
+    return _WORDS[size]
 
 
 def by_parts(function: Callable[[torch.Tensor], torch.Tensor], tensor: torch.Tensor) -> torch.Tensor:

@@ -1,4 +1,4 @@
-"""embedding_bag: sums, means and maxima over bags of an embedding's rows, and the gradients.
+"""Embeddings: the gradient and renormalisation of one; sums, means and maxima over bags of one's rows.
 
 Indices and offsets are checked on the device: a wrong one reads nothing and raises at the next synchronisation.
 """
@@ -202,3 +202,35 @@ def _embedding_bag_per_sample_weights_backward(
     of_bags, of_rows = (t.index_select(0, i) for t, i in ((grad, offset2bag.clamp(min=0)), (weight, indices)))
     products = combining(of_bags).mul_(of_rows).sum(1)
     return products.masked_fill_((offset2bag < 0) | (indices == padding_idx), 0).to(grad.dtype)
+
+
+# Embedding: the forward is index_select ---------------------------------------------------------------------------
+
+
+@implements("embedding_dense_backward")
+def embedding_dense_backward(
+    grad_output: torch.Tensor, indices: torch.Tensor, num_weights: int, padding_idx: int, scale_grad_by_freq: bool
+) -> torch.Tensor:
+    """The gradients of each row added up, in float32 for half types. Order, and so the last bits, may vary."""
+    width = grad_output.size(-1)
+    rows = combining(grad_output.reshape(-1, width))
+    flat = indices.reshape(-1)
+    total = torch.zeros((num_weights, width), dtype=rows.dtype, device=rows.device)
+    along("sum", total, 0, flat.view(-1, 1), rows)
+    if scale_grad_by_freq:
+        counts = torch.zeros(num_weights, dtype=rows.dtype, device=rows.device)
+        along("sum", counts, 0, flat, torch.ones((), dtype=rows.dtype, device=rows.device).expand(flat.shape))
+        total /= counts.clamp_(min=1).unsqueeze(1)
+    if padding_idx >= 0:
+        total[padding_idx].zero_()
+    return total.to(grad_output.dtype)
+
+
+@implements("embedding_renorm_")
+def embedding_renorm_(self: torch.Tensor, indices: torch.Tensor, max_norm: float, norm_type: float) -> torch.Tensor:
+    """Scale the rows that `indices` point at down to a norm of max_norm."""
+    flat = indices.reshape(-1).long()
+    rows = self.index_select(0, flat)
+    norms = torch.linalg.vector_norm(rows, norm_type, dim=1, keepdim=True)
+    scaled = torch.where(norms > max_norm, rows * (max_norm / (norms + 1e-7)), rows)
+    return self.index_copy_(0, flat, scaled.to(self.dtype))

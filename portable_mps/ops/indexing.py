@@ -1,4 +1,4 @@
-"""Reading and writing a tensor through index tensors: index, index_put_, index_select, index_add, take, embedding.
+"""Reading and writing a tensor through index tensors: index, index_put_, index_select, index_add, take.
 
 Everything here and in ops/scatter.py is one kernel, `indexed`, with other strides. Indices are checked on the device:
 one out of range touches nothing and raises at the next synchronisation.
@@ -29,7 +29,7 @@ from portable_mps.dispatch.strided import (
     resized,
     separate,
     warn_if_expanded,
-    word,
+    word_of,
     wrapped_dim,
     written,
 )  # fmt: skip
@@ -103,29 +103,44 @@ def _launch(access: _Access) -> None:
     if any(index.stride() != indices[0].stride() or index.dtype != indices[0].dtype for index in indices):
         indices = [index.to(torch.int64).contiguous() for index in indices]
     errors = device.current().errors
+    times = _elements_of_a_word(access, indices)
     extras: list[int] = []
     for dim, (size, stride) in zip(access.dims, access.extents, strict=True):
-        extras += [
-            size, stride, errors.arm(access.message.format(index="{index}", dim=dim, size=size), access.kind), 0
-        ]  # fmt: skip
+        code = errors.arm(access.message.format(index="{index}", dim=dim, size=size), access.kind)
+        extras += [size, stride // times, code, 0]
     defines: dict[str, Any] = {"K": len(indices), "I": _INDEX_TYPES[indices[0].dtype], "WRAP": int(access.wrap)}
     if action in ("get", "put"):
-        defines |= {"ACTION": action.upper(), "T": word(base.dtype)}
+        defines |= {"ACTION": action.upper(), "T": word_of(times * base.element_size())}
     else:
         operation = _OPERATIONS[action]
         if base.dtype == torch.bool:  # a sum of bools is a logical or, a product a logical and
             operation = {"AtomicAdd": "AtomicMax", "AtomicMul": "AtomicMin"}.get(operation, operation)
         defines |= {"ACTION": "COMBINE", "OPERATION": operation, **dtype_defines("T", base.dtype)}
+    shape, strides = list(values.shape), [list(values.stride()), list(access.base_strides)]
+    if times > 1:
+        shape[-1] //= times
+        strides = [[*(stride // times for stride in steps[:-1]), 1] for steps in strides]
     # The kernel reaches all of base through the indices, in 64-bit arithmetic.
     _kernel(len(indices))(
-        values.shape,
-        (values.stride(), access.base_strides, indices[0].stride()),
+        shape,
+        (*strides, indices[0].stride()),
         (values, base, errors.address, *indices),
         extras,
         [*indices, base if action == "get" else values],
         [values if action == "get" else extent(base)],
         **defines,
     )
+
+
+def _elements_of_a_word(access: _Access, indices: Sequence[torch.Tensor]) -> int:
+    """How many elements of a row are moved as one: it is contiguous on both sides, and no index tells them apart."""
+    values, base, item = access.values, access.base, access.base.element_size()
+    is_moved = access.action in ("get", "put") and values.dim() > 0
+    if not is_moved or access.base_strides[-1] != 1 or values.stride(-1) != 1 or any(i.stride(-1) for i in indices):
+        return 1
+    steps = (*values.stride()[:-1], *access.base_strides[:-1], *(stride for _, stride in access.extents))
+    places = (values.shape[-1], values.data_ptr() // item, base.data_ptr() // item, *steps)
+    return next(times for times in (16, 8, 4, 2, 1) if times * item <= 16 and not any(n % times for n in places))
 
 
 def _launch_in_order(access: _Access) -> None:
@@ -559,35 +574,3 @@ def put_(self: torch.Tensor, index: torch.Tensor, source: torch.Tensor, accumula
     action = "sum" if accumulate else "put"
     indexed(action, flat, [0] * index.dim(), values, (index,), ((flat.numel(), 1),), _TAKE_RANGE)
     return self if flat.data_ptr() == self.data_ptr() else self.copy_(flat.view(self.shape))
-
-
-# Embedding: the forward is index_select ---------------------------------------------------------------------------
-
-
-@implements("embedding_dense_backward")
-def embedding_dense_backward(
-    grad_output: torch.Tensor, indices: torch.Tensor, num_weights: int, padding_idx: int, scale_grad_by_freq: bool
-) -> torch.Tensor:
-    """The gradients of each row added up, in float32 for half types. Order, and so the last bits, may vary."""
-    width = grad_output.size(-1)
-    rows = combining(grad_output.reshape(-1, width))
-    flat = indices.reshape(-1)
-    total = torch.zeros((num_weights, width), dtype=rows.dtype, device=rows.device)
-    along("sum", total, 0, flat.view(-1, 1), rows)
-    if scale_grad_by_freq:
-        counts = torch.zeros(num_weights, dtype=rows.dtype, device=rows.device)
-        along("sum", counts, 0, flat, torch.ones((), dtype=rows.dtype, device=rows.device).expand(flat.shape))
-        total /= counts.clamp_(min=1).unsqueeze(1)
-    if padding_idx >= 0:
-        total[padding_idx].zero_()
-    return total.to(grad_output.dtype)
-
-
-@implements("embedding_renorm_")
-def embedding_renorm_(self: torch.Tensor, indices: torch.Tensor, max_norm: float, norm_type: float) -> torch.Tensor:
-    """Scale the rows that `indices` point at down to a norm of max_norm."""
-    flat = indices.reshape(-1).long()
-    rows = self.index_select(0, flat)
-    norms = torch.linalg.vector_norm(rows, norm_type, dim=1, keepdim=True)
-    scaled = torch.where(norms > max_norm, rows * (max_norm / (norms + 1e-7)), rows)
-    return self.index_copy_(0, flat, scaled.to(self.dtype))

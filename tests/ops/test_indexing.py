@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from support import FLOATS, INTEGERS, assert_same, compare
+from support import FLOATS, INTEGERS, assert_same, compare, to_mps
 
 DTYPES = (*FLOATS, torch.float64, *INTEGERS, torch.bool)
 I = torch.tensor  # noqa: E741
@@ -293,3 +293,19 @@ def test_results_lie_as_the_cpu_s():
     x = torch.arange(60.0).view(3, 4, 5)
     for view in (x.transpose(1, 2), x.permute(2, 0, 1), x[:, ::2]):
         compare(lambda t: (t[torch.tensor([0, 2])].stride(), t[:, torch.tensor([1, 0, 1])].stride()), view)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.int64, torch.uint8, torch.complex64], ids=str)
+@pytest.mark.parametrize("width", [1, 2, 3, 8, 12, 16, 32])
+@pytest.mark.parametrize("start", [0, 1, 4])
+def test_rows_that_are_moved_in_words(dtype, width, start):
+    table = torch.arange(9 * 40).remainder(251).view(9, 40).to(dtype)
+    index = torch.tensor([[3, 0, 8], [8, 7, -1]])
+    ours = to_mps(table)
+    part, our_part = table[:, start : start + width], ours[:, start : start + width]
+    assert_same(our_part[to_mps(index)], part[index])
+    assert_same(our_part.index_select(0, to_mps(index[0])), part.index_select(0, index[0]))
+    assert_same(our_part[:, None][to_mps(index), 0], part[:, None][index, 0])
+    part[index[0]] = part[4:7].clone()
+    our_part[to_mps(index[0])] = our_part[4:7].clone()
+    assert_same(ours, table)
