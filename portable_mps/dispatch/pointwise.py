@@ -31,6 +31,7 @@ class Check(enum.IntEnum):
 
 _VECTOR = 4  # elements a thread in the vectorised variant, as in csrc/iterator.cpp
 _LETTERS = "abcdefgh"
+_HALF = (torch.float16, torch.bfloat16)
 _NARROW = (torch.uint8, torch.int8, torch.int16, torch.float16, torch.bfloat16)  # than what they are computed in
 
 
@@ -43,8 +44,9 @@ class Pointwise:
     what to import beside the library. by_type: other expressions for some compute types ("bool" is the common dtype,
     the rest what it is computed in). only: "integral" or "floating" dtypes; others raise NotImplementedError, as on
     the CPU; so do complex ones unless by_type has "Complex" or `complex` says that the expressions hold for them.
-    in_double: as by_type, where the adapter has float64 and the compute type alone is too rough. like: the ATen
-    operator whose dtypes on the CPU are the row's; that of the first registration, if not said.
+    in_double: as by_type, where the adapter has float64 and the compute type alone is too rough. in_half: a shorter
+    expression of lib.rounded for common dtypes of 16 bits. like: the ATen operator whose dtypes on the CPU are the
+    row's; that of the first registration, if not said.
     """
 
     name: str
@@ -55,6 +57,7 @@ class Pointwise:
     modules: tuple[str, ...] = ()
     by_type: dict[str, str] = field(default_factory=dict)
     in_double: dict[str, str] = field(default_factory=dict)
+    in_half: str = ""
     only: str = ""
     complex: bool = False
     check: Check = Check.NONE
@@ -99,7 +102,8 @@ class Pointwise:
         count = len(self.expressions) + self.inputs
         operands = [storage_of_code(dtypes >> 6 * i & 63) for i in range(count)]
         compute = storage_of_code(common).compute
-        expressions = self._specialised(compute)
+        is_half = bool(self.in_half) and storage_of_code(common).dtype in _HALF
+        expressions = (self.in_half,) if is_half else self._specialised(compute)
         arithmetic = "int" if compute == "bool" else compute
         outputs, inputs = operands[: len(expressions)], operands[len(expressions) :]
         body = _Body(self, inputs, outputs, expressions, storage_of_code(common), scalar_mask >> len(expressions))
@@ -120,7 +124,8 @@ class Pointwise:
             fields += _scalar_fields(character, arithmetic, i)
 
         lines = ["import lib.dtypes;", "import lib.casts;", "import lib.maths;"]
-        lines += [f"import {m};" for m in dict.fromkeys((*self.modules, *(o.module for o in operands))) if m]
+        modules = ("lib.rounded",) if is_half else self.modules
+        lines += [f"import {m};" for m in dict.fromkeys((*modules, *(o.module for o in operands))) if m]
         lines += ["struct Params {", *(f"    {f}" for f in fields), "};", f"typealias C = {arithmetic};"]
         lines.append(f"#define K(x) x##{'lf' if arithmetic in ('double', 'ComplexDouble') else 'f'}")
         lines += ['[shader("compute")] [numthreads(256, 1, 1)]']

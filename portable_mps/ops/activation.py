@@ -58,10 +58,23 @@ register(
     "elu_backward.grad_input",
 )
 register(
-    Pointwise("silu", ("maths::silu(a)",), 1, by_type={"Complex": "maths::div(a, C(1) + maths::exp(-a))"}), "silu.out"
+    Pointwise(
+        "silu",
+        ("maths::silu(a)",),
+        1,
+        by_type={"Complex": "maths::div(a, C(1) + maths::exp(-a))"},
+        in_half="rounded::silu(a)",
+    ),
+    "silu.out",
 )
 register(
-    Pointwise("silu_backward", ("a * maths::sigmoid(b) * (C(1) + b * (C(1) - maths::sigmoid(b)))",), 2),
+    Pointwise(
+        "silu_backward",
+        ("a * maths::sigmoid(b) * (C(1) + b * (C(1) - maths::sigmoid(b)))",),
+        2,
+        in_half="a * rounded::silu_slope(b)",
+    ),
+    "silu_backward",
     "silu_backward.grad_input",
 )
 register(Pointwise("mish", ("maths::mish(a)",), 1), "mish.out")
@@ -159,8 +172,23 @@ def log_sigmoid_backward_out(
 
 
 _gelu = {
-    "none": Pointwise("gelu", ("maths::gelu(a)",), 1, promotion=Promotion.SAME, modules=("lib.special",), like="gelu"),
-    "tanh": Pointwise("gelu_tanh", ("maths::gelu_tanh(a)",), 1, promotion=Promotion.SAME, like="gelu"),
+    "none": Pointwise(
+        "gelu",
+        ("maths::gelu(a)",),
+        1,
+        promotion=Promotion.SAME,
+        modules=("lib.special",),
+        in_half="rounded::gelu(a)",
+        like="gelu",
+    ),
+    "tanh": Pointwise(
+        "gelu_tanh",
+        ("maths::gelu_tanh(a)",),
+        1,
+        promotion=Promotion.SAME,
+        in_half="rounded::gelu_tanh(a)",
+        like="gelu",
+    ),
 }
 # d/dx x Phi(x) = Phi(x) + x phi(x), with 1/sqrt(2) and 1/sqrt(2 pi).
 _PHI = "C(0.5) * (C(1) + maths::erf(b * K(0.70710678118654752440)))"
@@ -169,11 +197,18 @@ _DENSITY = "K(0.39894228040143267794) * maths::exp(C(-0.5) * b * b)"
 _INNER = "maths::tanh(K(0.79788456080286535588) * (b + K(0.044715) * b * b * b))"
 _SLOPE = "K(0.79788456080286535588) * (C(1) + K(0.134145) * b * b)"
 _gelu_backward = {
-    "none": Pointwise("gelu_backward", (f"a * ({_PHI} + b * {_DENSITY})",), 2, modules=("lib.special",)),
+    "none": Pointwise(
+        "gelu_backward",
+        (f"a * ({_PHI} + b * {_DENSITY})",),
+        2,
+        modules=("lib.special",),
+        in_half="a * rounded::gelu_slope(b)",
+    ),
     "tanh": Pointwise(
         "gelu_tanh_backward",
         (f"a * (C(0.5) * (C(1) + {_INNER}) + C(0.5) * b * (C(1) - {_INNER} * {_INNER}) * {_SLOPE})",),
         2,
+        in_half="a * rounded::gelu_tanh_slope(b)",
     ),
 }
 

@@ -70,8 +70,10 @@ register(
 )
 # The product of exponent and logarithm is large, and its rounding becomes a relative error of the power.
 _IN_DOUBLE = {"Complex": "cast_Complex(maths::pow(cast_ComplexDouble(a), cast_ComplexDouble(b)))"}
+# As on the CPU, small powers are products.
+_POWERS = {kind: "b == C(2) ? a * a : b == C(3) ? a * a * a : maths::pow(a, b)" for kind in ("float", "double")}
 register(
-    Pointwise("pow", ("maths::pow(a, b)",), 2, complex=True, in_double=_IN_DOUBLE),
+    Pointwise("pow", ("maths::pow(a, b)",), 2, complex=True, by_type=_POWERS, in_double=_IN_DOUBLE),
     "pow.Tensor_Tensor_out",
     "pow.Tensor_Scalar_out",
     "pow.Scalar_out",

@@ -15,6 +15,7 @@ _ELEMENTARY = "acos acosh asin asinh atan atanh cos cosh exp exp2 expm1 log log1
 _ELEMENTARY += " sinh sqrt tan tanh"
 _SPECIAL = "digamma erf erfc erfinv i0 lgamma"
 _SPECIAL_NAMESPACE = "erfcx i0e i1 i1e log_ndtr ndtri"
+_ROUNDED = {"sigmoid", "tanh"}  # of which lib.rounded has shorter ones
 _BESSEL = "bessel_j0 bessel_j1 bessel_y0 bessel_y1 modified_bessel_k0 modified_bessel_k1"
 _BESSEL += " scaled_modified_bessel_k0 scaled_modified_bessel_k1"
 
@@ -32,6 +33,7 @@ def _register_float(
             promotion=Promotion.FLOAT,
             modules=modules,
             complex=complex,
+            in_half=f"rounded::{name}(a)" if name in _ROUNDED else "",
         )
         register(row, f"{prefix}{name}.out", *(form.format(prefix + name) for form in forms))
 

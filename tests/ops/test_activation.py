@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
-from support import compare
+from support import compare, to_mps
 
 FUNCTIONS = {
     "relu": F.relu,
@@ -114,3 +114,51 @@ def test_gate_in_forward_mode():
     half, other = torch.randn(4, 3), torch.randn(4, 3)
     compare(lambda a, b: aten.glu_jvp(torch.nn.functional.glu(a, 1), a, b, 1), x, dx)
     compare(lambda g, a, d, b: aten.glu_backward_jvp(aten.glu_backward(g, a, 1), g, a, d, b, 1), half, x, other, dx)
+
+
+def normal_probability(x):
+    return 0.5 * torch.special.erfc(-x / math.sqrt(2))
+
+
+def gelu_tanh_inner(x):
+    return torch.sigmoid(2 * math.sqrt(2 / math.pi) * (x + 0.044715 * x**3))
+
+
+HALF_VALUES = {
+    "sigmoid": (torch.sigmoid, torch.sigmoid),
+    "tanh": (torch.tanh, torch.tanh),
+    "silu": (F.silu, lambda x: x * torch.sigmoid(x)),
+    "gelu": (F.gelu, lambda x: x * normal_probability(x)),
+    "gelu_tanh": (lambda x: F.gelu(x, approximate="tanh"), lambda x: x * gelu_tanh_inner(x)),
+}
+
+
+@pytest.mark.parametrize("dtype,bits", [(torch.float16, 11), (torch.bfloat16, 8)], ids=str)
+@pytest.mark.parametrize("name", HALF_VALUES)
+def test_every_value_of_half_types(name, dtype, bits):
+    """To hardly more than half a unit in the last place: lib.rounded, whose exponentials are the driver's."""
+    function, exact = HALF_VALUES[name]
+    x = torch.arange(-(1 << 15), 1 << 15, dtype=torch.int32).to(torch.int16).view(dtype)
+    x = x[torch.isfinite(x)]
+    ours = to_mps(x).requires_grad_()
+    wide = x.double().requires_grad_()
+    values, references = function(ours), exact(wide)
+    pairs = [(values, references, 0)]
+    if name not in ("sigmoid", "tanh"):  # whose slopes are made of their rounded values
+        pairs.append((*(torch.autograd.grad(y.sum(), t)[0] for y, t in ((values, ours), (references, wide))), 2e-6))
+    least = torch.finfo(dtype).tiny
+    # e^x overflows before x e^-x is nothing, as on the CPU.
+    edge = 300 * least if dtype == torch.bfloat16 else 0
+    for have, want, slack in pairs:
+        want = want.detach()
+        unit = torch.exp2(torch.floor(torch.log2(want.abs().clamp(min=least))) + 1 - bits)
+        error = (have.detach().cpu().double() - want).abs()
+        assert bool((error <= 0.52 * unit + slack + edge)[torch.isfinite(want)].all())
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16], ids=str)
+def test_small_powers_are_products(dtype):
+    x = torch.randn(200, generator=torch.Generator().manual_seed(3)).to(dtype)
+    wide = x.float()
+    assert torch.equal((to_mps(x) ** 2).cpu(), (wide * wide).to(dtype))
+    assert torch.equal((to_mps(x) ** 3.0).cpu(), (wide * wide * wide).to(dtype))
