@@ -35,6 +35,7 @@ FAMILIES = (
     "matmul",
     "quantized",
     "random",
+    "recurrent",
     "normalization",
     "optimizer",
     "pooling",
