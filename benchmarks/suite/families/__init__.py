@@ -12,6 +12,7 @@ from suite.families import (
     optimizers,
     products,
     randomness,
+    recurrent,
     reductions,
 )
 
@@ -27,6 +28,7 @@ FAMILIES = {
         indexing,
         randomness,
         images,
+        recurrent,
         optimizers,
         linalg,
         host,
