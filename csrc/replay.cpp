@@ -67,6 +67,7 @@ struct Tape {
   std::vector<Output> outputs;
   std::vector<c10::Storage> constants;  // kept alive
   bool is_repeatable = true;            // no argument is both read and written
+  bool may_report = false;              // a kernel checks indices
 };
 
 namespace {
@@ -103,6 +104,7 @@ class Recording {
   }
 
   void fail() { failed_ = true; }
+  void arm() { tape_.may_report = true; }
 
   void dispatched(const std::shared_ptr<const Kernel>& kernel, c10::ArrayRef<uint8_t> parameters,
                   c10::ArrayRef<uint32_t> addresses, const Groups& groups,
@@ -282,9 +284,14 @@ class Noted {
   Noted& operator=(const Noted&) = delete;
 };
 
+std::atomic<bool> errors_armed{
+    false};  // whether a kernel may have reported an error since the last look
 std::atomic<uint64_t> generation{0};  // a number up for each time that all tapes are forgotten
 
 std::vector<c10::IValue> replay(const Tape& tape, const std::vector<at::Tensor>& arguments) {
+  if (tape.may_report) {
+    errors_armed = true;
+  }
   Recorder& target = recorder();
   c10::Allocator* const memory = allocator();
   std::vector<c10::DataPtr> temporaries(tape.temporaries.size());
@@ -463,6 +470,13 @@ void bind_replay(py::module_& module) {
     auto kernel = std::make_unique<Replayed>(std::move(function));
     library_of("").impl(name.c_str(), torch::CppFunction::makeFromBoxedFunctor(std::move(kernel)));
   });
+  module.def("arm_errors", [] {
+    errors_armed = true;
+    if (current_recording != nullptr) {
+      current_recording->arm();
+    }
+  });
+  module.def("disarm_errors", [] { return errors_armed.exchange(false); });
   module.def("forget_replays", [] { ++generation; });
   module.def("set_replay_mode", [](int chosen) { mode = static_cast<Mode>(chosen); });
 }

@@ -92,6 +92,12 @@ def take_quantizer(quantized: torch.Tensor, other: torch.Tensor) -> None: ...
 def implement_replayed(name: str, function: Callable[..., Any]) -> None:
     """Make `function` the kernel of ATen operator `name`, calls of which can be replayed (csrc/replay.h)."""
 
+def arm_errors() -> None:
+    """A kernel is about to run that may report an error; replays of the call that records it are, too."""
+
+def disarm_errors() -> bool:
+    """Whether one was since the last time."""
+
 def forget_replays() -> None:
     """What operators dispatch has changed: record them anew."""
 

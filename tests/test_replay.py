@@ -169,6 +169,30 @@ def test_errors_are_raised_each_time():
             torch.mm(a, b)
 
 
+REPORTING = {
+    "index": lambda t, i: t[i],
+    "index_select": lambda t, i: t.index_select(0, i),
+    "embedding": lambda t, i: F.embedding(i, t),
+    "gather": lambda t, i: t.gather(0, i.unsqueeze(1)),
+    "cross_entropy": lambda t, i: F.cross_entropy(t[:2], i),
+}
+
+
+@pytest.mark.parametrize("name", REPORTING)
+def test_errors_that_kernels_report(name):
+    table = to_mps(normal(5, 5))
+    for places in ([1, 2], [3, 4], [0, 1], [4, 0]):
+        REPORTING[name](table, torch.tensor(places).to("mps"))
+        torch.mps.synchronize()
+    wrong = torch.tensor([1, 77]).to("mps")
+    torch.mps.synchronize()
+    for _ in range(2):
+        with pytest.raises((IndexError, RuntimeError), match="77|out of range"):
+            REPORTING[name](table, wrong)
+            torch.mps.synchronize()
+    torch.mps.synchronize()
+
+
 def test_memory_does_not_grow():
     a, image, weight = to_mps(normal(32, 32)), to_mps(normal(2, 8, 9, 9)), to_mps(normal(8, 8, 3, 3))
     taken = []

@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from portable_mps import _C
+
 _USER = 1 << 31  # the codes of report_user_error in kernels/lib/indexing.slang
 _RECORD = np.dtype([("code", np.uint32), ("axis", np.uint32), ("index", np.int64)])
 
@@ -22,7 +24,6 @@ class ErrorRecord:
         self.address = slabs.create(4096)
         self._messages: dict[int, tuple[type[Exception], str]] = {}
         self._codes: dict[tuple[type[Exception], str], int] = {}
-        self._armed = False
         self._clear()
 
     def _clear(self) -> None:
@@ -30,7 +31,7 @@ class ErrorRecord:
 
     def arm(self, message: str, kind: type[Exception] = IndexError) -> int:
         """The code to give to a kernel that is about to run; `message` may use {index} and {axis}."""
-        self._armed = True
+        _C.arm_errors()
         code = self._codes.get((kind, message))
         if code is None:
             code = self._codes[kind, message] = len(self._codes) + 1
@@ -39,13 +40,12 @@ class ErrorRecord:
 
     def arm_user_errors(self) -> None:
         """A kernel of torch.mps.compile_shader is about to run that may use `report_user_error`."""
-        self._armed = True
+        _C.arm_errors()
 
     def check(self) -> None:
         """Raise the first error reported since the last check, and clear the record."""
-        if not self._armed:
+        if not _C.disarm_errors():
             return
-        self._armed = False
         record = np.zeros(1, _RECORD)
         self._stream.download(self.address, record.view(np.uint8))
         code = int(record["code"][0])
