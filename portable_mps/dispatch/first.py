@@ -10,7 +10,10 @@ from typing import Any
 
 from portable_mps.dispatch import functionality, registry
 
-COMPOSITES = ("dropout", "group_norm", "renorm", "lstm.input", "gru.input", "rnn_tanh.input", "rnn_relu.input")
+COMPOSITES = (
+    *("dropout", "group_norm", "renorm", "cross_entropy_loss"),
+    *("lstm.input", "gru.input", "rnn_tanh.input", "rnn_relu.input"),
+)
 """Composite operators that we replace in Python; csrc/attention.cpp replaces one by itself."""
 
 

@@ -105,6 +105,17 @@ def register_composite(name: str, function: Callable[..., Any]) -> None:
         _autograd_library.impl(name, function)
 
 
+def is_plain(*tensors: torch.Tensor) -> bool:
+    """Whether nothing but autograd looks on at a composite operator, which a torch.autograd.Function may then stand
+    for: tensors of ours of one dtype, no transform, no forward-mode gradient, no trace."""
+    if torch._C._get_tracing_state() is not None or torch.autograd.forward_ad._current_level >= 0:
+        return False
+    if torch._C._functorch.peek_interpreter_stack() is not None:
+        return False
+    kinds = (torch.Tensor, torch.nn.Parameter)
+    return all(type(t) in kinds and t.is_mps and t.dtype == tensors[0].dtype and t.numel() > 0 for t in tensors)
+
+
 _composites: set[str] = set()
 
 

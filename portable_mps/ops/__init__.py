@@ -13,6 +13,7 @@ FAMILIES = (
     "convolution",
     "copy",
     "creation",
+    "cross_entropy",
     "ctc",
     "distance",
     "embedding",

@@ -1,7 +1,7 @@
 """Losses and their gradients: elementwise ones fused with their reduction, and those of class labels.
 
-What torch composes of other operators (cross_entropy, l1, kl_div, cosine, triplet, …) needs nothing here; margin
-losses of class labels are in ops/margin.py, connectionist temporal classification is in ops/ctc.py.
+What torch composes of other operators (l1, kl_div, cosine, triplet, …) needs nothing here; margin
+losses of class labels are in ops/margin.py, cross entropy over many classes in ops/cross_entropy.py, connectionist temporal classification is in ops/ctc.py.
 """
 
 from __future__ import annotations
@@ -311,6 +311,13 @@ _nll_reduced = {
 }
 
 
+def reduced_losses(
+    reduction: int, result: torch.Tensor, total_weight: torch.Tensor, losses: torch.Tensor, weights: torch.Tensor
+) -> None:
+    """The sum of losses (rows), each with its weight in it, or their weighted mean; and the sum of the weights."""
+    _nll_reduced[reduction]((result, total_weight), (losses, weights), (0,))
+
+
 def labels_of(target: torch.Tensor) -> torch.Tensor:
     """Class labels as kernels read them; RuntimeError for another dtype."""
     if target.dtype not in (torch.int64, torch.uint8):
@@ -357,7 +364,7 @@ def _nll(
             **dtype_defines("R", losses.dtype),
         )  # fmt: skip
     if weights is not None:
-        _nll_reduced[reduction]((output, total_weight), (losses, weights), (0,))
+        reduced_losses(reduction, output, total_weight, losses, weights)
     else:
         finish(output, losses)
 

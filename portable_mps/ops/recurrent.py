@@ -15,7 +15,7 @@ import torch.nn.functional as F
 
 from portable_mps.dispatch.launch import Prepared, grid
 from portable_mps.dispatch.promotion import storage
-from portable_mps.dispatch.registry import register_composite
+from portable_mps.dispatch.registry import is_plain, register_composite
 from portable_mps.runtime.kernel import Template
 
 _LAYOUT = "10Qii"
@@ -180,19 +180,6 @@ def _composed_gradients(
     return [next(found) if needed else None for needed in ctx.needs_input_grad[2:]]
 
 
-def _is_plain(tensors: Sequence[torch.Tensor]) -> bool:
-    """Whether nothing but autograd looks on, and all are tensors of ours in one dtype that the kernels have."""
-    if torch.is_autocast_enabled("mps") or torch._C._get_tracing_state() is not None:
-        return False
-    if torch._C._functorch.peek_interpreter_stack() is not None or torch.autograd.forward_ad._current_level >= 0:
-        return False
-    dtype = tensors[0].dtype
-    return dtype in _DTYPES and all(
-        type(t) in (torch.Tensor, torch.nn.Parameter) and t.is_mps and t.dtype == dtype and t.numel() > 0
-        for t in tensors
-    )
-
-
 def _fits(
     cell: str,
     x: torch.Tensor,
@@ -205,7 +192,7 @@ def _fits(
     """Whether these are layers without projections; others, and mistakes, are torch's to find."""
     if len(states) != (2 if cell == "LSTM" else 1) or len(params) != per_layer * layers:
         return False
-    if x.dim() != 3 or not _is_plain((x, *states, *params)):
+    if x.dim() != 3 or x.dtype not in _DTYPES or torch.is_autocast_enabled("mps") or not is_plain(x, *states, *params):
         return False
     if any(s.dim() != 3 or s.shape[:2] != (layers, x.shape[0 if batch_first else 1]) for s in states):
         return False
