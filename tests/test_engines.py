@@ -127,11 +127,11 @@ def test_every_variant_compiles(adapter, dtype, monkeypatch):
             part = -(-a.shape[2] // (2 * tile.k)) * tile.k
             for choice in (tiles.Choice(tile, 1, a.shape[2]), tiles.Choice(tile, 2, part)):
                 monkeypatch.setattr(products, "_choose", lambda *_, choice=choice, **__: choice)
-                products._Plan(a, b, out, out, 2.0, 1.0, products.Finish("x * x"))
+                products.Plan(a, b, out, out, 2.0, 1.0, products.Finish("x * x"))
     taps = torch.tensor([2, 64 * 24, 0, 48], dtype=torch.int64, device="mps")
     for bias in (None, out[:, :1, :24]):
         moved = torch.empty(1, 100, 24, dtype=dtype, device="mps")
-        products._Plan(
+        products.Plan(
             square[:, :100, :64],
             square.flatten()[: 64 * 24].view(1, 64, 24),
             moved,
