@@ -1,8 +1,8 @@
 """Losses and their gradients: elementwise ones fused with their reduction, and those of class labels.
 
-What torch composes of other operators (l1, kl_div, cosine, triplet, …) needs nothing here; margin losses of class labels
-are in ops/margin.py, cross entropy over many classes in ops/cross_entropy.py, connectionist temporal classification in
-ops/ctc.py.
+What torch composes of other operators (l1, kl_div, cosine, triplet, …) needs nothing here; margin losses of class
+labels are in ops/margin.py, cross entropy over many classes in ops/cross_entropy.py, connectionist temporal
+classification in ops/ctc.py.
 """
 
 from __future__ import annotations
