@@ -30,7 +30,7 @@ def in_words(destination: torch.Tensor, source: torch.Tensor) -> tuple[torch.Ten
     """Both, of one shape and dtype, as the widest elements that they are in memory without gaps."""
     if destination.dim() == 0 or destination.is_complex():
         return destination, source
-    wider = _WIDER
+    wider: tuple[torch.dtype, ...] = _WIDER
     if destination.is_contiguous() and source.is_contiguous():
         destination, source = destination.view(-1), source.view(-1)
         wider = _WIDER[1:]  # of which a thread moves four, 16 bytes
