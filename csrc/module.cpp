@@ -1,5 +1,6 @@
 // Python's view of the C++ side: `portable_mps._C`.
 #include "allocator.h"
+#include "cross_entropy.h"
 #include "functionality.h"
 #include "generator.h"
 #include "hooks.h"
@@ -26,6 +27,7 @@ PYBIND11_MODULE(TORCH_EXTENSION_NAME, module) {
   bind_functionality(module);
   bind_quantized(module);
   bind_replay(module);
+  bind_cross_entropy(module);
 
   module.def("allocated_memory", &allocated_memory);
   module.def("driver_memory", &driver_memory);

@@ -92,6 +92,9 @@ def take_quantizer(quantized: torch.Tensor, other: torch.Tensor) -> None: ...
 def implement_replayed(name: str, function: Callable[..., Any]) -> None:
     """Make `function` the kernel of ATen operator `name`, calls of which can be replayed (csrc/replay.h)."""
 
+def set_cross_entropy(function: Callable[..., torch.Tensor]) -> None:
+    """What csrc/cross_entropy.cpp calls where the loss is ours: (scores, target, reduction, ignore_index)."""
+
 def arm_errors() -> None:
     """A kernel is about to run that may report an error; replays of the call that records it are, too."""
 

@@ -11,7 +11,7 @@ from typing import Any
 from portable_mps.dispatch import functionality, registry
 
 COMPOSITES = (
-    *("dropout", "group_norm", "renorm", "cross_entropy_loss"),
+    *("dropout", "group_norm", "renorm"),
     *("lstm.input", "gru.input", "rnn_tanh.input", "rnn_relu.input"),
 )
 """Composite operators that we replace in Python; csrc/attention.cpp replaces one by itself."""

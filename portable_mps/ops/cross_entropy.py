@@ -1,7 +1,8 @@
 """Cross entropy of class labels over many classes, forward and backward without the probabilities in memory.
 
-kernels/cross_entropy.slang names the paper. Weights of classes, smoothed labels, probabilities as targets, few classes
-and gradients of gradients are left to torch's composition of log_softmax and nll_loss.
+kernels/cross_entropy.slang names the paper. csrc/cross_entropy.cpp says which losses come here: weights of classes,
+smoothed labels, probabilities as targets and few classes are left to torch's composition of log_softmax and nll_loss,
+as are gradients of gradients.
 """
 
 from __future__ import annotations
@@ -10,9 +11,9 @@ from typing import Any
 
 import torch
 
+from portable_mps import _C
 from portable_mps.dispatch.launch import grid, launch
 from portable_mps.dispatch.promotion import storage
-from portable_mps.dispatch.registry import is_plain, register_composite
 from portable_mps.ops.loss import MEAN, NONE, reduced_losses
 from portable_mps.runtime import device
 from portable_mps.runtime.kernel import Template
@@ -20,8 +21,6 @@ from portable_mps.runtime.kernel import Template
 _LAYOUT = "7QqqIII"
 _forward = Template("cross_entropy", "forward", _LAYOUT)
 _backward = Template("cross_entropy", "backward", _LAYOUT)
-_DTYPES = (torch.float32, torch.float16, torch.bfloat16)
-_LEAST_CLASSES = 512  # from which a workgroup a row pays
 
 
 class _CrossEntropy(torch.autograd.Function):
@@ -50,7 +49,7 @@ class _CrossEntropy(torch.autograd.Function):
         scores, target, logs, *total = ctx.saved_tensors
         slope = gradients[0]
         if torch.is_grad_enabled():  # for a gradient of this
-            composed = _composed(scores, target, None, ctx.reduction, ctx.ignored, 0.0)
+            composed = torch.ops.aten.nll_loss(scores.log_softmax(1), target, None, ctx.reduction, ctx.ignored)
             return (*torch.autograd.grad(composed, scores, slope, create_graph=True), None, None, None)
         slope = slope.contiguous()
         rows, classes = scores.shape
@@ -77,31 +76,8 @@ def _launch(
     launch(template, grid(len(scores)), arguments, reads, writes, **{"REDUCED": 0, "COUNTED": 0, **variant, **defines})
 
 
-def _composed(*arguments: Any) -> torch.Tensor:
-    return torch.ops.aten.cross_entropy_loss.default.decompose(*arguments)
+def cross_entropy(scores: torch.Tensor, target: torch.Tensor, reduction: int, ignore_index: int) -> torch.Tensor:
+    return _CrossEntropy.apply(scores, target, reduction, ignore_index)
 
 
-def cross_entropy_loss(
-    self: torch.Tensor,
-    target: torch.Tensor,
-    weight: torch.Tensor | None = None,
-    reduction: int = MEAN,
-    ignore_index: int = -100,
-    label_smoothing: float = 0.0,
-) -> torch.Tensor:
-    is_simple = weight is None and label_smoothing == 0 and self.dim() == 2 and target.dtype == torch.int64
-    if (
-        is_simple
-        and self.dtype in _DTYPES
-        and self.shape[1] >= _LEAST_CLASSES
-        and self.shape[0] < 2**31
-        and self.stride(1) == 1
-        and target.shape == self.shape[:1]
-        and is_plain(self)
-        and is_plain(target)
-    ):
-        return _CrossEntropy.apply(self, target, reduction, ignore_index)
-    return _composed(self, target, weight, reduction, ignore_index, label_smoothing)
-
-
-register_composite("cross_entropy_loss", cross_entropy_loss)
+_C.set_cross_entropy(cross_entropy)

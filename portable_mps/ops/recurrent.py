@@ -66,7 +66,7 @@ class _Layer(torch.autograd.Function):
         with_state = cell == "GRU"
         bias = None if not biases else biases[0] if with_state else biases[0] + biases[1]
         h, c = h.contiguous(), c.contiguous()
-        gates = F.linear(x, w_ih, bias)
+        gates = F.linear(x, w_ih, bias).contiguous()
         outputs = x.new_empty((steps, batch, width))
         cells = x.new_empty((steps, batch, width) if cell == "LSTM" else 0)
         state_gates = torch.empty_like(gates) if with_state else None
