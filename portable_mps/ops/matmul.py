@@ -58,7 +58,8 @@ def check_inner(mat1: torch.Tensor, mat2: torch.Tensor) -> None:
 
 
 def _check_dtypes(name: str, first: torch.Tensor, second: torch.Tensor) -> None:
-    """Refuse factors of two dtypes, or of one that is not multiplied, unless there is nothing to multiply."""
+    """Refuse factors of two devices or dtypes, or of a dtype that is not multiplied, if there is something to."""
+    on_device(first, second)  # what is empty, too, which no kernel would find
     if first.numel() and second.numel():
         require_dtype(_KERNELS.get(name, name), first, _MULTIPLIED)
     if first.dtype != second.dtype:

@@ -318,3 +318,17 @@ def test_grouped_products(a, b, ends):
         gradients = torch.autograd.grad(result, leaves, torch.ones_like(result))
         results.append([t.detach().cpu() for t in (result, *gradients)])
     torch.testing.assert_close(results[1], results[0])
+
+
+@pytest.mark.parametrize("shape", [(2, 3, 4), (2, 0, 3), (0, 3, 2), (2, 3, 0)])
+@pytest.mark.parametrize("on_cpu", [0, 1])
+def test_factors_of_two_devices(shape, on_cpu):
+    """Empty ones, too."""
+    m, k, n = shape
+    factors = [torch.ones(m, k), torch.ones(k, n)]
+    factors[1 - on_cpu] = factors[1 - on_cpu].to("mps")
+    a, b = factors
+    added = torch.ones(m, n, device="mps")
+    for call in (lambda: a @ b, lambda: torch.addmm(added, a, b), lambda: torch.bmm(a[None], b[None])):
+        with pytest.raises(RuntimeError, match=r"same device|mps"):
+            call()
