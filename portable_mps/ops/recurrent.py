@@ -103,8 +103,7 @@ class _Layer(torch.autograd.Function):
         weights, (outputs, cells, *gates) = rest[: ctx.count], rest[ctx.count :]
         if torch.is_grad_enabled():  # for gradients of these
             return (None, None, *_composed_gradients(ctx, (x, h, c, *weights), gradients))
-        with torch.no_grad():
-            return (None, None, *_gradients(ctx, x, h, c, weights, outputs, cells, gates, gradients))
+        return (None, None, *_gradients(ctx, x, h, c, weights, outputs, cells, gates, gradients))
 
 
 def _gradients(
@@ -165,18 +164,14 @@ def _composed_gradients(
 ) -> list[torch.Tensor | None]:
     """The same through torch's own composition, differentiable."""
     x, h, c, *weights = inputs
-    states: Any = (h[None], c[None]) if ctx.cell == "LSTM" else h[None]
+    states = [h[None], c[None]] if ctx.cell == "LSTM" else h[None]
     composite = getattr(torch.ops.aten, _OPERATORS[ctx.cell]).input
     turned = x.flip(0) if ctx.reverse else x
-    outputs, *last = composite.decompose(
-        turned, list(states) if ctx.cell == "LSTM" else states, weights, len(weights) > 2, 1, 0.0, True, False, False
-    )
+    outputs, *last = composite.decompose(turned, states, weights, len(weights) > 2, 1, 0.0, True, False, False)
     results = [outputs.flip(0) if ctx.reverse else outputs, *(state[0] for state in last)]
     wanted = [t for t, needed in zip(inputs, ctx.needs_input_grad[2:], strict=True) if needed]
-    pairs = list(zip(results, gradients, strict=False))
-    found = iter(
-        torch.autograd.grad([y for y, _ in pairs], wanted, [g for _, g in pairs], create_graph=True, allow_unused=True)
-    )
+    slopes = torch.autograd.grad(results, wanted, gradients[: len(results)], create_graph=True, allow_unused=True)
+    found = iter(slopes)
     return [next(found) if needed else None for needed in ctx.needs_input_grad[2:]]
 
 
