@@ -11,10 +11,10 @@ from portable_mps.dispatch import deterministic
 from portable_mps.dispatch.launch import check_turns
 from portable_mps.dispatch.registry import implements
 from portable_mps.dispatch.strided import Linear, dtype_defines
-from portable_mps.ops.indexing import along, combining
+from portable_mps.ops.indexing import along, combining, copies_of_sums
 from portable_mps.runtime import device
 
-_LAYOUT = "10QqqxxxxxIII"
+_LAYOUT = "10QqqxxxxxIIII"
 _forward = Linear("embedding", "forward", _LAYOUT)
 _backward = Linear("embedding", "backward", _LAYOUT)
 _MODES = ("SUM", "MEAN", "MAXIMUM")  # torch's numbers
@@ -100,7 +100,7 @@ def _embedding_bag(
         _forward(
             out.numel(),
             (rows, indices, offsets, 0 if factors is None else factors, out, bag_of, sizes, maxima, 0, errors.address,
-             weight.size(0), padding_idx, out.numel(), width, samples, bags, offsets.size(0), *codes),
+             weight.size(0), padding_idx, out.numel(), width, samples, bags, offsets.size(0), 1, *codes),
             [t for t in (rows, indices, offsets, factors) if t is not None],
             [out, bag_of, sizes, maxima],
             FORWARD=1,
@@ -136,22 +136,24 @@ def _embedding_bag_dense_backward(
     indices = indices.to(dtype).contiguous()
     factors = None if per_sample_weights is None else per_sample_weights.to(grad.dtype).contiguous()
     tables = [t.contiguous() for t in (offset2bag, bag_size, maximum_indices)]
-    total = combining(torch.zeros((num_weights, width), dtype=grad.dtype, device=grad.device))
     count = grad.numel() if mode == _MAXIMUM else indices.numel() * width
+    copies = copies_of_sums(count, num_weights * width)
+    many = combining(torch.zeros((copies, num_weights, width), dtype=grad.dtype, device=grad.device))
     if count and bags:
         deterministic.alert("_embedding_bag_dense_backward")
         _backward(
             count,
-            (0, indices, 0, 0 if factors is None else factors, grad, *tables, total, 0,
-             num_weights, padding_idx, count, width, indices.numel(), bags, 0, 0, 0, 0),
+            (0, indices, 0, 0 if factors is None else factors, grad, *tables, many, 0,
+             num_weights, padding_idx, count, width, indices.numel(), bags, 0, copies, 0, 0, 0),
             [t for t in (indices, factors, grad, *tables) if t is not None],
-            [total],
+            [many],
             MODE=_MODES[mode],
             WEIGHTED=int(factors is not None),
             I=_INDEX_TYPES[dtype],
             **dtype_defines("T", grad.dtype),
-            **dtype_defines("S", total.dtype),
+            **dtype_defines("S", many.dtype),
         )  # fmt: skip
+    total = many.sum(0) if copies > 1 else many[0]
     if scale_grad_by_freq:
         counts = torch.zeros(num_weights, dtype=total.dtype, device=total.device)
         along("sum", counts, 0, indices, torch.ones((), dtype=total.dtype, device=total.device).expand(indices.shape))

@@ -39,6 +39,7 @@ _MAX_INDICES = 8
 _INDEX_TYPES = {torch.int64: "int64_t", torch.int32: "int"}
 _OPERATIONS = {"sum": "AtomicAdd", "prod": "AtomicMul", "amin": "AtomicMin", "amax": "AtomicMax"}
 _HALF = (torch.float16, torch.bfloat16)
+_MANY = 32  # terms of a sum that are worth copies of it
 
 
 @functools.cache
@@ -183,10 +184,31 @@ def along(
     wrap: bool = False,
 ) -> None:
     """`indexed` through one dimension; index has values' rank or is to be expanded along it."""
+    is_in_copies = action == "sum" and base.dtype != torch.bool and not deterministic.is_wanted(action, base.dtype)
+    if is_in_copies and (copies := copies_of_sums(values.numel(), base.numel())) > 1:
+        length = values.size(dim) // copies * copies
+        many = torch.zeros((copies, *base.shape), dtype=base.dtype, device=base.device)
+        each, *strides = many.stride()
+        extent_of_one = (base.size(dim), strides[dim])
+        strides[dim : dim + 1] = (each, 0)
+        index = index.expand(values.shape)
+        parts = [t.narrow(dim, 0, length).unflatten(dim, (copies, -1)) for t in (values, index)]
+        indexed(action, many, strides, parts[0], (parts[1],), (extent_of_one,), message, kind, wrap, (dim,))
+        base += many.sum(0, dtype=base.dtype)
+        values, index = (t.narrow(dim, length, t.size(dim) - length) for t in (values, index))
     strides = list(base.stride())
     extent = (base.size(dim), strides[dim])
     strides[dim] = 0
     indexed(action, base, strides, values, (index,), (extent,), message, kind, wrap, (dim,))
+
+
+def copies_of_sums(terms: int, places: int) -> int:
+    """Into how many copies of so many places to add the terms, before the copies are added up.
+
+    Fewer threads wait for the same element, and the error grows with the terms of a copy, not with all of them.
+    """
+    of_each = terms // max(places, 1)
+    return min(64, of_each // 8) if of_each >= _MANY else 1
 
 
 # Advanced indexing ------------------------------------------------------------------------------------------------

@@ -106,3 +106,19 @@ def test_errors():
             F.embedding_bag(i, w, o, mode="sum", per_sample_weights=torch.ones(4, device=device))
         with pytest.raises(RuntimeError):
             F.embedding_bag(i, w, o, mode="sum", per_sample_weights=torch.ones(9, device=device).double())
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_many_indices_of_few_rows(mode):
+    """Each row's gradient has a thousand terms: no less exact than those of a sum."""
+    indices = torch.randint(3, (4001,), generator=torch.Generator().manual_seed(2))
+    gradients = []
+    for device, dtype in (("mps", torch.float32), ("cpu", torch.float64)):
+        w = weight(3).to(device, dtype).requires_grad_()
+        result = F.embedding_bag(indices.to(device), w, torch.arange(0, 4001, 2, device=device), mode=mode)
+        cotangent = torch.randn(result.shape, generator=torch.Generator().manual_seed(3))
+        gradients.append(torch.autograd.grad(result, w, cotangent.to(device, dtype))[0].cpu().double())
+        embedded = F.embedding(indices.to(device), w).sum(1)
+        gradients.append(torch.autograd.grad(embedded, w, embedded.detach())[0].cpu().double())
+    torch.testing.assert_close(gradients[0], gradients[2], rtol=0, atol=2e-5)
+    torch.testing.assert_close(gradients[1], gradients[3], rtol=1e-6, atol=2e-5)

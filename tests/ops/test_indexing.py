@@ -309,3 +309,27 @@ def test_rows_that_are_moved_in_words(dtype, width, start):
     part[index[0]] = part[4:7].clone()
     our_part[to_mps(index[0])] = our_part[4:7].clone()
     assert_same(ours, table)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.complex64, torch.int32, torch.bool], ids=str)
+@pytest.mark.parametrize("terms", [997, 4096])
+@pytest.mark.parametrize("dim", [0, 1])
+def test_many_terms_into_few_places(dtype, terms, dim):
+    exact_dtype = {torch.complex64: torch.complex128, torch.int32: torch.int32, torch.bool: torch.bool}
+    shape = (3, 5) if dim == 0 else (5, 3)
+    source = sample(*(terms, 5) if dim == 0 else (5, terms), dtype=dtype)
+    index = torch.randint(3, (terms,), generator=torch.Generator().manual_seed(2))
+    base = torch.ones(shape, dtype=dtype)
+    exact = base.to(exact_dtype.get(dtype, torch.float64))
+    exact = exact.index_add(dim, index, source.to(exact.dtype))
+    spread = (index.unsqueeze(1 - dim)).expand(source.shape)
+    for ours in (
+        to_mps(base).index_add(dim, to_mps(index), to_mps(source)),
+        to_mps(base).scatter_add(dim, to_mps(spread), to_mps(source)),
+    ):
+        if dtype in (torch.int32, torch.bool):
+            assert torch.equal(ours.cpu(), exact)
+        else:  # a few roundings, not one a term
+            unit = torch.finfo(dtype if dtype == torch.float16 else torch.float32).eps
+            assert (ours.cpu().to(exact.dtype) - exact).abs().max() <= 4 * unit * exact.abs().max()
+    raises_later(lambda: to_mps(base).index_add(dim, to_mps(index) + 1, to_mps(source)))
