@@ -1,0 +1,474 @@
+"""A fused kernel in Slang: Inductor's operators written as statements of one thread.
+
+A pointwise kernel has a thread an element, or a tile of 16 x 16 elements a workgroup where reads and writes run along
+different dimensions. A reduction has rows; several threads share a row (kernels/place.slangh), in stages: statements
+for each element of a row, with the states of reductions, then those states merged over the threads, then statements
+for the row alone. Rows that are short enough stay in registers between stages (Inductor's persistent reductions);
+longer ones are read again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import sympy
+import torch
+from torch._inductor.codegen.common import (
+    CSE,
+    CSEVariable,
+    DeferredLine,
+    IndentedBuffer,
+    PythonPrinter,
+    SizeArg,
+    TensorArg,
+)
+from torch._inductor.codegen.simd import IterationRangesEntry, IterationRangesRoot, SIMDKernel
+from torch._inductor.ir import ReductionHint
+from torch._inductor.virtualized import V
+from torch.utils._ordered_set import OrderedSet
+
+from portable_mps.dispatch.launch import GROUP_ROW
+from portable_mps.dispatch.promotion import storage
+from portable_mps.inductor.overrides import SlangOverrides, compute_type, rounded_through
+from portable_mps.inductor.printer import SlangPrinter
+from portable_mps.inductor.reductions import THREADS, Geometry, State, geometry, state_of
+
+_TILE = 16  # elements of a tile's side
+_NARROW = (torch.uint8, torch.int8, torch.int16, torch.uint16, torch.uint32)  # than what they are computed in
+_DEFINITION = re.compile(r"^\s*(\w+) (tmp\d+) = ", re.MULTILINE)
+_IN_BOUNDS = "in_bounds"  # whether all indices of this thread's element have been
+
+
+class _TypedCSE(CSE):
+    """Common subexpressions as declarations with types, integers wrapped to their dtype."""
+
+    def generate(self, buffer: IndentedBuffer, expr: Any, **options: Any) -> CSEVariable:
+        dtype = options.get("dtype")
+        if isinstance(dtype, torch.dtype):
+            self.prefix = f"{compute_type(dtype)} "
+            if isinstance(expr, str) and dtype in _NARROW and not self.contains(expr):
+                wrapped = rounded_through(f"({expr})", dtype)
+                var = super().generate(buffer, wrapped, **options)
+                self.put(expr, var)
+                return var
+        else:
+            self.prefix = "let "
+        return super().generate(buffer, expr, **options)
+
+
+@dataclass
+class _Stage:
+    """Statements: for each element of a row, or (where `of_row`) for the row alone; and those before and behind."""
+
+    of_row: bool
+    before: IndentedBuffer = field(default_factory=IndentedBuffer)
+    body: IndentedBuffer = field(default_factory=IndentedBuffer)
+    behind: IndentedBuffer = field(default_factory=IndentedBuffer)
+
+
+class SlangKernel(SIMDKernel):
+    """See the module's docstring; the methods are those that Inductor's scheduler calls."""
+
+    overrides = SlangOverrides
+    suffix = ";"
+    kexpr = staticmethod(SlangPrinter().doprint)
+    sexpr = kexpr
+    pexpr = staticmethod(PythonPrinter().doprint)
+
+    def __init__(self, tiling: dict[str, sympy.Expr], **options: Any) -> None:
+        self._geometry: Geometry | None = None
+        super().__init__(tiling, **options)
+        self.cse = _TypedCSE(self.newvar_prefix, self.suffix)
+        self.modules: set[str] = set()
+        self._header: dict[str, None] = {}
+        self._places: dict[str, str] = {}  # of ranges of the reduced dimension, and their texts
+        self._row_variables: OrderedSet[CSEVariable] = OrderedSet()
+        self._states = itertools.count()
+        self._messages: list[tuple[str, str]] = []  # what goes wrong on the device: an exception's name, its text
+        self._stages: list[_Stage] = []
+        self._begin(of_row=False)
+
+    # Ranges -------------------------------------------------------------------------------------------------------
+
+    def should_use_persistent_reduction(self) -> bool:
+        if not self.features.is_reduction():
+            return False
+        reduced = [prefix for prefix in self.numels if prefix.startswith("r")]
+        if reduced != ["r0_"]:
+            raise NotImplementedError("torch.compile on mps has no reductions over tiles of two dimensions")
+        length = V.graph.sizevars.simplify(self.numels["r0_"])
+        hint = V.graph.sizevars.optimization_hint
+        rows = 1
+        for prefix, numel in self.numels.items():
+            rows *= 1 if prefix in reduced else hint(numel)
+        is_outer = self.features.get_reduction_hint() in (ReductionHint.OUTER, ReductionHint.OUTER_TINY)
+        self._geometry = geometry(rows, hint(length), is_outer, isinstance(length, sympy.Integer))
+        return self._geometry.kept > 0
+
+    def dtype_to_str(self, dtype: torch.dtype) -> str:
+        return compute_type(dtype)
+
+    def codegen_iteration_ranges_entry(self, entry: IterationRangesEntry) -> None:
+        text = f"const Index {entry.name} = {self.kexpr(self.rename_indexing(entry.expr))};"
+        if entry.is_reduction:
+            self._places[entry.name] = text
+        else:
+            self.indexing_code.writeline(text)
+
+    # Stages -------------------------------------------------------------------------------------------------------
+
+    def _begin(self, of_row: bool) -> None:
+        self._stages.append(_Stage(of_row))
+        self.loads = self.compute = self.stores = self._stages[-1].body
+
+    def _forget_elements(self) -> None:
+        """What was computed of an element of a row that is not kept must be computed again."""
+        if self.inside_reduction and not self.persistent_reduction:
+            self.cse.invalidate(self._row_variables)
+
+    @contextlib.contextmanager
+    def disable_reduction(self) -> Iterator[None]:
+        if not self.features.is_reduction():
+            yield
+            return
+        self._forget_elements()
+        self._begin(of_row=True)
+        self.inside_reduction = False
+        try:
+            yield
+        finally:
+            self.inside_reduction = True
+            self._begin(of_row=False)
+
+    def codegen_body(self) -> None:
+        """Nothing: stages are put together at the end."""
+
+    def create_cse_var(self, *args: Any, **kwargs: Any) -> CSEVariable:
+        var = super().create_cse_var(*args, **kwargs)
+        if self._stages[-1].of_row:
+            self._row_variables.add(var)
+        return var
+
+    # Memory -------------------------------------------------------------------------------------------------------
+
+    def _element(self, pointer: str, index: sympy.Expr) -> str:
+        return f"{pointer}[{self.index_to_str(index)}]"
+
+    def load(self, name: str, index: sympy.Expr) -> CSEVariable:
+        pointer, dtype = self.args.input(name), V.graph.get_dtype(name)
+        row = self._storage(dtype)
+        is_indirect = any(str(symbol).startswith("tmp") for symbol in index.free_symbols)
+        value = row.load.format(self._element(f"p.{pointer}", self.prepare_indexing(index)))
+        if is_indirect and self._messages:
+            value = f"{_IN_BOUNDS} ? {value} : {row.compute}(0)"
+        return self.cse.generate(self.loads, value, dtype=dtype)
+
+    def store(self, name: str, index: sympy.Expr, value: CSEVariable, mode: Any = None) -> None:
+        pointer, row = self.args.output(name), self._storage(V.graph.get_dtype(name))
+        where = self.index_to_str(self.prepare_indexing(index))
+        if mode is None:
+            line = f"p.{pointer}[{where}] = {row.store.format(value)};"
+        elif mode == "atomic_add":
+            self.modules.add("lib.atomics")
+            line = f"atomic_apply<AtomicAdd>(p.{pointer} + {where}, cast_{row.compute}({value}));"
+        else:
+            raise NotImplementedError(f"torch.compile on mps has no stores of mode {mode}")
+        self.stores.writeline(DeferredLine(name, f"STORE({line})"))
+
+    def store_reduction(self, name: str, index: sympy.Expr, value: CSEVariable) -> None:
+        pointer, row = self.args.output(name), self._storage(V.graph.get_dtype(name))
+        where = self.index_to_str(self.prepare_indexing(index))
+        line = f"STORE_ROW(p.{pointer}[{where}] = {row.store.format(value)};)"
+        self._finished().behind.writeline(DeferredLine(name, line))
+
+    def _storage(self, dtype: torch.dtype) -> Any:
+        row = storage(dtype, float8=True)
+        if row.module:
+            self.modules.add(row.module)
+        return row
+
+    def check_bounds(self, expr: sympy.Expr, size: sympy.Expr, lower: bool, upper: bool) -> None:
+        if not (lower or upper):
+            return
+        index, limit = self.index_to_str(expr), self.index_to_str(size)
+        tests = [f"{index} < 0"] if lower else []
+        tests += [f"{index} >= {limit}"] if upper else []
+        code = self._message("IndexError", "index {index} is out of bounds for a dimension of size " + self.pexpr(size))
+        self.compute.writeline(f"if ({' || '.join(tests)})")
+        self.compute.writeline("{")
+        with self.compute.indent():
+            self.compute.writeline(f"report_error(p.error, {code}, 0u, int64_t({index}));")
+            self.compute.writeline(f"{_IN_BOUNDS} = false;")
+            self.compute.writeline(f"{index} = 0;")
+        self.compute.writeline("}")
+
+    def device_assert_async(self, cond: CSEVariable, msg: str) -> None:
+        code = self._message("RuntimeError", msg)
+        self.compute.writeline(f"if (!{cond}) report_error(p.error, {code}, 0u, 0);")
+
+    def _message(self, kind: str, text: str) -> str:
+        """The parameter with the code of an error."""
+        message = (kind, text)
+        if message not in self._messages:
+            self._messages.append(message)
+        return f"p.code{self._messages.index(message)}"
+
+    # Reductions ---------------------------------------------------------------------------------------------------
+
+    def reduction(self, dtype: torch.dtype, src_dtype: torch.dtype, reduction_type: Any, value: Any) -> Any:
+        key = (src_dtype, reduction_type, value)
+        if key not in self.cse.reduction_cache:
+            self.cse.reduction_cache[key] = self._reduced(state_of(reduction_type, dtype, src_dtype), value)
+        return self.cse.reduction_cache[key]
+
+    def _reduced(self, state: State, value: Any) -> Any:
+        self._header.update(dict.fromkeys(state.header()))
+        stage, name = self._stages[-1], f"state{next(self._states)}"
+        values = value if isinstance(value, tuple) else (value,)
+        texts = dict(zip(("v", "v1", "v2"), values, strict=False))
+        stage.before.writeline(f"{state.kind} {name} = {state.identity};")
+        stage.body.writeline(f"{name} = {state.step.format(s=name, i='r0_index', **texts)};")
+        stage.behind.writeline(f"{name} = {state.group_merge}({name}, place, lane);")
+        results = []
+        for text, dtype in state.results:
+            var = self.cse.newvar(dtype=dtype)
+            self._row_variables.add(var)
+            stage.behind.writeline(f"{compute_type(dtype)} {var} = cast_{compute_type(dtype)}({text.format(s=name)});")
+            results.append(var)
+        if self.persistent_reduction:
+            self._begin(of_row=False)
+        return tuple(results) if len(results) > 1 else results[0]
+
+    def _finished(self) -> _Stage:
+        """The stage whose reductions are stored now."""
+        return self._stages[-2 if self.persistent_reduction else -1]
+
+    # Text ---------------------------------------------------------------------------------------------------------
+
+    def codegen_kernel(self, name: str | None = None) -> str:
+        """The source: definitions, parameters, and one thread's statements."""
+        modules = ("lib.dtypes", "lib.casts", "lib.maths", *sorted(self.modules))
+        if self._messages:
+            modules = (*modules, "lib.indexing")
+        statements = self._row_statements() if self.features.is_reduction() else self._element_statements()
+        lines = [f"import {module};" for module in modules]
+        lines.append(f"typealias Index = {self.index_dtype};")
+        if self.features.is_reduction():
+            lines.append('#include "place.slangh"')
+        lines += self._header
+        lines += ["", "struct Params", "{", *(f"    {kind}{name};" for kind, name, _ in self._fields()), "};", ""]
+        lines += [f'[shader("compute")] [numthreads({THREADS}, 1, 1)]']
+        lines += ["void main(uint3 group : SV_GroupID, uint lane : SV_GroupIndex, PARAMS p)", "{"]
+        lines += [f"    {line}" if line else "" for line in statements.getvalue().splitlines()]
+        lines.append("}")
+        return "\n".join(lines) + "\n"
+
+    def _fields(self) -> list[tuple[str, str, str]]:
+        """(type, name, format character) of each parameter, in the order of the call's arguments."""
+        fields = []
+        _, _, arguments, _ = self.args.python_argdefs()
+        for argument in arguments:
+            if isinstance(argument, TensorArg):
+                fields.append((f"{self._storage(argument.dtype).type}* ", argument.name, "Q"))
+            elif isinstance(argument, SizeArg):
+                is_whole = argument.expr.is_integer is not False
+                fields.append(("int64_t " if is_whole else "float ", argument.name, "q" if is_whole else "f"))
+            else:
+                raise NotImplementedError(f"torch.compile on mps passes no {type(argument).__name__} to kernels")
+        fields += [("int64_t ", f"{tree.prefix}numel", "q") for tree in self._dynamic_trees()]
+        if self._messages:
+            fields.append(("ErrorWord* ", "error", "Q"))
+            fields += [("uint ", f"code{i}", "I") for i in range(len(self._messages))]
+        return fields
+
+    def _dynamic_trees(self) -> list[IterationRangesRoot]:
+        return [tree for tree in self.range_trees if not isinstance(tree.numel, sympy.Integer)]
+
+    def _numel(self, tree: IterationRangesRoot) -> str:
+        return str(tree.numel) if isinstance(tree.numel, sympy.Integer) else f"{tree.prefix}numel"
+
+    def _prologue(self, code: IndentedBuffer) -> None:
+        """Sizes as indices."""
+        for kind, name, _ in self._fields():
+            if kind == "int64_t ":
+                code.writeline(f"const Index {name} = Index(p.{name});")
+            elif kind == "float ":
+                code.writeline(f"const float {name} = p.{name};")
+        code.writeline(f"const Index workgroup = Index(group.y) * {GROUP_ROW} + Index(group.x);")
+        if self._messages:
+            code.writeline(f"bool {_IN_BOUNDS} = true;")
+
+    def _element_statements(self) -> IndentedBuffer:
+        code = IndentedBuffer()
+        self._prologue(code)
+        trees = self.range_trees
+        if len(trees) == 1:
+            (tree,) = trees
+            code.writeline(f"const Index {tree.name} = workgroup * {THREADS} + Index(lane);")
+            code.writeline(f"if ({tree.name} >= {self._numel(tree)}) return;")
+        elif trees:
+            x, y, *rest = reversed(trees)  # the innermost is last
+            code.writeline(f"const Index columns = ({self._numel(x)} + {_TILE - 1}) / {_TILE};")
+            code.writeline(f"const Index lines = ({self._numel(y)} + {_TILE - 1}) / {_TILE};")
+            code.writeline(f"const Index {x.name} = workgroup % columns * {_TILE} + Index(lane % {_TILE});")
+            code.writeline(f"const Index {y.name} = workgroup / columns % lines * {_TILE} + Index(lane / {_TILE});")
+            for tree in rest:
+                code.writeline(f"const Index {tree.name} = workgroup / (columns * lines);")
+            code.writeline(f"if ({x.name} >= {self._numel(x)} || {y.name} >= {self._numel(y)}) return;")
+        code.splice(self.indexing_code)
+        for stage in self._stages:
+            code.splice(self._guarded(stage.body.getvalue(), "", ""))
+        return code
+
+    def _row_statements(self) -> IndentedBuffer:
+        assert self._geometry is not None
+        code = IndentedBuffer()
+        self._prologue(code)
+        *rows, reduced = self.range_trees
+        width = self._geometry.width
+        code.writeline(f"const Place place = place_of({self._geometry.code}, lane);")
+        total = " * ".join(self._numel(tree) for tree in rows) or "1"
+        code.writeline(f"const Index row = workgroup * {width} + Index(place.x);")
+        code.writeline(f"const bool is_row = row < {total};")
+        # Threads past the last row take it once more, and store nothing: all must meet at the barriers.
+        code.writeline(f"{'Index' if rows else 'const Index'} rest = is_row ? row : {total} - 1;")
+        for tree in reversed(rows):
+            code.writeline(f"const Index {tree.name} = rest % {self._numel(tree)};")
+            code.writeline(f"rest = rest / {self._numel(tree)};")
+        code.splice(self.indexing_code)
+        crossing = self._crossing() if self.persistent_reduction else {}
+        for name, (kind, _, _) in crossing.items():
+            code.writeline(f"{kind} kept_{name}[{self._geometry.kept}];")
+        for number, stage in enumerate(self._stages):
+            body = stage.body.getvalue()
+            if stage.of_row:
+                code.splice(_first_kept(body, number, crossing))
+                code.splice(self._guarded(body, "is_row && place.y == 0u", ""))
+                continue
+            code.splice(stage.before)
+            if body.strip():
+                self._loop(code, reduced, body, number, crossing)
+            behind = stage.behind.getvalue()
+            code.splice(_first_kept(behind, number + 1, crossing))
+            code.splice(self._guarded(behind, "is_row", "is_row && place.y == 0u"))
+        return code
+
+    def _loop(
+        self, code: IndentedBuffer, reduced: IterationRangesRoot, body: str, number: int, crossing: dict[str, Any]
+    ) -> None:
+        """The statements for the elements of a thread."""
+        assert self._geometry is not None
+        length, height, kept = self._numel(reduced), self._geometry.height, self._geometry.kept
+        if kept:
+            code.writeline(f"[ForceUnroll] for (uint k = 0u; k < {kept}u; ++k)")
+        else:
+            code.writeline(f"for (Index {reduced.name} = Index(place.y); {reduced.name} < {length}; {reduced.name} += {height})")
+        code.writeline("{")
+        with code.indent():
+            if kept:
+                code.writeline(f"const Index {reduced.name} = Index(place.y) + Index(k) * {height};")
+                code.writeline(f"if ({reduced.name} < {length})")
+                code.writeline("{")
+            with code.indent(int(bool(kept))):
+                for text in self._places.values():
+                    code.writeline(text)
+                for name, (kind, first, last) in crossing.items():
+                    if first < number <= last and re.search(rf"\b{name}\b", body):
+                        code.writeline(f"{kind} {name} = kept_{name}[k];")
+                code.splice(self._guarded(body, "is_row", ""))
+                for name, (_, first, _) in crossing.items():
+                    if first == number:
+                        code.writeline(f"kept_{name}[k] = {name};")
+            if kept:
+                code.writeline("}")
+        code.writeline("}")
+
+    def _crossing(self) -> dict[str, tuple[str, int, int]]:
+        """Variables of elements that later stages use: their types, their stage, and the last that uses them."""
+        texts = [stage.body.getvalue() for stage in self._stages]
+        crossing = {}
+        for number, (stage, text) in enumerate(zip(self._stages, texts, strict=True)):
+            if stage.of_row:
+                continue
+            for kind, name in _DEFINITION.findall(text):
+                uses = [later for later in range(number + 1, len(texts)) if re.search(rf"\b{name}\b", texts[later])]
+                if uses:
+                    crossing[name] = (kind, number, uses[-1])
+        return crossing
+
+    def _guarded(self, text: str, stores: str, row_stores: str) -> str:
+        """The text with its stores under their conditions."""
+        checks = [_IN_BOUNDS] if self._messages else []
+
+        def store(conditions: str, statement: str) -> str:
+            tests = [test for test in (conditions, *checks) if test]
+            return f"if ({' && '.join(tests)}) {statement}" if tests else statement
+
+        text = re.sub(r"STORE_ROW\((.*)\)$", lambda found: store(row_stores, found[1]), text, flags=re.MULTILINE)
+        return re.sub(r"STORE\((.*)\)$", lambda found: store(stores, found[1]), text, flags=re.MULTILINE)
+
+    # Launch -------------------------------------------------------------------------------------------------------
+
+    def call_kernel(self, name: str, node: Any = None, deallocate_ws: bool = True) -> None:
+        wrapper = V.graph.wrapper_code
+        _, call_args, _, arg_types = self.args.python_argdefs()
+        arguments = [str(argument) for argument in call_args]
+        for tree in self._dynamic_trees():
+            numel = tree.numel
+            is_symbol = isinstance(numel, sympy.Symbol)
+            arguments.append(str(numel) if is_symbol else str(wrapper.generate_numel_expr(name, tree).inner))
+            arg_types.append(int)
+        arguments += [self._workgroups(), self._turns()]
+        wrapper.generate_kernel_call(
+            name, arguments, device=V.graph.get_current_device_or_throw(), triton=False, arg_types=[*arg_types, int, int]
+        )
+
+    def _workgroups(self) -> str:
+        """How many, as an expression of the wrapper."""
+        if self._geometry is not None:
+            rows = sympy.Integer(1)
+            for tree in self.range_trees[:-1]:
+                rows *= tree.numel
+            return self._quotient(rows, self._geometry.width)
+        if len(self.range_trees) <= 1:
+            return self._quotient(self.range_trees[0].numel if self.range_trees else sympy.Integer(1), THREADS)
+        x, y, *rest = reversed(self.range_trees)
+        count = " * ".join((self._quotient(x.numel, _TILE), self._quotient(y.numel, _TILE)))
+        return " * ".join((count, *(f"({self.pexpr(V.graph.sizevars.simplify(tree.numel))})" for tree in rest)))
+
+    def _turns(self) -> str:
+        """Of a thread through its loop, 0 where it has none."""
+        if self._geometry is None or self._geometry.kept:
+            return "0"
+        return self._quotient(self.range_trees[-1].numel, self._geometry.height)
+
+    def _quotient(self, numel: sympy.Expr, divisor: int) -> str:
+        numel = V.graph.sizevars.simplify(numel)
+        if isinstance(numel, sympy.Integer):
+            return str(-(-int(numel) // divisor))
+        return f"(({self.pexpr(numel)}) + {divisor - 1}) // {divisor}"
+
+    def constants_of_launch(self) -> tuple[str, str, tuple[tuple[str, str], ...]]:
+        """For launch.GraphKernel: the layout, which tensors are written ('w', 'r'), and the errors' messages."""
+        written = {inner for inner in self.args.output_buffers.values() if isinstance(inner, str)}
+        written |= {b.inner_name for b in self.args.inplace_buffers.values() if hasattr(b, "inner_name")}
+        layout = "".join(character for _, _, character in self._fields())
+        _, _, arguments, _ = self.args.python_argdefs()
+        access = "".join(
+            "w" if argument.name in written else "r" for argument in arguments if isinstance(argument, TensorArg)
+        )
+        return layout, access, tuple(self._messages)
+
+
+def _first_kept(text: str, number: int, crossing: dict[str, tuple[str, int, int]]) -> str:
+    """Declarations, for statements of a row, of what was computed of its first element."""
+    return "\n".join(
+        f"{kind} {name} = kept_{name}[0];"
+        for name, (kind, first, _) in crossing.items()
+        if first < number and re.search(rf"\b{name}\b", text)
+    )
