@@ -221,6 +221,8 @@ class SlangKernel(SIMDKernel):
     # Reductions ---------------------------------------------------------------------------------------------------
 
     def reduction(self, dtype: torch.dtype, src_dtype: torch.dtype, reduction_type: Any, value: Any) -> Any:
+        if self.persistent_reduction and reduction_type == "welford_reduce":
+            return self.welford_reduce_fallback(dtype, value)  # in two passes, which cost nothing in registers
         key = (src_dtype, reduction_type, value)
         if key not in self.cse.reduction_cache:
             self.cse.reduction_cache[key] = self._reduced(state_of(reduction_type, dtype, src_dtype), value)

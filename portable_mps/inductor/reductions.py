@@ -79,7 +79,8 @@ def state_of(kind: str, dtype: torch.dtype, src_dtype: torch.dtype) -> State:
     }
     if kind in simple:
         identity, step, merge = simple[kind]
-        return State(element, element, f"{element}({identity})", step, f"{merge}_{element}", (("{s}", dtype),))
+        identity = f"{element}({identity})" if identity in ("0", "1") else identity
+        return State(element, element, identity, step, f"{merge}_{element}", (("{s}", dtype),))
     base = kind.removesuffix("_with_value").removesuffix("_value")
     if base in ("argmax", "argmin"):
         function = f"{'largest' if base == 'argmax' else 'smallest'}_{element}"
