@@ -184,7 +184,7 @@ class SlangKernel(SIMDKernel):
         pointer, row = self.args.output(name), self._storage(V.graph.get_dtype(name))
         where = self.index_to_str(self.prepare_indexing(index))
         line = f"STORE_ROW(p.{pointer}[{where}] = {row.store.format(value)};)"
-        self._finished().behind.writeline(DeferredLine(name, line))
+        self._stages[-1].behind.writeline(DeferredLine(name, line))
 
     def _storage(self, dtype: torch.dtype) -> Any:
         row = storage(dtype, float8=True)
@@ -245,10 +245,6 @@ class SlangKernel(SIMDKernel):
         if self.persistent_reduction:
             self._begin(of_row=False)
         return tuple(results) if len(results) > 1 else results[0]
-
-    def _finished(self) -> _Stage:
-        """The stage whose reductions are stored now."""
-        return self._stages[-2 if self.persistent_reduction else -1]
 
     # Text ---------------------------------------------------------------------------------------------------------
 
@@ -344,19 +340,20 @@ class SlangKernel(SIMDKernel):
             code.writeline(f"rest = rest / {self._numel(tree)};")
         code.splice(self.indexing_code)
         crossing = self._crossing() if self.persistent_reduction else {}
-        for name, (kind, _, _) in crossing.items():
+        for name, (kind, _) in crossing.items():
             code.writeline(f"{kind} kept_{name}[{self._geometry.kept}];")
+        declared: set[str] = set()
         for number, stage in enumerate(self._stages):
             body = stage.body.getvalue()
             if stage.of_row:
-                code.splice(_first_kept(body, number, crossing))
+                code.splice(_first_kept(body, 2 * number, crossing, declared))
                 code.splice(self._guarded(body, "is_row && place.y == 0u", ""))
                 continue
             code.splice(stage.before)
             if body.strip():
                 self._loop(code, reduced, body, number, crossing)
             behind = stage.behind.getvalue()
-            code.splice(_first_kept(behind, number + 1, crossing))
+            code.splice(_first_kept(behind, 2 * number + 1, crossing, declared))
             code.splice(self._guarded(behind, "is_row", "is_row && place.y == 0u"))
         return code
 
@@ -379,28 +376,27 @@ class SlangKernel(SIMDKernel):
             with code.indent(int(bool(kept))):
                 for text in self._places.values():
                     code.writeline(text)
-                for name, (kind, first, last) in crossing.items():
-                    if first < number <= last and re.search(rf"\b{name}\b", body):
+                for name, (kind, first) in crossing.items():
+                    if first < 2 * number and re.search(rf"\b{name}\b", body):
                         code.writeline(f"{kind} {name} = kept_{name}[k];")
                 code.splice(self._guarded(body, "is_row", ""))
-                for name, (_, first, _) in crossing.items():
-                    if first == number:
+                for name, (_, first) in crossing.items():
+                    if first == 2 * number:
                         code.writeline(f"kept_{name}[k] = {name};")
             if kept:
                 code.writeline("}")
         code.writeline("}")
 
-    def _crossing(self) -> dict[str, tuple[str, int, int]]:
-        """Variables of elements that later stages use: their types, their stage, and the last that uses them."""
-        texts = [stage.body.getvalue() for stage in self._stages]
+    def _crossing(self) -> dict[str, tuple[str, int]]:
+        """Variables of elements that are used outside their own loop: their types, and twice their stage's number."""
+        texts = [text for stage in self._stages for text in (stage.body.getvalue(), stage.behind.getvalue())]
         crossing = {}
-        for number, (stage, text) in enumerate(zip(self._stages, texts, strict=True)):
-            if stage.of_row:
+        for place in range(0, len(texts), 2):
+            if self._stages[place // 2].of_row:
                 continue
-            for kind, name in _DEFINITION.findall(text):
-                uses = [later for later in range(number + 1, len(texts)) if re.search(rf"\b{name}\b", texts[later])]
-                if uses:
-                    crossing[name] = (kind, number, uses[-1])
+            for kind, name in _DEFINITION.findall(texts[place]):
+                if any(re.search(rf"\b{name}\b", text) for text in texts[place + 1 :]):
+                    crossing[name] = (kind, place)
         return crossing
 
     def _guarded(self, text: str, stores: str, row_stores: str) -> str:
@@ -467,10 +463,12 @@ class SlangKernel(SIMDKernel):
         return layout, access, tuple(self._messages)
 
 
-def _first_kept(text: str, number: int, crossing: dict[str, tuple[str, int, int]]) -> str:
-    """Declarations, for statements of a row, of what was computed of its first element."""
-    return "\n".join(
-        f"{kind} {name} = kept_{name}[0];"
-        for name, (kind, first, _) in crossing.items()
-        if first < number and re.search(rf"\b{name}\b", text)
-    )
+def _first_kept(text: str, place: int, crossing: dict[str, tuple[str, int]], declared: set[str]) -> str:
+    """Declarations, for statements of a row, of what was computed of its first element and is not declared yet."""
+    needed = [
+        name
+        for name, (_, first) in crossing.items()
+        if first < place and name not in declared and re.search(rf"\b{name}\b", text)
+    ]
+    declared.update(needed)
+    return "\n".join(f"{crossing[name][0]} {name} = kept_{name}[0];" for name in needed)
