@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+from pathlib import Path
 from types import ModuleType
 
 
@@ -16,3 +18,18 @@ def generate_slang(module: ModuleType) -> None:
 
     module.MetalScheduling = SlangScheduling  # type: ignore[attr-defined]
     config.fallback_random = True
+
+
+def prepare(module: ModuleType) -> None:
+    """Before Dynamo traces anything.
+
+    Our kernels are planned in Python, and run where Dynamo looks on: they are not part of anybody's model. What
+    Inductor's cache on disk holds are generated kernels: those of another generator than this are not ours.
+    """
+    import torch
+
+    module.add("portable_mps")  # type: ignore[attr-defined]
+    module.add("slangpy")  # type: ignore[attr-defined]
+    sources = sorted((Path(__file__).parent.parent / "inductor").glob("*.py"))
+    digest = hashlib.sha256(b"".join(source.read_bytes() for source in sources)).hexdigest()[:16]
+    torch.compiler.config.cache_key_tag += f"portable-mps {digest}"

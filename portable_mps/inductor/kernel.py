@@ -29,6 +29,7 @@ from torch._inductor.codegen.common import (
 )
 from torch._inductor.codegen.simd import IterationRangesEntry, IterationRangesRoot, SIMDKernel
 from torch._inductor.ir import ReductionHint
+from torch._inductor.utils import sympy_product
 from torch._inductor.virtualized import V
 from torch.utils._ordered_set import OrderedSet
 
@@ -103,9 +104,7 @@ class SlangKernel(SIMDKernel):
             raise NotImplementedError("torch.compile on mps has no reductions over tiles of two dimensions")
         length = V.graph.sizevars.simplify(self.numels["r0_"])
         hint = V.graph.sizevars.optimization_hint
-        rows = 1
-        for prefix, numel in self.numels.items():
-            rows *= 1 if prefix in reduced else hint(numel)
+        rows = hint(sympy_product(numel for prefix, numel in self.numels.items() if prefix not in reduced))
         is_outer = self.features.get_reduction_hint() in (ReductionHint.OUTER, ReductionHint.OUTER_TINY)
         self._geometry = geometry(rows, hint(length), is_outer, isinstance(length, sympy.Integer))
         return self._geometry.kept > 0
@@ -285,7 +284,15 @@ class SlangKernel(SIMDKernel):
         return fields
 
     def _dynamic_trees(self) -> list[IterationRangesRoot]:
-        return [tree for tree in self.range_trees if not isinstance(tree.numel, sympy.Integer)]
+        return [
+            tree
+            for tree in self.range_trees
+            if not isinstance(tree.numel, sympy.Integer) and (self.features.is_reduction() or not tree.is_reduction)
+        ]
+
+    def _kept_trees(self) -> list[IterationRangesRoot]:
+        """Of dimensions that are not reduced, the innermost last."""
+        return [tree for tree in self.range_trees if not tree.is_reduction]
 
     def _numel(self, tree: IterationRangesRoot) -> str:
         return str(tree.numel) if isinstance(tree.numel, sympy.Integer) else f"{tree.prefix}numel"
@@ -304,7 +311,7 @@ class SlangKernel(SIMDKernel):
     def _element_statements(self) -> IndentedBuffer:
         code = IndentedBuffer()
         self._prologue(code)
-        trees = self.range_trees
+        trees = self._kept_trees()
         if len(trees) == 1:
             (tree,) = trees
             code.writeline(f"const Index {tree.name} = workgroup * {THREADS} + Index(lane);")
@@ -327,7 +334,7 @@ class SlangKernel(SIMDKernel):
         assert self._geometry is not None
         code = IndentedBuffer()
         self._prologue(code)
-        *rows, reduced = self.range_trees
+        rows, reduced = self._kept_trees(), self.range_trees[-1]
         width = self._geometry.width
         code.writeline(f"const Place place = place_of({self._geometry.code}, lane);")
         total = " * ".join(self._numel(tree) for tree in rows) or "1"
@@ -428,14 +435,13 @@ class SlangKernel(SIMDKernel):
 
     def _workgroups(self) -> str:
         """How many, as an expression of the wrapper."""
+        trees = self._kept_trees()
+        total = sympy_product(tree.numel for tree in trees)
         if self._geometry is not None:
-            rows = sympy.Integer(1)
-            for tree in self.range_trees[:-1]:
-                rows *= tree.numel
-            return self._quotient(rows, self._geometry.width)
-        if len(self.range_trees) <= 1:
-            return self._quotient(self.range_trees[0].numel if self.range_trees else sympy.Integer(1), THREADS)
-        x, y, *rest = reversed(self.range_trees)
+            return self._quotient(total, self._geometry.width)
+        if len(trees) <= 1:
+            return self._quotient(total, THREADS)
+        x, y, *rest = reversed(trees)
         count = " * ".join((self._quotient(x.numel, _TILE), self._quotient(y.numel, _TILE)))
         return " * ".join((count, *(f"({self.pexpr(V.graph.sizevars.simplify(tree.numel))})" for tree in rest)))
 
@@ -449,7 +455,7 @@ class SlangKernel(SIMDKernel):
         numel = V.graph.sizevars.simplify(numel)
         if isinstance(numel, sympy.Integer):
             return str(-(-int(numel) // divisor))
-        return f"(({self.pexpr(numel)}) + {divisor - 1}) // {divisor}"
+        return f"((({self.pexpr(numel)}) + {divisor - 1}) // {divisor})"
 
     def constants_of_launch(self) -> tuple[str, str, tuple[tuple[str, str], ...]]:
         """For launch.GraphKernel: the layout, which tensors are written ('w', 'r'), and the errors' messages."""
