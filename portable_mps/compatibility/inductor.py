@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 
 def generate_slang(module: ModuleType) -> None:
@@ -28,8 +29,24 @@ def prepare(module: ModuleType) -> None:
     """
     import torch
 
-    module.add("portable_mps")  # type: ignore[attr-defined]
-    module.add("slangpy")  # type: ignore[attr-defined]
-    sources = sorted((Path(__file__).parent.parent / "inductor").glob("*.py"))
+    module.add("portable_mps")
+    module.add("slangpy")
+    sources = [Path(__file__), *sorted((Path(__file__).parent.parent / "inductor").glob("*.py"))]
     digest = hashlib.sha256(b"".join(source.read_bytes() for source in sources)).hexdigest()[:16]
     torch.compiler.config.cache_key_tag += f"portable-mps {digest}"
+
+
+def lay_out_convolutions(module: ModuleType) -> None:
+    """A convolution without memory has the strides of ours: torch knows Metal's in its own builds alone."""
+    import torch
+
+    of_others = torch._C._conv_determine_backend_memory_format
+
+    def determine(input: torch.Tensor, weight: torch.Tensor, backend: Any) -> torch.memory_format:
+        if input.device.type != "mps":
+            return of_others(input, weight, backend)
+        from portable_mps.ops.convolution import SMALL, format_like
+
+        return format_like(input, weight, input.dtype in SMALL)
+
+    torch._C._conv_determine_backend_memory_format = determine

@@ -22,14 +22,13 @@ from torch._inductor.codegen.common import (
     CSE,
     CSEVariable,
     DeferredLine,
-    IndentedBuffer,
     PythonPrinter,
     SizeArg,
     TensorArg,
 )
 from torch._inductor.codegen.simd import IterationRangesEntry, IterationRangesRoot, SIMDKernel
-from torch._inductor.ir import ReductionHint
-from torch._inductor.utils import sympy_product
+from torch._inductor.runtime.hints import ReductionHint
+from torch._inductor.utils import IndentedBuffer, sympy_product
 from torch._inductor.virtualized import V
 from torch.utils._ordered_set import OrderedSet
 
@@ -373,7 +372,9 @@ class SlangKernel(SIMDKernel):
         if kept:
             code.writeline(f"[ForceUnroll] for (uint k = 0u; k < {kept}u; ++k)")
         else:
-            code.writeline(f"for (Index {reduced.name} = Index(place.y); {reduced.name} < {length}; {reduced.name} += {height})")
+            code.writeline(
+                f"for (Index {reduced.name} = Index(place.y); {reduced.name} < {length}; {reduced.name} += {height})"
+            )
         code.writeline("{")
         with code.indent():
             if kept:
@@ -430,7 +431,11 @@ class SlangKernel(SIMDKernel):
             arg_types.append(int)
         arguments += [self._workgroups(), self._turns()]
         wrapper.generate_kernel_call(
-            name, arguments, device=V.graph.get_current_device_or_throw(), triton=False, arg_types=[*arg_types, int, int]
+            name,
+            arguments,
+            device=V.graph.get_current_device_or_throw(),
+            triton=False,
+            arg_types=[*arg_types, int, int],
         )
 
     def _workgroups(self) -> str:

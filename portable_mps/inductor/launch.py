@@ -21,9 +21,7 @@ class GraphKernel:
 
     __slots__ = ("_access", "_errors", "_kernel", "_layout", "_messages", "_name", "_places", "_reads", "_writes")
 
-    def __init__(
-        self, name: str, layout: str, access: str, messages: tuple[tuple[str, str], ...], source: str
-    ) -> None:
+    def __init__(self, name: str, layout: str, access: str, messages: tuple[tuple[str, str], ...], source: str) -> None:
         self._name = name
         self._layout = struct.Struct(f"@{layout}0Q")
         self._access = len(access)
@@ -35,14 +33,14 @@ class GraphKernel:
 
     def __call__(self, *arguments: Any) -> None:
         """Record it. arguments: tensors, sizes, then the workgroups and the turns of a thread's loop."""
-        *arguments, groups, turns = arguments
+        *given, groups, turns = arguments
         if groups == 0:
             return
         if turns:
             check_turns(self._name, turns)
-        tensors: list[torch.Tensor] = arguments[: self._access]
+        tensors: list[torch.Tensor] = given[: self._access]
         now = device.current()
-        numbers = [t.data_ptr() for t in tensors] + arguments[self._access :]
+        numbers = [t.data_ptr() for t in tensors] + given[self._access :]
         if self._messages:
             numbers.append(now.errors.address)
             numbers += [now.errors.arm(text, kind) for kind, text in self._messages]

@@ -6,6 +6,7 @@ memory; narrow integers are int, wrapped to their width after each operation by 
 
 from __future__ import annotations
 
+import functools
 import itertools
 import math
 from collections.abc import Callable
@@ -51,37 +52,49 @@ def literal(value: float | int | bool, dtype: torch.dtype) -> str:
     if kind == "bool":
         return "true" if value else "false"
     if kind not in ("float", "double"):
-        number = int(value)
+        whole = int(value)
         if kind == "uint64_t":
-            return f"{number & (2**64 - 1)}ull"
+            return f"{whole & (2**64 - 1)}ull"
         wide = kind == "int64_t"
-        if number == (-(2**63) if wide else -(2**31)):
+        if whole == (-(2**63) if wide else -(2**31)):
             return "int64_t(0x8000000000000000ull)" if wide else "int(0x80000000u)"
-        return f"{number}ll" if wide else f"{number}"
+        return f"{whole}ll" if wide else f"{whole}"
     number = float(value)
     if not math.isfinite(number):
         sign = "-" if number < 0 else ""
         if kind == "double":
-            return f"maths::nan_of(0.0lf)" if math.isnan(number) else f"({sign}maths::inf_of(0.0lf))"
+            return "maths::nan_of(0.0lf)" if math.isnan(number) else f"({sign}maths::inf_of(0.0lf))"
         return f"asfloat(0x{'7fc' if math.isnan(number) else 'ff8' if sign else '7f8'}00000u)"
     suffix = "lf" if kind == "double" else "f"
-    if kind == "float" and number != 0 and abs(number) < 2.0**-126 or abs(number) > 3.4028234e38 and kind == "float":
+    if (kind == "float" and number != 0 and abs(number) < 2.0**-126) or (
+        abs(number) > 3.4028234e38 and kind == "float"
+    ):
         import numpy as np
 
         return f"asfloat({int(np.float32(number).view(np.uint32))}u)"
     return f"{number!r}{suffix}"
 
 
+def _alike(*arguments: Any) -> list[Any]:
+    """The arguments in one compute type: Inductor mixes int32 and int64, and Slang's own conversion may go wrong."""
+    types = [a.dtype for a in arguments if isinstance(a, CSEVariable) and a.dtype is not None]
+    common = functools.reduce(torch.promote_types, types) if types else None
+    if common is None or len({compute_type(dtype) for dtype in types}) == 1:
+        return list(arguments)
+    kind = compute_type(common)
+    return [f"cast_{kind}({a})" if isinstance(a, CSEVariable) else literal(a, common) for a in arguments]
+
+
 class SlangOverrides(OpOverrides):
     """Expressions of arguments in their compute types, and the modules of kernels/lib that they need."""
 
     @staticmethod
-    def constant(value: Any, dtype: torch.dtype) -> str:
+    def constant(value: Any, dtype: torch.dtype) -> Any:
         return literal(value, dtype)
 
     @staticmethod
     def to_dtype(
-        x: CSEVariable, dtype: torch.dtype, src_dtype: torch.dtype | None = None, use_compute_types: bool = True
+        x: Any, dtype: torch.dtype, src_dtype: torch.dtype | None = None, use_compute_types: bool = True
     ) -> Any:
         if x.dtype == dtype and (dtype not in _HALF or use_compute_types):
             return x
@@ -90,7 +103,7 @@ class SlangOverrides(OpOverrides):
         return rounded_through(value, dtype) if rounds and dtype != torch.bool else value
 
     @staticmethod
-    def to_dtype_bitcast(x: CSEVariable, dtype: torch.dtype, src_dtype: torch.dtype) -> str:
+    def to_dtype_bitcast(x: Any, dtype: torch.dtype, src_dtype: torch.dtype) -> Any:
         source, target = storage(src_dtype, float8=True), storage(dtype, float8=True)
         return target.load.format(f"bit_cast<{target.type}>({source.store.format(x)})")
 
@@ -109,7 +122,7 @@ class SlangOverrides(OpOverrides):
     value_expr = index_expr
 
     @staticmethod
-    def masked(mask: CSEVariable, body: Callable[[], CSEVariable], other: Any) -> CSEVariable:
+    def masked(mask: Any, body: Callable[[], Any], other: Any) -> Any:
         """What `body` loads is touched where the mask holds alone."""
         kernel = V.kernel
         inner = IndentedBuffer()
@@ -135,77 +148,78 @@ class SlangOverrides(OpOverrides):
     # Selection and logic.
 
     @staticmethod
-    def where(condition: Any, x: Any, y: Any) -> str:
+    def where(condition: Any, x: Any, y: Any) -> Any:
+        x, y = _alike(x, y)
         return f"{condition} ? {x} : {y}"
 
     @staticmethod
-    def logical_not(a: Any) -> str:
+    def logical_not(a: Any) -> Any:
         return f"!cast_bool({a})"
 
     @staticmethod
-    def logical_and(a: Any, b: Any) -> str:
+    def logical_and(a: Any, b: Any) -> Any:
         return f"cast_bool({a}) && cast_bool({b})"
 
-    and_ = logical_and
+    and_ = logical_and  # type: ignore[assignment]
 
     @staticmethod
-    def logical_or(a: Any, b: Any) -> str:
+    def logical_or(a: Any, b: Any) -> Any:
         return f"cast_bool({a}) || cast_bool({b})"
 
-    or_ = logical_or
+    or_ = logical_or  # type: ignore[assignment]
 
     @staticmethod
-    def logical_xor(a: Any, b: Any) -> str:
+    def logical_xor(a: Any, b: Any) -> Any:
         return f"cast_bool({a}) != cast_bool({b})"
 
-    xor = logical_xor
+    xor = logical_xor  # type: ignore[assignment]
 
     @staticmethod
-    def bitwise_not(x: CSEVariable) -> str:
+    def bitwise_not(x: Any) -> Any:
         return f"!{x}" if x.dtype == torch.bool else f"~{x}"
 
     @staticmethod
-    def bitwise_and(x: CSEVariable, y: CSEVariable) -> str:
-        return f"{x} && {y}" if x.dtype == torch.bool else f"{x} & {y}"
+    def bitwise_and(x: Any, y: Any) -> Any:
+        return f"{x} && {y}" if x.dtype == torch.bool else " & ".join(map(str, _alike(x, y)))
 
     @staticmethod
-    def bitwise_or(x: CSEVariable, y: CSEVariable) -> str:
-        return f"{x} || {y}" if x.dtype == torch.bool else f"{x} | {y}"
+    def bitwise_or(x: Any, y: Any) -> Any:
+        return f"{x} || {y}" if x.dtype == torch.bool else " | ".join(map(str, _alike(x, y)))
 
     @staticmethod
-    def bitwise_xor(x: CSEVariable, y: CSEVariable) -> str:
-        return f"{x} != {y}" if x.dtype == torch.bool else f"{x} ^ {y}"
+    def bitwise_xor(x: Any, y: Any) -> Any:
+        return f"{x} != {y}" if x.dtype == torch.bool else " ^ ".join(map(str, _alike(x, y)))
 
     @staticmethod
-    def bitwise_left_shift(x: CSEVariable, y: CSEVariable) -> str:
+    def bitwise_left_shift(x: Any, y: Any) -> Any:
         """Past the width zero, as in ops/binary.py; a narrow integer's is that of its dtype on wrapping."""
         kind = compute_type(x.dtype)
         return f"({y} < {kind}(0) || {y} >= {kind}({8 * x.dtype.itemsize})) ? {kind}(0) : {x} << {y}"
 
-    lshift = bitwise_left_shift
+    lshift = bitwise_left_shift  # type: ignore[assignment]
 
     @staticmethod
-    def bitwise_right_shift(x: CSEVariable, y: CSEVariable) -> str:
+    def bitwise_right_shift(x: Any, y: Any) -> Any:
         kind = compute_type(x.dtype)
         past = f"({x} < {kind}(0) ? {kind}(-1) : {kind}(0))"
         return f"({y} < {kind}(0) || {y} >= {kind}({8 * x.dtype.itemsize})) ? {past} : {x} >> {y}"
 
-    rshift = bitwise_right_shift
+    rshift = bitwise_right_shift  # type: ignore[assignment]
 
     # Arithmetic.
 
     @staticmethod
-    def neg(x: Any) -> str:
+    def neg(x: Any) -> Any:
         return f"-{x}"
 
     @staticmethod
-    def abs(x: CSEVariable) -> str:
+    def abs(x: Any) -> Any:
         if x.dtype == torch.bool:
             return str(x)
         return f"maths::abs({x})" if x.dtype.is_floating_point else f"({x} < 0 ? -{x} : {x})"
 
     @staticmethod
-    def sign(x: CSEVariable) -> str:
+    def sign(x: Any) -> Any:
         kind = compute_type(x.dtype)
         if kind == "bool":
             return str(x)
@@ -213,61 +227,57 @@ class SlangOverrides(OpOverrides):
         return f"maths::isnan({x}) ? {kind}(0) : {sign}" if x.dtype.is_floating_point else sign
 
     @staticmethod
-    def truediv(a: CSEVariable, b: CSEVariable) -> str:
-        return f"maths::div({a}, {b})"
+    def truediv(a: Any, b: Any) -> Any:
+        return "maths::div({}, {})".format(*_alike(a, b))
 
-    div_rn = truediv
+    div_rn = truediv  # type: ignore[assignment]
 
     @staticmethod
-    def int_truediv(a: CSEVariable, b: CSEVariable) -> str:
+    def int_truediv(a: Any, b: Any) -> Any:
         return f"maths::div(float({a}), float({b}))"
 
     @staticmethod
-    def reciprocal(x: CSEVariable) -> str:
+    def reciprocal(x: Any) -> Any:
         return f"maths::rcp({x})"
 
     @staticmethod
-    def floordiv(a: CSEVariable, b: CSEVariable) -> str:
-        return f"maths::floor_divide({a}, {b})"
+    def floordiv(a: Any, b: Any) -> Any:
+        return "maths::floor_divide({}, {})".format(*_alike(a, b))
 
     @staticmethod
-    def truncdiv(a: CSEVariable, b: CSEVariable) -> str:
-        quotient = f"maths::div({a}, {b})"
+    def truncdiv(a: Any, b: Any) -> Any:
+        quotient = "maths::div({}, {})".format(*_alike(a, b))
         return f"maths::trunc({quotient})" if a.dtype.is_floating_point else quotient
 
     @staticmethod
-    def fma(x: Any, y: Any, z: Any) -> str:
-        return f"{x} * {y} + {z}"
+    def fma(x: Any, y: Any, z: Any) -> Any:
+        return "{} * {} + {}".format(*_alike(x, y, z))
 
     @staticmethod
-    def mul_rn(x: Any, y: Any) -> str:
-        return f"{x} * {y}"
+    def pow(a: Any, b: Any) -> Any:
+        return "maths::pow({}, {})".format(*_alike(a, b))
 
     @staticmethod
-    def pow(a: CSEVariable, b: CSEVariable) -> str:
-        return f"maths::pow({a}, {b})"
-
-    @staticmethod
-    def ldexp(x: CSEVariable, n: CSEVariable) -> str:
+    def ldexp(x: Any, n: Any) -> Any:
         return f"maths::ldexp({x}, int({n}))"
 
     @staticmethod
-    def frexp(x: CSEVariable) -> tuple[Any, Any]:
+    def frexp(x: Any) -> tuple[Any, Any]:
         kernel = V.kernel
         mantissa = kernel.cse.generate(kernel.compute, f"maths::frexp_mantissa({x})", dtype=x.dtype)
         exponent = kernel.cse.generate(kernel.compute, f"maths::frexp_exponent({x})", dtype=torch.int32)
         return mantissa, exponent
 
     @staticmethod
-    def maximum(a: CSEVariable, b: CSEVariable) -> str:
-        return f"{a} || {b}" if a.dtype == torch.bool else f"maths::maximum({a}, {b})"
+    def maximum(a: Any, b: Any) -> Any:
+        return f"{a} || {b}" if a.dtype == torch.bool else "maths::maximum({}, {})".format(*_alike(a, b))
 
     @staticmethod
-    def minimum(a: CSEVariable, b: CSEVariable) -> str:
-        return f"{a} && {b}" if a.dtype == torch.bool else f"maths::minimum({a}, {b})"
+    def minimum(a: Any, b: Any) -> Any:
+        return f"{a} && {b}" if a.dtype == torch.bool else "maths::minimum({}, {})".format(*_alike(a, b))
 
     @staticmethod
-    def relu(x: CSEVariable) -> str:
+    def relu(x: Any) -> Any:
         zero = literal(0, x.dtype)
         return f"maths::maximum({x}, {zero})"
 
@@ -276,29 +286,29 @@ class SlangOverrides(OpOverrides):
         return x
 
     @staticmethod
-    def square(x: Any) -> str:
+    def square(x: Any) -> Any:
         return f"{x} * {x}"
 
     # Rounding. `dtype` is what the result is to be.
 
     @staticmethod
-    def floor_to_int(a: CSEVariable, dtype: torch.dtype) -> str:
+    def floor_to_int(a: Any, dtype: torch.dtype) -> Any:
         return f"cast_{compute_type(dtype)}(maths::floor({a}))"
 
     @staticmethod
-    def ceil_to_int(a: CSEVariable, dtype: torch.dtype) -> str:
+    def ceil_to_int(a: Any, dtype: torch.dtype) -> Any:
         return f"cast_{compute_type(dtype)}(maths::ceil({a}))"
 
     @staticmethod
-    def trunc_to_int(a: CSEVariable, dtype: torch.dtype) -> str:
+    def trunc_to_int(a: Any, dtype: torch.dtype) -> Any:
         return f"cast_{compute_type(dtype)}(maths::trunc({a}))"
 
     @staticmethod
-    def round_to_int(a: CSEVariable, dtype: torch.dtype) -> str:
+    def round_to_int(a: Any, dtype: torch.dtype) -> Any:
         return f"cast_{compute_type(dtype)}(maths::round({a}))"
 
     @staticmethod
-    def signbit(x: CSEVariable) -> str:
+    def signbit(x: Any) -> Any:
         if x.dtype.is_floating_point:
             return f"maths::signbit({x})"
         return "false" if x.dtype == torch.bool else f"{x} < 0"
@@ -306,10 +316,10 @@ class SlangOverrides(OpOverrides):
     # Random numbers are eager's kernels (`fallback_random`), with eager's seeds.
 
     @staticmethod
-    def _drawn_by_eager(*arguments: Any) -> str:
+    def _drawn_by_eager(*arguments: Any) -> Any:
         raise NotImplementedError("torch.compile on mps draws random numbers with config.fallback_random = True alone")
 
-    rand = randn = randint64 = rand_eager = load_seed = _drawn_by_eager
+    rand = randn = randint64 = rand_eager = load_seed = _drawn_by_eager  # type: ignore[assignment]
 
 
 def _add(name: str, template: str, module: str = "", of_integers: str | None = None) -> None:
@@ -319,13 +329,18 @@ def _add(name: str, template: str, module: str = "", of_integers: str | None = N
         if module:
             V.kernel.modules.add(module)
         dtype = getattr(arguments[0], "dtype", None)
-        is_whole = of_integers is not None and dtype is not None and not dtype.is_floating_point
-        return (of_integers if is_whole else template).format(*arguments)
+        is_whole = dtype is not None and not dtype.is_floating_point
+        text = of_integers if of_integers is not None and is_whole else template
+        return text.format(*_alike(*arguments))
 
     operator.__name__ = name
     setattr(SlangOverrides, name, staticmethod(operator))
 
 
+for _name, _sign in {"add": "+", "sub": "-", "mul": "*", "mul_rn": "*"}.items():
+    _add(_name, f"{{0}} {_sign} {{1}}")
+for _name, _sign in {"eq": "==", "ne": "!=", "lt": "<", "le": "<=", "gt": ">", "ge": ">="}.items():
+    _add(_name, f"{{0}} {_sign} {{1}}")
 for _name in _UNARY.split():
     _add(_name, f"maths::{_name}({{0}})")
 for _name in ("ceil", "floor", "trunc", "round"):

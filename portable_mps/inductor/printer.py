@@ -14,7 +14,13 @@ class SlangPrinter(ExprPrinter):
 
     def _print_Integer(self, expr: sympy.Integer) -> str:
         value = int(expr)
-        return str(value) if -(2**31) < value < 2**31 else f"{value}ll" if value > -(2**63) else "(-9223372036854775807ll - 1)"
+        return (
+            str(value)
+            if -(2**31) < value < 2**31
+            else f"{value}ll"
+            if value > -(2**63)
+            else "(-9223372036854775807ll - 1)"
+        )
 
     def _print_Float(self, expr: sympy.Float) -> str:
         return f"{float(expr)!r}f" if not expr.is_integer else f"{float(expr):.1f}f"
@@ -125,7 +131,7 @@ class SlangPrinter(ExprPrinter):
         return "asfloat(0x7fc00000u)"
 
 
-def _opaque(function: str):  # noqa: ANN202
+def _opaque(function: str):
     def print_it(self: SlangPrinter, expr: sympy.Expr) -> str:
         return f"maths::{function}(float({self._print(expr.args[0])}))"
 

@@ -41,9 +41,7 @@ class State:
         return (
             _included("states", A=self.element, WHOLE=whole, **{"OF(name)": f"name##_{self.element}"}),
             f"groupshared {self.kind} states_{self.kind}[THREADS];",
-            _included(
-                "group", STATE=self.kind, MERGE=self.merge, NAME=self.group_merge, SHARED=f"states_{self.kind}"
-            ),
+            _included("group", STATE=self.kind, MERGE=self.merge, NAME=self.group_merge, SHARED=f"states_{self.kind}"),
         )
 
 
@@ -66,7 +64,7 @@ def _ends(dtype: torch.dtype) -> tuple[str, str]:
 
 def state_of(kind: str, dtype: torch.dtype, src_dtype: torch.dtype) -> State:
     """The state of Inductor's reduction `kind` of elements of src_dtype; NotImplementedError for one it has not."""
-    if kind == "any" or src_dtype == torch.bool and kind in ("max", "min", "sum", "prod", "xor_sum"):
+    if kind == "any" or (src_dtype == torch.bool and kind in ("max", "min", "sum", "prod", "xor_sum")):
         return _of_bool(kind, dtype)
     element = compute_type(src_dtype)
     low, high = _ends(src_dtype)
@@ -86,7 +84,7 @@ def state_of(kind: str, dtype: torch.dtype, src_dtype: torch.dtype) -> State:
         function = f"{'largest' if base == 'argmax' else 'smallest'}_{element}"
         ranked = f"ranked_{element}"
         identity = f"{ranked}({low if base == 'argmax' else high}, 0x7fffffffffffffffll)"
-        results = (("{s}.index", torch.int64),)
+        results: tuple[tuple[str, torch.dtype], ...] = (("{s}.index", torch.int64),)
         if kind.endswith("_value"):
             results = (("{s}.value", src_dtype), *results)
         step = f"{function}({{s}}, {ranked}({{v}}, int64_t({{i}})))"

@@ -15,7 +15,7 @@ from portable_mps.dispatch.registry import implements, register
 from portable_mps.dispatch.strided import resized
 
 _SLOW = FLOATS | {torch.int64}
-_SMALL = {torch.float32, torch.float16, torch.bfloat16}
+SMALL = {torch.float32, torch.float16, torch.bfloat16}
 
 
 def _three(values: Sequence[int], fill: int) -> tuple[int, ...]:
@@ -126,7 +126,7 @@ def _geometry(
 
 def _memory_format(input: torch.Tensor, weight: torch.Tensor) -> torch.memory_format:
     """Of a result, as on the CPU: channels-last where input or weight is, in 3 dimensions for floats up to 32 bits."""
-    is_small = input.dtype in _SMALL
+    is_small = input.dtype in SMALL
     return _format_of(input.shape, input.stride(), weight.shape, weight.stride(), is_small)
 
 
@@ -138,8 +138,13 @@ def _format_of(
     weight_strides: tuple[int, ...],
     is_small: bool,
 ) -> torch.memory_format:
-    layouts = ((input, input_strides), (weight, weight_strides))
-    formats = {suggest_memory_format(torch.empty_strided(*layout, device="meta")) for layout in layouts}
+    image = torch.empty_strided(input, input_strides, device="meta")
+    return format_like(image, torch.empty_strided(weight, weight_strides, device="meta"), is_small)
+
+
+def format_like(input: torch.Tensor, weight: torch.Tensor, is_small: bool) -> torch.memory_format:
+    """`_memory_format` of tensors that need not have memory."""
+    formats = {suggest_memory_format(input), suggest_memory_format(weight)}
     if torch.channels_last in formats:
         return torch.channels_last
     return torch.channels_last_3d if is_small and torch.channels_last_3d in formats else torch.contiguous_format

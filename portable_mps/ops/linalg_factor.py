@@ -89,6 +89,21 @@ def cholesky(self: torch.Tensor, upper: bool = False) -> torch.Tensor:
     return factor
 
 
+@implements("linalg_lu_factor_ex")
+def linalg_lu_factor_ex_new(
+    A: torch.Tensor, *, pivot: bool = True, check_errors: bool = False
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Column-major, as on the CPU and as compiled graphs expect it; torch's own for `mps` would be row-major."""
+    LU, pivots, info = (torch.empty(0, dtype=dtype, device=A.device) for dtype in (A.dtype, torch.int32, torch.int32))
+    if A.dim() >= 2:
+        LU = torch.empty(A.mT.shape, dtype=A.dtype, device=A.device).mT
+        pivots = pivots.new_empty((*A.shape[:-2], min(A.shape[-2:])))
+        info = info.new_empty(A.shape[:-2])
+    return torch.ops.aten.linalg_lu_factor_ex.out(
+        A, pivot=pivot, check_errors=check_errors, LU=LU, pivots=pivots, info=info
+    )
+
+
 @structured("linalg_lu_factor_ex.out", "LU", "pivots", "info")
 def linalg_lu_factor_ex(
     A: torch.Tensor,
