@@ -82,6 +82,7 @@ class SlangKernel(SIMDKernel):
 
     def __init__(self, tiling: dict[str, sympy.Expr], **options: Any) -> None:
         self._geometry: Geometry | None = None
+        self._is_reduction = bool(options["features"].is_reduction())
         super().__init__(tiling, **options)
         self.cse = _TypedCSE(self.newvar_prefix, self.suffix)
         self.modules: set[str] = set()
@@ -96,7 +97,7 @@ class SlangKernel(SIMDKernel):
     # Ranges -------------------------------------------------------------------------------------------------------
 
     def should_use_persistent_reduction(self) -> bool:
-        if not self.features.is_reduction():
+        if not self._is_reduction:
             return False
         reduced = [prefix for prefix in self.numels if prefix.startswith("r")]
         if reduced != ["r0_"]:
@@ -131,7 +132,7 @@ class SlangKernel(SIMDKernel):
 
     @contextlib.contextmanager
     def disable_reduction(self) -> Iterator[None]:
-        if not self.features.is_reduction():
+        if not self._is_reduction:
             yield
             return
         self._forget_elements()
@@ -251,10 +252,10 @@ class SlangKernel(SIMDKernel):
         modules = ("lib.dtypes", "lib.casts", "lib.maths", *sorted(self.modules))
         if self._messages:
             modules = (*modules, "lib.indexing")
-        statements = self._row_statements() if self.features.is_reduction() else self._element_statements()
+        statements = self._row_statements() if self._is_reduction else self._element_statements()
         lines = [f"import {module};" for module in modules]
         lines.append(f"typealias Index = {self.index_dtype};")
-        if self.features.is_reduction():
+        if self._is_reduction:
             lines.append('#include "place.slangh"')
         lines += self._header
         lines += ["", "struct Params", "{", *(f"    {kind}{name};" for kind, name, _ in self._fields()), "};", ""]
@@ -286,7 +287,7 @@ class SlangKernel(SIMDKernel):
         return [
             tree
             for tree in self.range_trees
-            if not isinstance(tree.numel, sympy.Integer) and (self.features.is_reduction() or not tree.is_reduction)
+            if not isinstance(tree.numel, sympy.Integer) and (self._is_reduction or not tree.is_reduction)
         ]
 
     def _kept_trees(self) -> list[IterationRangesRoot]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import sympy
 from sympy.printing.precedence import PRECEDENCE
 from torch.utils._sympy.printers import ExprPrinter
@@ -131,7 +133,7 @@ class SlangPrinter(ExprPrinter):
         return "asfloat(0x7fc00000u)"
 
 
-def _opaque(function: str):
+def _opaque(function: str) -> Callable[[SlangPrinter, sympy.Expr], str]:
     def print_it(self: SlangPrinter, expr: sympy.Expr) -> str:
         return f"maths::{function}(float({self._print(expr.args[0])}))"
 
