@@ -37,11 +37,18 @@ from portable_mps.dispatch.promotion import storage
 from portable_mps.inductor.overrides import SlangOverrides, compute_type, rounded_through
 from portable_mps.inductor.printer import SlangPrinter
 from portable_mps.inductor.reductions import THREADS, Geometry, State, geometry, state_of
+from portable_mps.inductor.vectors import WIDTH, Vectors
+from portable_mps.runtime import device
 
 _TILE = 16  # elements of a tile's side
 _NARROW = (torch.uint8, torch.int8, torch.int16, torch.uint16, torch.uint32)  # than what they are computed in
 _DEFINITION = re.compile(r"^\s*(\w+) (tmp\d+) = ", re.MULTILINE)
 _IN_BOUNDS = "in_bounds"  # whether all indices of this thread's element have been
+
+
+def _elements_ahead() -> int:
+    """Elements of a row that a thread reads before it computes with them; a software driver gains nothing."""
+    return 1 if device.current().adapter.is_software else 4
 
 
 class _TypedCSE(CSE):
@@ -63,9 +70,13 @@ class _TypedCSE(CSE):
 
 @dataclass
 class _Stage:
-    """Statements: for each element of a row, or (where `of_row`) for the row alone; and those before and behind."""
+    """Statements: for each element of a row, or (where `of_row`) for the row alone; and those before and behind.
+
+    reads: what is read for each element, where a thread reads several before it computes with them.
+    """
 
     of_row: bool
+    reads: IndentedBuffer = field(default_factory=IndentedBuffer)
     before: IndentedBuffer = field(default_factory=IndentedBuffer)
     body: IndentedBuffer = field(default_factory=IndentedBuffer)
     behind: IndentedBuffer = field(default_factory=IndentedBuffer)
@@ -91,8 +102,10 @@ class SlangKernel(SIMDKernel):
         self._row_variables: OrderedSet[CSEVariable] = OrderedSet()
         self._states = itertools.count()
         self._messages: list[tuple[str, str]] = []  # what goes wrong on the device: an exception's name, its text
+        self._ahead = _elements_ahead()
         self._stages: list[_Stage] = []
         self._begin(of_row=False)
+        self._vectors = Vectors(self) if Vectors.fit(self) else None
 
     # Ranges -------------------------------------------------------------------------------------------------------
 
@@ -122,8 +135,11 @@ class SlangKernel(SIMDKernel):
     # Stages -------------------------------------------------------------------------------------------------------
 
     def _begin(self, of_row: bool) -> None:
-        self._stages.append(_Stage(of_row))
-        self.loads = self.compute = self.stores = self._stages[-1].body
+        stage = _Stage(of_row)
+        self._stages.append(stage)
+        self.loads = self.compute = self.stores = stage.body
+        if not of_row and self._is_reduction and not self.persistent_reduction and self._ahead > 1:
+            self.loads = stage.reads
 
     def _forget_elements(self) -> None:
         """What was computed of an element of a row that is not kept must be computed again."""
@@ -155,23 +171,30 @@ class SlangKernel(SIMDKernel):
 
     # Memory -------------------------------------------------------------------------------------------------------
 
-    def _element(self, pointer: str, index: sympy.Expr) -> str:
-        return f"{pointer}[{self.index_to_str(index)}]"
+    def _vectors_now(self) -> Vectors | None:
+        """None within a condition."""
+        return self._vectors if self.loads is self._stages[-1].body else None
 
     def load(self, name: str, index: sympy.Expr) -> CSEVariable:
         pointer, dtype = self.args.input(name), V.graph.get_dtype(name)
         row = self._storage(dtype)
         is_indirect = any(str(symbol).startswith("tmp") for symbol in index.free_symbols)
-        value = row.load.format(self._element(f"p.{pointer}", self.prepare_indexing(index)))
+        index = self.prepare_indexing(index)
+        vectors = self._vectors_now()
+        together = vectors and vectors.read(name, pointer, index, row)
+        value = row.load.format(together or f"p.{pointer}[{self.index_to_str(index)}]")
         if is_indirect and self._messages:
             value = f"{_IN_BOUNDS} ? {value} : {row.compute}(0)"
         return self.cse.generate(self.loads, value, dtype=dtype)
 
     def store(self, name: str, index: sympy.Expr, value: CSEVariable, mode: Any = None) -> None:
         pointer, row = self.args.output(name), self._storage(V.graph.get_dtype(name))
-        where = self.index_to_str(self.prepare_indexing(index))
+        index = self.prepare_indexing(index)
+        where = self.index_to_str(index)
         if mode is None:
-            line = f"p.{pointer}[{where}] = {row.store.format(value)};"
+            vectors = self._vectors_now()
+            together = vectors and vectors.write(name, pointer, index, row)
+            line = f"{together or f'p.{pointer}[{where}]'} = {row.store.format(value)};"
         elif mode == "atomic_add":
             self.modules.add("lib.atomics")
             line = f"atomic_apply<AtomicAdd>(p.{pointer} + {where}, cast_{row.compute}({value}));"
@@ -312,6 +335,10 @@ class SlangKernel(SIMDKernel):
         code = IndentedBuffer()
         self._prologue(code)
         trees = self._kept_trees()
+        bodies = [self._guarded(stage.body.getvalue(), "", "") for stage in self._stages]
+        if self._vectors is not None:
+            code.splice(self._vectors.code(bodies, self.indexing_code, trees[0]))
+            return code
         if len(trees) == 1:
             (tree,) = trees
             code.writeline(f"const Index {tree.name} = workgroup * {THREADS} + Index(lane);")
@@ -326,8 +353,8 @@ class SlangKernel(SIMDKernel):
                 code.writeline(f"const Index {tree.name} = workgroup / (columns * lines);")
             code.writeline(f"if ({x.name} >= {self._numel(x)} || {y.name} >= {self._numel(y)}) return;")
         code.splice(self.indexing_code)
-        for stage in self._stages:
-            code.splice(self._guarded(stage.body.getvalue(), "", ""))
+        for body in bodies:
+            code.splice(body)
         return code
 
     def _row_statements(self) -> IndentedBuffer:
@@ -358,42 +385,61 @@ class SlangKernel(SIMDKernel):
                 continue
             code.splice(stage.before)
             if body.strip():
-                self._loop(code, reduced, body, number, crossing)
+                self._loop(code, reduced, stage.reads.getvalue(), body, number, crossing)
             behind = stage.behind.getvalue()
             code.splice(_first_kept(behind, 2 * number + 1, crossing, declared))
             code.splice(self._guarded(behind, "is_row", "is_row && place.y == 0u"))
         return code
 
     def _loop(
-        self, code: IndentedBuffer, reduced: IterationRangesRoot, body: str, number: int, crossing: dict[str, Any]
+        self,
+        code: IndentedBuffer,
+        reduced: IterationRangesRoot,
+        reads: str,
+        body: str,
+        number: int,
+        crossing: dict[str, tuple[str, int]],
     ) -> None:
-        """The statements for the elements of a thread."""
+        """The statements for the elements of a thread, `number` of the stages."""
         assert self._geometry is not None
         length, height, kept = self._numel(reduced), self._geometry.height, self._geometry.kept
+        name, body = reduced.name, self._guarded(body, "is_row", "")
         if kept:
-            code.writeline(f"[ForceUnroll] for (uint k = 0u; k < {kept}u; ++k)")
+            before = [
+                f"{kind} {var} = kept_{var}[k];"
+                for var, (kind, first) in crossing.items()
+                if first < 2 * number and re.search(rf"\b{var}\b", body)
+            ]
+            behind = [f"kept_{var}[k] = {var};" for var, (_, first) in crossing.items() if first == 2 * number]
+            self._unrolled(code, reduced, kept, "Index(place.y)", [*before, *body.splitlines(), *behind])
+        elif not reads.strip():
+            code.writeline(f"for (Index {name} = Index(place.y); {name} < {length}; {name} += {height})")
+            code.writelines(["{", *(f"    {line}" for line in (*self._places.values(), *body.splitlines())), "}"])
         else:
-            code.writeline(
-                f"for (Index {reduced.name} = Index(place.y); {reduced.name} < {length}; {reduced.name} += {height})"
-            )
+            ahead = self._ahead
+            code.writeline(f"for (Index start = Index(place.y); start < {length}; start += {height * ahead})")
+            code.writeline("{")
+            with code.indent():
+                known = _DEFINITION.findall(reads)
+                code.writelines([f"{kind} read_{var}[{ahead}];" for kind, var in known])
+                filled = [f"read_{var}[k] = {var};" for _, var in known]
+                self._unrolled(code, reduced, ahead, "start", [*reads.splitlines(), *filled])
+                taken = [f"{kind} {var} = read_{var}[k];" for kind, var in known]
+                self._unrolled(code, reduced, ahead, "start", [*taken, *body.splitlines()])
+            code.writeline("}")
+
+    def _unrolled(
+        self, code: IndentedBuffer, reduced: IterationRangesRoot, times: int, start: str, statements: list[str]
+    ) -> None:
+        """The statements for `times` elements, as far apart as the threads of a row are many."""
+        assert self._geometry is not None
+        code.writeline(f"[ForceUnroll] for (uint k = 0u; k < {times}u; ++k)")
         code.writeline("{")
         with code.indent():
-            if kept:
-                code.writeline(f"const Index {reduced.name} = Index(place.y) + Index(k) * {height};")
-                code.writeline(f"if ({reduced.name} < {length})")
-                code.writeline("{")
-            with code.indent(int(bool(kept))):
-                for text in self._places.values():
-                    code.writeline(text)
-                for name, (kind, first) in crossing.items():
-                    if first < 2 * number and re.search(rf"\b{name}\b", body):
-                        code.writeline(f"{kind} {name} = kept_{name}[k];")
-                code.splice(self._guarded(body, "is_row", ""))
-                for name, (_, first) in crossing.items():
-                    if first == 2 * number:
-                        code.writeline(f"kept_{name}[k] = {name};")
-            if kept:
-                code.writeline("}")
+            code.writeline(f"const Index {reduced.name} = {start} + Index(k) * {self._geometry.height};")
+            code.writeline(f"if ({reduced.name} < {self._numel(reduced)})")
+            lines = (*self._places.values(), *statements)
+            code.writelines(["{", *(f"    {line}" for line in lines), "}"])
         code.writeline("}")
 
     def _crossing(self) -> dict[str, tuple[str, int]]:
@@ -446,7 +492,7 @@ class SlangKernel(SIMDKernel):
         if self._geometry is not None:
             return self._quotient(total, self._geometry.width)
         if len(trees) <= 1:
-            return self._quotient(total, THREADS)
+            return self._quotient(total, THREADS * (1 if self._vectors is None else WIDTH))
         x, y, *rest = reversed(trees)
         count = " * ".join((self._quotient(x.numel, _TILE), self._quotient(y.numel, _TILE)))
         return " * ".join((count, *(f"({self.pexpr(V.graph.sizevars.simplify(tree.numel))})" for tree in rest)))

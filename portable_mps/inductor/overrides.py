@@ -98,9 +98,10 @@ class SlangOverrides(OpOverrides):
     ) -> Any:
         if x.dtype == dtype and (dtype not in _HALF or use_compute_types):
             return x
-        value = f"cast_{compute_type(dtype)}({x})"
-        rounds = not use_compute_types or config.emulate_precision_casts if dtype in _HALF else dtype.itemsize < 4
-        return rounded_through(value, dtype) if rounds and dtype != torch.bool else value
+        kind = compute_type(dtype)
+        value = str(x) if x.dtype is not None and compute_type(x.dtype) == kind else f"cast_{kind}({x})"
+        is_rounded = not use_compute_types or config.emulate_precision_casts if dtype in _HALF else dtype.itemsize < 4
+        return rounded_through(value, dtype) if is_rounded and dtype != torch.bool else value
 
     @staticmethod
     def to_dtype_bitcast(x: Any, dtype: torch.dtype, src_dtype: torch.dtype) -> Any:
