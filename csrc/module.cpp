@@ -3,6 +3,7 @@
 #include "cross_entropy.h"
 #include "functionality.h"
 #include "generator.h"
+#include "graph_kernel.h"
 #include "hooks.h"
 #include "pinned.h"
 #include "pointwise.h"
@@ -28,6 +29,7 @@ PYBIND11_MODULE(TORCH_EXTENSION_NAME, module) {
   bind_quantized(module);
   bind_replay(module);
   bind_cross_entropy(module);
+  bind_graph_kernel(module);
 
   module.def("allocated_memory", &allocated_memory);
   module.def("driver_memory", &driver_memory);

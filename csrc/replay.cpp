@@ -465,17 +465,19 @@ void note_other() {
   }
 }
 
+void arm_errors() {
+  errors_armed = true;
+  if (current_recording != nullptr) {
+    current_recording->arm();
+  }
+}
+
 void bind_replay(py::module_& module) {
   module.def("implement_replayed", [](const std::string& name, py::object function) {
     auto kernel = std::make_unique<Replayed>(std::move(function));
     library_of("").impl(name.c_str(), torch::CppFunction::makeFromBoxedFunctor(std::move(kernel)));
   });
-  module.def("arm_errors", [] {
-    errors_armed = true;
-    if (current_recording != nullptr) {
-      current_recording->arm();
-    }
-  });
+  module.def("arm_errors", &arm_errors);
   module.def("disarm_errors", [] { return errors_armed.exchange(false); });
   module.def("forget_replays", [] { ++generation; });
   module.def("set_replay_mode", [](int chosen) { mode = static_cast<Mode>(chosen); });

@@ -30,6 +30,9 @@ void note_dispatch(Recording& recording, const std::shared_ptr<const Kernel>& ke
 // Something that cannot be replayed.
 void note_other();
 
+// A kernel is about to run that may report an error.
+void arm_errors();
+
 void bind_replay(py::module_& module);
 
 }  // namespace portable_mps

@@ -54,6 +54,21 @@ class Recorder:
 
 def set_recorder(recorder: Recorder | None) -> None: ...
 
+class GraphKernel:
+    """See csrc/graph_kernel.cpp."""
+
+    def __init__(
+        self,
+        kernel: Kernel,
+        access: str,
+        numbers: str,
+        behind: bytes,
+        may_report: bool,
+        most_turns: int,
+        name: str,
+    ) -> None: ...
+    def __call__(self, *arguments: Any) -> None: ...
+
 class PointwiseKernels:
     """See csrc/pointwise.h."""
 

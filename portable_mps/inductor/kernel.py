@@ -510,15 +510,12 @@ class SlangKernel(SIMDKernel):
         return f"((({self.pexpr(numel)}) + {divisor - 1}) // {divisor})"
 
     def constants_of_launch(self) -> tuple[str, str, tuple[tuple[str, str], ...]]:
-        """For launch.GraphKernel: the layout, which tensors are written ('w', 'r'), and the errors' messages."""
+        """For launch.graph_kernel: which tensors are written, what numbers follow them, and the errors' messages."""
         written = {inner for inner in self.args.output_buffers.values() if isinstance(inner, str)}
         written |= {b.inner_name for b in self.args.inplace_buffers.values() if hasattr(b, "inner_name")}
-        layout = "".join(character for _, _, character in self._fields())
-        _, _, arguments, _ = self.args.python_argdefs()
-        access = "".join(
-            "w" if argument.name in written else "r" for argument in arguments if isinstance(argument, TensorArg)
-        )
-        return layout, access, tuple(self._messages)
+        tensors = [name for kind, name, _ in self._fields() if kind.endswith("* ") and name != "error"]
+        numbers = "".join(character for _, _, character in self._fields() if character in "qf")
+        return "".join("w" if name in written else "r" for name in tensors), numbers, tuple(self._messages)
 
 
 def _first_kept(text: str, place: int, crossing: dict[str, tuple[str, int]], declared: set[str]) -> str:

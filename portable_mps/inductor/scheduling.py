@@ -14,7 +14,7 @@ from torch.utils._ordered_set import OrderedSet
 
 from portable_mps.inductor.kernel import SlangKernel
 
-_IMPORT = "from portable_mps.inductor.launch import GraphKernel"
+_IMPORT = "from portable_mps.inductor.launch import graph_kernel"
 
 
 class SlangScheduling(SIMDScheduling):
@@ -38,8 +38,8 @@ class SlangScheduling(SIMDScheduling):
         wrapper.src_to_kernel[src_code] = name
         if _IMPORT not in wrapper.imports.getvalue():
             wrapper.add_import_once(_IMPORT)
-        layout, access, messages = kernel.constants_of_launch()
-        body = f"GraphKernel({name!r}, {layout!r}, {access!r}, {messages!r}, '''\n{src_code}''')"
+        access, numbers, messages = kernel.constants_of_launch()
+        body = f"graph_kernel({name!r}, {access!r}, {numbers!r}, {messages!r}, '''\n{src_code}''')"
         origins, detailed = get_kernel_metadata(node_schedule, wrapper)
         wrapper.define_kernel(name, body, f"{origins}\n{detailed}", gpu=False)
         return name
