@@ -17,7 +17,7 @@ constexpr int64_t kGroupRow = 32768;  // GROUP_ROW of dispatch/launch.py
 class GraphKernel {
  public:
   // access: "r" or "w" for each tensor. numbers: what follows these among the arguments, "q" for an
-  // int64, "f" for a float32. behind: parameters that are the same in all calls.
+  // int64, "d" and "f" for floats. behind: parameters that are the same in all calls.
   GraphKernel(std::shared_ptr<Kernel> kernel, std::string access, std::string numbers,
               const py::bytes& behind, bool may_report, int64_t most_turns, std::string name)
       : kernel_(std::move(kernel)),
@@ -57,6 +57,8 @@ class GraphKernel {
     for (size_t i = 0; i < numbers_.size(); ++i) {
       if (numbers_[i] == 'q') {
         append(parameters, integer(arguments, access_.size() + i));
+      } else if (numbers_[i] == 'd') {
+        append(parameters, arguments[access_.size() + i].cast<double>());
       } else {
         append(parameters, arguments[access_.size() + i].cast<float>());
       }

@@ -14,7 +14,7 @@ import itertools
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import sympy
 import torch
@@ -27,6 +27,7 @@ from torch._inductor.codegen.common import (
     TensorArg,
 )
 from torch._inductor.codegen.simd import IterationRangesEntry, IterationRangesRoot, SIMDKernel
+from torch._inductor.codegen.triton_utils import should_unwrap_unspec_arg
 from torch._inductor.runtime.hints import ReductionHint
 from torch._inductor.utils import IndentedBuffer, sympy_product
 from torch._inductor.virtualized import V
@@ -177,6 +178,9 @@ class SlangKernel(SIMDKernel):
 
     def load(self, name: str, index: sympy.Expr) -> CSEVariable:
         pointer, dtype = self.args.input(name), V.graph.get_dtype(name)
+        if should_unwrap_unspec_arg(name):  # a number of the host
+            dtype, _ = _passed_as(dtype)
+            return self.cse.generate(self.loads, f"p.{pointer}", dtype=dtype)
         row = self._storage(dtype)
         is_indirect = any(str(symbol).startswith("tmp") for symbol in index.free_symbols)
         index = self.prepare_indexing(index)
@@ -226,7 +230,8 @@ class SlangKernel(SIMDKernel):
         with self.compute.indent():
             self.compute.writeline(f"report_error(p.error, {code}, 0u, int64_t({index}));")
             self.compute.writeline(f"{_IN_BOUNDS} = false;")
-            self.compute.writeline(f"{index} = 0;")
+            if isinstance(expr, sympy.Symbol):
+                self.compute.writeline(f"{index} = 0;")
         self.compute.writeline("}")
 
     def device_assert_async(self, cond: CSEVariable, msg: str) -> None:
@@ -281,30 +286,34 @@ class SlangKernel(SIMDKernel):
         if self._is_reduction:
             lines.append('#include "place.slangh"')
         lines += self._header
-        lines += ["", "struct Params", "{", *(f"    {kind}{name};" for kind, name, _ in self._fields()), "};", ""]
+        fields = [f"{parameter.kind} {parameter.name};" for parameter in self._parameters()]
+        fields += [f"int64_t {tree.prefix}numel;" for tree in self._dynamic_trees()]
+        if self._messages:
+            fields += ["ErrorWord* error;", *(f"uint code{i};" for i in range(len(self._messages)))]
+        lines += ["", "struct Params", "{", *(f"    {field}" for field in fields), "};", ""]
         lines += [f'[shader("compute")] [numthreads({THREADS}, 1, 1)]']
         lines += ["void main(uint3 group : SV_GroupID, uint lane : SV_GroupIndex, PARAMS p)", "{"]
         lines += [f"    {line}" if line else "" for line in statements.getvalue().splitlines()]
         lines.append("}")
         return "\n".join(lines) + "\n"
 
-    def _fields(self) -> list[tuple[str, str, str]]:
-        """(type, name, format character) of each parameter, in the order of the call's arguments."""
-        fields = []
-        _, _, arguments, _ = self.args.python_argdefs()
-        for argument in arguments:
-            if isinstance(argument, TensorArg):
-                fields.append((f"{self._storage(argument.dtype).type}* ", argument.name, "Q"))
+    def _parameters(self) -> list[_Parameter]:
+        """In the order of the struct and of the call: tensors, then numbers."""
+        tensors, numbers = [], []
+        _, call_args, arguments, _ = self.args.python_argdefs()
+        for call, argument in zip(call_args, arguments, strict=True):
+            if isinstance(argument, TensorArg) and should_unwrap_unspec_arg(argument.buffer):
+                dtype, character = _passed_as(argument.dtype)
+                numbers.append(_Parameter(compute_type(dtype), argument.name, character, f"{call}.item()"))
+            elif isinstance(argument, TensorArg):
+                kind = f"{self._storage(argument.dtype).type}*"
+                tensors.append(_Parameter(kind, argument.name, "Q", str(call)))
             elif isinstance(argument, SizeArg):
-                is_whole = argument.expr.is_integer is not False
-                fields.append(("int64_t " if is_whole else "float ", argument.name, "q" if is_whole else "f"))
+                kind, character = ("int64_t", "q") if argument.expr.is_integer else ("float", "f")
+                numbers.append(_Parameter(kind, argument.name, character, str(call), is_size=True))
             else:
                 raise NotImplementedError(f"torch.compile on mps passes no {type(argument).__name__} to kernels")
-        fields += [("int64_t ", f"{tree.prefix}numel", "q") for tree in self._dynamic_trees()]
-        if self._messages:
-            fields.append(("ErrorWord* ", "error", "Q"))
-            fields += [("uint ", f"code{i}", "I") for i in range(len(self._messages))]
-        return fields
+        return tensors + numbers
 
     def _dynamic_trees(self) -> list[IterationRangesRoot]:
         return [
@@ -322,11 +331,12 @@ class SlangKernel(SIMDKernel):
 
     def _prologue(self, code: IndentedBuffer) -> None:
         """Sizes as indices."""
-        for kind, name, _ in self._fields():
-            if kind == "int64_t ":
-                code.writeline(f"const Index {name} = Index(p.{name});")
-            elif kind == "float ":
-                code.writeline(f"const float {name} = p.{name};")
+        for parameter in self._parameters():
+            if parameter.is_size:
+                kind = "Index" if parameter.kind == "int64_t" else parameter.kind
+                code.writeline(f"const {kind} {parameter.name} = {kind}(p.{parameter.name});")
+        for tree in self._dynamic_trees():
+            code.writeline(f"const Index {tree.prefix}numel = Index(p.{tree.prefix}numel);")
         code.writeline(f"const Index workgroup = Index(group.y) * {GROUP_ROW} + Index(group.x);")
         if self._messages:
             code.writeline(f"bool {_IN_BOUNDS} = true;")
@@ -469,21 +479,12 @@ class SlangKernel(SIMDKernel):
 
     def call_kernel(self, name: str, node: Any = None, deallocate_ws: bool = True) -> None:
         wrapper = V.graph.wrapper_code
-        _, call_args, _, arg_types = self.args.python_argdefs()
-        arguments = [str(argument) for argument in call_args]
+        arguments = [parameter.argument for parameter in self._parameters()]
         for tree in self._dynamic_trees():
-            numel = tree.numel
-            is_symbol = isinstance(numel, sympy.Symbol)
-            arguments.append(str(numel) if is_symbol else str(wrapper.generate_numel_expr(name, tree).inner))
-            arg_types.append(int)
+            is_symbol = isinstance(tree.numel, sympy.Symbol)
+            arguments.append(str(tree.numel if is_symbol else wrapper.generate_numel_expr(name, tree).inner))
         arguments += [self._workgroups(), self._turns()]
-        wrapper.generate_kernel_call(
-            name,
-            arguments,
-            device=V.graph.get_current_device_or_throw(),
-            triton=False,
-            arg_types=[*arg_types, int, int],
-        )
+        wrapper.generate_kernel_call(name, arguments, device=V.graph.get_current_device_or_throw(), triton=False)
 
     def _workgroups(self) -> str:
         """How many, as an expression of the wrapper."""
@@ -513,9 +514,27 @@ class SlangKernel(SIMDKernel):
         """For launch.graph_kernel: which tensors are written, what numbers follow them, and the errors' messages."""
         written = {inner for inner in self.args.output_buffers.values() if isinstance(inner, str)}
         written |= {b.inner_name for b in self.args.inplace_buffers.values() if hasattr(b, "inner_name")}
-        tensors = [name for kind, name, _ in self._fields() if kind.endswith("* ") and name != "error"]
-        numbers = "".join(character for _, _, character in self._fields() if character in "qf")
-        return "".join("w" if name in written else "r" for name in tensors), numbers, tuple(self._messages)
+        parameters = self._parameters()
+        access = "".join("w" if p.name in written else "r" for p in parameters if p.character == "Q")
+        numbers = "".join(p.character for p in parameters if p.character != "Q") + "q" * len(self._dynamic_trees())
+        return access, numbers, tuple(self._messages)
+
+
+class _Parameter(NamedTuple):
+    """A field of the kernel's struct, and what the wrapper passes for it."""
+
+    kind: str
+    name: str
+    character: str  # as in `struct`
+    argument: str
+    is_size: bool = False
+
+
+def _passed_as(dtype: torch.dtype) -> tuple[torch.dtype, str]:
+    """What a number of the host is in a kernel, and how it is packed."""
+    if not dtype.is_floating_point:
+        return torch.int64, "q"
+    return (torch.float64, "d") if device.current().adapter.features["float64"] else (torch.float32, "f")
 
 
 def _first_kept(text: str, place: int, crossing: dict[str, tuple[str, int]], declared: set[str]) -> str:

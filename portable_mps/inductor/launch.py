@@ -14,8 +14,8 @@ def graph_kernel(
 ) -> _C.GraphKernel:
     """A fused kernel, compiled here and now.
 
-    access: "r" or "w" for each tensor that it is called with. numbers: "q" for each whole number behind these, "f" for
-    one in floating point. messages: (exception's name, text) of each error that it may report.
+    access: "r" or "w" for each tensor that it is called with. numbers: "q" for each whole number behind these, "d" or
+    "f" for one in floating point. messages: (exception's name, text) of each error that it may report.
     """
     now = device.current()
     codes = [now.errors.arm(text, getattr(builtins, kind)) for kind, text in messages]

@@ -111,7 +111,7 @@ class SlangOverrides(OpOverrides):
     @staticmethod
     def index_expr(expr: sympy.Expr, dtype: torch.dtype) -> Any:
         kernel = V.kernel
-        is_whole = expr.is_integer is not False
+        is_whole = not dtype.is_floating_point if expr.is_integer is None else expr.is_integer
         var = kernel.cse.generate(
             kernel.compute,
             kernel.index_to_str(kernel.prepare_indexing(expr)),
