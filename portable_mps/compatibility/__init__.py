@@ -39,6 +39,7 @@ MENDS = (
     Mend("lightning_fabric.accelerators.mps", _LIGHTNING, "lightning.accept"),
     Mend("torch._dynamo.trace_rules", "operators of a device are not written in Python elsewhere", "inductor.prepare"),
     Mend("torch._subclasses.fake_impls", "it lays out Metal's convolutions", "inductor.lay_out_convolutions"),
+    Mend("torch._inductor.config", "compiled code draws other random numbers than eager's", "inductor.draw_as_eager"),
     Mend("torch._inductor.codegen.mps", "its kernels are written in Metal", "inductor.generate_slang"),
     Mend("torchvision.ops", _TORCHVISION, "torchvision.register"),
 )

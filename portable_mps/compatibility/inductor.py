@@ -9,16 +9,15 @@ from typing import Any
 
 
 def generate_slang(module: ModuleType) -> None:
-    """Put our scheduler in the place of Inductor's for Metal, before Inductor registers that.
-
-    Random numbers are drawn by eager's kernels, with eager's seeds, unless the user has said otherwise.
-    """
-    from torch._inductor import config
-
+    """Put our scheduler in the place of Inductor's for Metal, before Inductor registers that."""
     from portable_mps.inductor.scheduling import SlangScheduling
 
     module.MetalScheduling = SlangScheduling  # type: ignore[attr-defined]
-    config.fallback_random = True
+
+
+def draw_as_eager(module: ModuleType) -> None:
+    """Random numbers are eager's kernels', with eager's seeds and values, until the user says otherwise."""
+    module.fallback_random = True  # type: ignore[attr-defined]
 
 
 def prepare(module: ModuleType) -> None:

@@ -221,7 +221,8 @@ class SlangKernel(SIMDKernel):
     def check_bounds(self, expr: sympy.Expr, size: sympy.Expr, lower: bool, upper: bool) -> None:
         if not (lower or upper):
             return
-        index, limit = self.index_to_str(expr), self.index_to_str(size)
+        # An index that was read from a tensor is looked at in its own width.
+        index, limit = expr.name if isinstance(expr, sympy.Symbol) else self.index_to_str(expr), self.index_to_str(size)
         tests = [f"{index} < 0"] if lower else []
         tests += [f"{index} >= {limit}"] if upper else []
         code = self._message("IndexError", "index {index} is out of bounds for a dimension of size " + self.pexpr(size))

@@ -14,6 +14,10 @@ _ATOM = PRECEDENCE["Atom"] - 0.5
 class SlangPrinter(ExprPrinter):
     """Integers are `Index`, the kernel's 32- or 64-bit type; floating-point sizes are float."""
 
+    def _print_Symbol(self, expr: sympy.Symbol) -> str:
+        """What was read from a tensor may have another width."""
+        return f"Index({expr.name})" if expr.name.startswith("tmp") else expr.name
+
     def _print_Integer(self, expr: sympy.Integer) -> str:
         value = int(expr)
         return (

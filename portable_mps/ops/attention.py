@@ -28,7 +28,9 @@ from portable_mps.ops.attention_tiles import (
     QUERY_TILES,
     Problem,
     expanded,
+    gradient_like,
     in_place,
+    laid_like,
     like,
     plain_defines,
     plain_tile,
@@ -147,8 +149,8 @@ def attention(
     )
     words = _C.reserve_philox(None, 1) if dropout_p > 0 else (0, 0)
     problem = _problem(query, key, value, attn_bias, is_causal, scale, dropout_p)
-    query, columns = problem.query, problem.columns
-    output = like(query, problem.depth)
+    given, query, columns = query, problem.query, problem.columns
+    output = like(given, problem.depth)
     sums = torch.empty(query.shape[:3], dtype=torch.float32, device=query.device)
     kept = torch.empty((2, problem.lines, problem.rows), dtype=torch.float32, device=query.device)
     # Matrices round the weights anyway.
@@ -160,7 +162,8 @@ def attention(
         problem = problem.packed()
     _forward(problem, results, words)
     seeds = tuple(torch.tensor(w - (w >> 63 << 64)) for w in words) if dropout_p > 0 else _no_seeds()
-    return output, sums, residual, kept if training else None, output.shape[2], columns, *seeds, None
+    laid = laid_like(given, output)
+    return laid, sums, residual, kept if training else None, output.shape[2], columns, *seeds, None
 
 
 @functools.cache
@@ -296,14 +299,15 @@ def attention_backward(
     known = (grad, kept, logs, means)
     dq = dk = dv = dbias = None
     if grad_input_mask[0]:
-        dq = like(query, problem.width)
+        dq = gradient_like(query, problem.width)
         _gradient(QUERIES, problem, known, words, dq)
     if grad_input_mask[1] or grad_input_mask[2]:
-        dk, dv = like(key, problem.width), like(value, problem.depth)
+        dk, dv = gradient_like(key, problem.width), gradient_like(value, problem.depth)
         _gradient(KEYS, problem, known, words, dk, dv)
     if grad_input_mask[3] and attn_bias is not None:
         dbias = _bias_gradient(problem, attn_bias, known, words)
-    return dq, dk, dv, dbias
+    laid = (None if g is None else laid_like(t, g) for t, g in zip((query, key, value), (dq, dk, dv), strict=True))
+    return *laid, dbias
 
 
 def _mean_slopes(

@@ -367,8 +367,34 @@ def turns_of(tile: dict[str, int], products: Sequence[int], weighed: int) -> int
 
 
 def like(tensor: torch.Tensor, width: int) -> torch.Tensor:
-    """An empty tensor like (batch, heads, rows, …) `tensor` in the layout that it has: heads or rows outside."""
+    """An empty tensor like (batch, heads, rows, …) `tensor`, as a forward kernel may write it: of its layout where the
+    width is innermost."""
+    result = _of_layout(tensor, width)
+    if result.stride(3) == 1 or result.numel() == 0:
+        return result
+    return tensor.new_empty((*tensor.shape[:3], width))
+
+
+def gradient_like(tensor: torch.Tensor, width: int) -> torch.Tensor:
+    """As a backward kernel may write it: heads or rows outside."""
     batch, heads, rows, _ = tensor.shape
     if rows_are_outside(tensor):
         return tensor.new_empty((batch, rows, heads, width)).transpose(1, 2)
     return tensor.new_empty((batch, heads, rows, width))
+
+
+def laid_like(tensor: torch.Tensor, result: torch.Tensor) -> torch.Tensor:
+    """`result` in the layout that torch's function has for tensors without memory, which compiled graphs rely on."""
+    laid = _of_layout(tensor, result.shape[3])
+    sizes = zip(result.shape, laid.stride(), result.stride(), strict=True)
+    return result if all(size <= 1 or theirs == ours for size, theirs, ours in sizes) else laid.copy_(result)
+
+
+def _of_layout(tensor: torch.Tensor, width: int) -> torch.Tensor:
+    if tensor.shape[3] == width:
+        return torch.empty_like(tensor)
+    strides, stride = [0] * 4, 1
+    for dim in reversed(sorted(range(4), key=tensor.stride, reverse=True)):  # torch keeps the order of equals
+        strides[dim] = stride
+        stride *= width if dim == 3 else tensor.shape[dim]
+    return torch.empty_strided((*tensor.shape[:3], width), strides, dtype=tensor.dtype, device=tensor.device)
