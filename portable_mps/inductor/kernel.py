@@ -392,15 +392,25 @@ class SlangKernel(SIMDKernel):
             body = stage.body.getvalue()
             if stage.of_row:
                 code.splice(_first_kept(body, 2 * number, crossing, declared))
-                code.splice(self._guarded(body, "is_row && place.y == 0u", ""))
+                code.splice(self._guarded(self._behind_reads(body), "is_row && place.y == 0u", ""))
                 continue
             code.splice(stage.before)
             if body.strip():
                 self._loop(code, reduced, stage.reads.getvalue(), body, number, crossing)
             behind = stage.behind.getvalue()
             code.splice(_first_kept(behind, 2 * number + 1, crossing, declared))
-            code.splice(self._guarded(behind, "is_row", "is_row && place.y == 0u"))
+            code.splice(self._guarded(self._behind_reads(behind), "is_row", "is_row && place.y == 0u"))
         return code
+
+    def _behind_reads(self, text: str) -> str:
+        """A row's statements, with a barrier where one thread writes what all threads of the row may have read."""
+        assert self._geometry is not None
+        changes = bool(self.args.inplace_buffers) or bool(self.mutations)
+        if self._geometry.height == 1 or not changes or "STORE" not in text:
+            return text
+        lines = text.splitlines()
+        first = next(i for i, line in enumerate(lines) if line.startswith("STORE"))
+        return "\n".join([*lines[:first], "AllMemoryBarrierWithGroupSync();", *lines[first:]])
 
     def _loop(
         self,
