@@ -28,7 +28,8 @@ def prepare(module: ModuleType) -> None:
     """
     import torch
 
-    module.add("portable_mps")
+    for name in ("dispatch", "inductor", "ops", "runtime"):  # not torch_mps: what torch calls of it may be traced
+        module.add(f"portable_mps.{name}")
     module.add("slangpy")
     sources = [Path(__file__), *sorted((Path(__file__).parent.parent / "inductor").glob("*.py"))]
     digest = hashlib.sha256(b"".join(source.read_bytes() for source in sources)).hexdigest()[:16]
