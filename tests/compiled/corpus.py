@@ -65,11 +65,12 @@ for _name in _BINARY.split():
     case(f"binary {_name}", lambda x, y, f=_f: f(x.abs() + 0.5, y), normal(9, 16), normal(16))
 _OF_WHOLE = "add sub mul floor_divide remainder maximum minimum bitwise_and bitwise_or bitwise_xor gcd"
 for _name in _OF_WHOLE.split():
+    _f = getattr(torch, _name)
     for _dtype in (torch.int64, torch.uint8, torch.int8, torch.int16):
         _low = 1 if _dtype == torch.uint8 else -90
         case(
             f"whole {_name} {_dtype}",
-            lambda x, y, f=getattr(torch, _name): f(x, y) + x,
+            lambda x, y, f=_f: f(x, y) + x,
             whole(_low, 100, 5, 64, dtype=_dtype),
             whole(1, 9, 64, dtype=_dtype),
         )
