@@ -11,13 +11,14 @@ export PORTABLE_MPS ?= 1
 export PYTHON VENV
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test operators models ecosystem numerics lint format bench overhead clean
+.PHONY: help setup demo test operators compiled models ecosystem numerics lint format bench overhead clean
 
 help:
 	@echo "make setup   install the system packages that are missing, make $(VENV), build"
 	@echo "make demo    train a network on handwritten digits on the mps device"
 	@echo "make test    run the tests (ARGS='-k softmax' selects)"
 	@echo "make operators   run torch's operator database, write docs/operators.md (ARGS='--operators fft.*' selects)"
+	@echo "make compiled    compare torch.compile with eager: operators, architectures; write docs/compile.md"
 	@echo "make models  compare the architectures of transformers, where that is installed, write docs/models.md"
 	@echo "make ecosystem   try the libraries that are installed, write docs/ecosystem.md"
 	@echo "make lint    ruff, mypy, clang-format; make format repairs what they can"
@@ -46,6 +47,9 @@ test: $(DEVELOP)
 
 operators: $(DEVELOP)
 	PYTHONPATH=tests $(RUN) -m opinfo --table docs/operators.md $(ARGS)
+
+compiled: $(DEVELOP)
+	PYTHONPATH=tests $(RUN) -m compiled --write docs/compile.md $(ARGS)
 
 models: $(DEVELOP)
 	PYTHONPATH=tests $(RUN) -m models --write docs/models.md $(ARGS)
