@@ -50,3 +50,39 @@ def lay_out_convolutions(module: ModuleType) -> None:
         return format_like(input, weight, input.dtype in SMALL)
 
     torch._C._conv_determine_backend_memory_format = determine
+
+
+def compose_flex_attention(module: ModuleType) -> None:
+    """Its template is written in Metal, and has no gradient."""
+    import torch
+    from torch._inductor.kernel.flex import flex_mps
+    from torch._inductor.lowering import lowerings
+
+    def forward(*arguments: Any) -> Any:
+        from portable_mps.inductor import flex
+
+        return flex.forward(*arguments)
+
+    operator = torch.ops.higher_order.flex_attention_backward
+    of_others = lowerings[operator]
+
+    def backward(*arguments: Any, **options: Any) -> Any:
+        if arguments[0].get_device().type != "mps":
+            return of_others(*arguments, **options)
+        from portable_mps.inductor import flex
+
+        return flex.backward(*arguments)
+
+    lowerings[operator] = backward
+    flex_mps.lower_mps = forward
+
+
+def differentiate_flex_attention(module: ModuleType) -> None:
+    """It refuses gradients where torch has no kernel for them."""
+    of_others = module._validate_device
+
+    def validate(query: Any, key: Any, value: Any) -> None:
+        if query.device.type != "mps":
+            of_others(query, key, value)
+
+    module._validate_device = validate  # type: ignore[attr-defined]

@@ -231,7 +231,7 @@ class SlangKernel(SIMDKernel):
         with self.compute.indent():
             self.compute.writeline(f"report_error(p.error, {code}, 0u, int64_t({index}));")
             self.compute.writeline(f"{_IN_BOUNDS} = false;")
-            if isinstance(expr, sympy.Symbol):
+            if index.startswith("tmp"):
                 self.compute.writeline(f"{index} = 0;")
         self.compute.writeline("}")
 

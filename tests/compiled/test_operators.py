@@ -1,4 +1,4 @@
-"""One sample of every operator of torch's database, compiled against eager; `make compiled` takes more."""
+"""One sample of every third operator of torch's database, compiled against eager; `make compiled` takes all."""
 
 import pytest
 import torch
@@ -6,7 +6,7 @@ from torch.testing._internal.common_methods_invocations import op_db
 
 from compiled.operators import EXPECTED, judge, name_of
 
-FLOATS = [info for info in op_db if torch.float32 in info.dtypes]
+FLOATS = [info for info in op_db if torch.float32 in info.dtypes][::3]
 
 
 @pytest.mark.parametrize("info", FLOATS, ids=name_of)
