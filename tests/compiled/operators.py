@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import signal
+import warnings
 from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
 from typing import Any, NamedTuple
 
 import torch
@@ -34,6 +38,7 @@ EXPECTED = {
     "quantile": "torch's function of tensors without memory asks for a number of elements",
     "nanquantile": "torch's function of tensors without memory asks for a number of elements",
 }
+_SECONDS = 120  # for one operator
 _TOLERANCES = {torch.float32: (2e-4, 2e-5), torch.bfloat16: (3e-2, 3e-2)}
 
 
@@ -44,14 +49,40 @@ class Verdict(NamedTuple):
     samples: int
 
 
-def names() -> Iterator[str]:
-    """Of the operators, a variant behind a dot."""
-    for info in op_db:
-        yield name_of(info)
-
-
 def name_of(info: Any) -> str:
+    """Of an operator, its variant behind a dot."""
     return f"{info.name}.{info.variant_test_name}" if info.variant_test_name else info.name
+
+
+@contextmanager
+def _limited(seconds: int) -> Iterator[None]:
+    def stop(signum: int, frame: FrameType | None) -> None:
+        raise TimeoutError(f"more than {seconds} s")
+
+    signal.signal(signal.SIGALRM, stop)
+    signal.alarm(seconds)
+    try:
+        yield
+    finally:
+        signal.alarm(0)
+
+
+def judge_part(dtype: torch.dtype, dynamic: bool, samples: int, part: slice) -> tuple[int, int, dict[str, str]]:
+    """(Operators that take the dtype, samples, what went wrong by operator) of a part of the database."""
+    warnings.simplefilter("ignore")
+    infos = [info for info in op_db[part] if dtype in info.dtypes]
+    failed, judged = {}, 0
+    for info in infos:
+        try:
+            with _limited(_SECONDS):
+                verdict = judge(info, dtype, dynamic, samples)
+        except Exception as error:  # of the database, or a TimeoutError
+            failed[name_of(info)] = f"{type(error).__name__}: {error}"
+            continue
+        judged += verdict.samples
+        if verdict.failure:
+            failed[name_of(info)] = verdict.failure
+    return len(infos), judged, failed
 
 
 def judge(info: Any, dtype: torch.dtype, dynamic: bool, limit: int) -> Verdict:
