@@ -3,6 +3,16 @@
 import pytest
 
 INTERNALS = {
+    "torch._C._conv_determine_backend_memory_format": "compatibility/inductor.py: strides of convolutions without memory",
+    "torch._dynamo.trace_rules.add": "compatibility/inductor.py: what Dynamo leaves alone",
+    "torch._inductor.codegen.mps.MetalScheduling": "compatibility/inductor.py: in its place is ours",
+    "torch._inductor.codegen.simd.SIMDKernel": "inductor/kernel.py",
+    "torch._inductor.codegen.simd.SIMDScheduling": "inductor/scheduling.py",
+    "torch._inductor.codegen.triton_utils.is_unaligned_buffer": "inductor/vectors.py",
+    "torch._inductor.kernel.flex.flex_mps.lower_mps": "compatibility/inductor.py: in its place is ours",
+    "torch._inductor.lowering.process_subgraph_nodes": "inductor/flex.py",
+    "torch.compiler.config.cache_key_tag": "compatibility/inductor.py: versions of the generator",
+    "torch.nn.attention.flex_attention._validate_device": "compatibility/inductor.py: gradients of flex_attention",
     "torch._C._get_schema": "dispatch/registry.py: schemas without loading torch.ops",
     "torch._C.StorageBase": "torch_mps.py: storages with our allocator",
     "torch._C._has_mps": "torch_mps.py: is_built()",
@@ -20,8 +30,14 @@ INTERNALS = {
 @pytest.mark.parametrize("name", INTERNALS)
 def test_is_there(name):
     import torch._decomp
+    import torch._dynamo.trace_rules
+    import torch._inductor.codegen.mps
+    import torch._inductor.codegen.triton_utils
+    import torch._inductor.kernel.flex.flex_mps
+    import torch._inductor.lowering
     import torch._meta_registrations
     import torch._prims_common.wrappers
+    import torch.nn.attention.flex_attention
 
     found = torch
     for part in name.split(".")[1:]:

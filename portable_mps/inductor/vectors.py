@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import sympy
-from torch._inductor.codegen.common import DeferredLine
-from torch._inductor.codegen.triton_utils import is_unaligned_buffer_name
+from torch._inductor.codegen.common import DeferredLine, TensorArg
+from torch._inductor.codegen.triton_utils import is_unaligned_buffer
 from torch._inductor.utils import IndentedBuffer
 from torch._inductor.virtualized import V
 
@@ -54,7 +54,8 @@ class Vectors:
         return f"written{len(self._writes) - 1}[k]"
 
     def _is_together(self, name: str, index: sympy.Expr, row: Storage) -> bool:
-        if V.graph.get_dtype(name).itemsize > _LARGEST or is_unaligned_buffer_name(name):
+        dtype = V.graph.get_dtype(name)
+        if dtype.itemsize > _LARGEST or is_unaligned_buffer(TensorArg(name, name, dtype)):
             return False
         terms = sympy.expand(index).as_coefficients_dict()
         inner = 0
