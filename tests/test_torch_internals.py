@@ -3,7 +3,7 @@
 import pytest
 
 INTERNALS = {
-    "torch._C._conv_determine_backend_memory_format": "compatibility/inductor.py: strides of convolutions without memory",
+    "torch._C._conv_determine_backend_memory_format": "compatibility/inductor.py: convolutions' strides",
     "torch._dynamo.trace_rules.add": "compatibility/inductor.py: what Dynamo leaves alone",
     "torch._inductor.codegen.mps.MetalScheduling": "compatibility/inductor.py: in its place is ours",
     "torch._inductor.codegen.simd.SIMDKernel": "inductor/kernel.py",

@@ -1,4 +1,6 @@
-"""What libraries get wrong about this `mps` device, or lack for it, mended after their import: one row a mend.
+"""What libraries, and torch's compiler, get wrong about this `mps` device, or lack for it: one row a mend.
+
+A mend is applied to a module once that is imported.
 
 No library is imported from here: a finder at the head of `sys.meta_path` waits for the rows' modules. (wrapt has such
 hooks, but importing it costs each `import torch` 10 ms.)
@@ -19,8 +21,8 @@ from typing import Any, NamedTuple
 class Mend(NamedTuple):
     """What is done to a module once its own code has run.
 
-    module must be one that is imported after torch itself, as nothing of ours waits before. function is a file of this
-    package and the function in it that takes the module.
+    module is imported after torch itself, as nothing of ours waits before, or by torch: then it is mended at once.
+    function is a file of this package and the function in it that takes the module.
     """
 
     module: str
