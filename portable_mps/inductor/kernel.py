@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import math
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -41,6 +42,7 @@ from portable_mps.inductor.reductions import THREADS, Geometry, State, geometry,
 from portable_mps.inductor.vectors import WIDTH, Vectors
 from portable_mps.runtime import device
 
+_MOST = 2**31 - 2**13  # elements below which no thread's place overflows 32 bits
 _TILE = 16  # elements of a tile's side
 _NARROW = (torch.uint8, torch.int8, torch.int16, torch.uint16, torch.uint32)  # than what they are computed in
 _DEFINITION = re.compile(r"^\s*(\w+) (tmp\d+) = ", re.MULTILINE)
@@ -96,6 +98,8 @@ class SlangKernel(SIMDKernel):
         self._geometry: Geometry | None = None
         self._is_reduction = bool(options["features"].is_reduction())
         super().__init__(tiling, **options)
+        if math.prod(numel for numel in self.numels.values() if isinstance(numel, sympy.Integer)) > _MOST:
+            self._index_dtype = torch.int64
         self.cse = _TypedCSE(self.newvar_prefix, self.suffix)
         self.modules: set[str] = set()
         self._header: dict[str, None] = {}
@@ -236,7 +240,7 @@ class SlangKernel(SIMDKernel):
         self.compute.writeline("}")
 
     def device_assert_async(self, cond: CSEVariable, msg: str) -> None:
-        code = self._message("RuntimeError", msg)
+        code = self._message("RuntimeError", msg.replace("{", "{{").replace("}", "}}"))
         self.compute.writeline(f"if (!{cond}) report_error(p.error, {code}, 0u, 0);")
 
     def _message(self, kind: str, text: str) -> str:
@@ -283,7 +287,8 @@ class SlangKernel(SIMDKernel):
             modules = (*modules, "lib.indexing")
         statements = self._row_statements() if self._is_reduction else self._element_statements()
         lines = [f"import {module};" for module in modules]
-        lines.append(f"typealias Index = {self.index_dtype};")
+        is_wide = self.get_index_dtype_as_torch_dtype() == torch.int64
+        lines += [f"typealias Index = {self.index_dtype};", f"typealias Count = {'uint64_t' if is_wide else 'uint'};"]
         if self._is_reduction:
             lines.append('#include "place.slangh"')
         lines += self._header
@@ -353,7 +358,7 @@ class SlangKernel(SIMDKernel):
         if len(trees) == 1:
             (tree,) = trees
             code.writeline(f"const Index {tree.name} = workgroup * {THREADS} + Index(lane);")
-            code.writeline(f"if ({tree.name} >= {self._numel(tree)}) return;")
+            code.writeline(f"if (Count({tree.name}) >= Count({self._numel(tree)})) return;")
         elif trees:
             x, y, *rest = reversed(trees)  # the innermost is last
             code.writeline(f"const Index columns = ({self._numel(x)} + {_TILE - 1}) / {_TILE};")
@@ -377,7 +382,7 @@ class SlangKernel(SIMDKernel):
         code.writeline(f"const Place place = place_of({self._geometry.code}, lane);")
         total = " * ".join(self._numel(tree) for tree in rows) or "1"
         code.writeline(f"const Index row = workgroup * {width} + Index(place.x);")
-        code.writeline(f"const bool is_row = row < {total};")
+        code.writeline(f"const bool is_row = Count(row) < Count({total});")
         # Threads past the last row take it once more, and store nothing: all must meet at the barriers.
         code.writeline(f"{'Index' if rows else 'const Index'} rest = is_row ? row : {total} - 1;")
         for tree in reversed(rows):
@@ -386,7 +391,7 @@ class SlangKernel(SIMDKernel):
         code.splice(self.indexing_code)
         crossing = self._crossing() if self.persistent_reduction else {}
         for name, (kind, _) in crossing.items():
-            code.writeline(f"{kind} kept_{name}[{self._geometry.kept}];")
+            code.writeline(f"{kind} kept_{name}[{self._geometry.kept}] = {{}};")  # some threads have no element
         declared: set[str] = set()
         for number, stage in enumerate(self._stages):
             body = stage.body.getvalue()

@@ -20,6 +20,7 @@ from torch._inductor.utils import IndentedBuffer, get_bounds_index_expr
 from torch._inductor.virtualized import V, ops
 
 from portable_mps.dispatch.promotion import storage
+from portable_mps.runtime import device
 
 _HALF = (torch.float16, torch.bfloat16)
 
@@ -34,7 +35,12 @@ _OTHER_POLYNOMIALS = ("hermite_h", "hermite_he", "laguerre_l", "legendre_p")
 
 
 def compute_type(dtype: torch.dtype) -> str:
-    """What a value of `dtype` is in a kernel; NotImplementedError for a complex one, as Inductor keeps these apart."""
+    """What a value of `dtype` is in a kernel; NotImplementedError for a complex one, as Inductor keeps these apart.
+
+    Without float64 in the adapter there are no such tensors, but Inductor computes with the host's numbers in it.
+    """
+    if dtype == torch.float64 and not device.current().adapter.features["float64"]:
+        return "float"
     return storage(dtype, float8=True).compute
 
 

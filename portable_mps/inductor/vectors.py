@@ -78,7 +78,7 @@ class Vectors:
         """The statements of a thread around those of an element."""
         code = IndentedBuffer()
         code.writeline(f"const Index first = (workgroup * 256 + Index(lane)) * {WIDTH};")
-        code.writeline(f"if (first >= {tree.numel}) return;")
+        code.writeline(f"if (Count(first) >= Count({tree.numel})) return;")
         code.writelines([f"vector<{kind}, {WIDTH}> {vector};" for vector, kind in self._reads.values()])
         code.writelines([f"vector<{kind}, {WIDTH}> written{i};" for i, (_, _, _, kind) in enumerate(self._writes)])
         reads = IndentedBuffer()
