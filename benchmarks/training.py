@@ -110,7 +110,9 @@ def free_memory(device: str) -> None:
         torch.cuda.reset_peak_memory_stats()
 
 
-def measure(device: str, model: str, dtype: str, steps: int, batch: int | None, length: int | None) -> dict[str, Any]:
+def measure(
+    device: str, model: str, dtype: str, steps: int, batch: int | None, length: int | None, compiles: bool
+) -> dict[str, Any]:
     """Train for some steps: losses, seconds of each step, and what fell back to the CPU."""
     torch.manual_seed(SEED)
     build, usual_batch, usual_length = WORKLOADS[model]
@@ -118,10 +120,13 @@ def measure(device: str, model: str, dtype: str, steps: int, batch: int | None, 
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         workload = build(device, batch, length)
+        if compiles:
+            workload.model.compile()
         losses, seconds = train(workload, device, getattr(torch, dtype), steps)
     return {
         "model": model,
         "dtype": dtype,
+        "compiled": compiles,
         "device": device,
         "adapter": adapter(device),
         "torch": torch.__version__,
@@ -140,6 +145,7 @@ def main() -> None:
     parser.add_argument("--device", choices=["mps", "cuda", "cpu"], default="mps")
     parser.add_argument("--models", nargs="+", choices=sorted(WORKLOADS), default=sorted(WORKLOADS))
     parser.add_argument("--dtypes", nargs="+", choices=DTYPES, default=DTYPES, help="bfloat16: under autocast")
+    parser.add_argument("--compile", action="store_true", help="the model, with torch.compile")
     parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--batch", type=int, help="default: the model's usual one")
     parser.add_argument("--length", type=int, help="of the text, or side of the images; default: the usual one")
@@ -149,7 +155,8 @@ def main() -> None:
     results = []
     for model in options.models:
         for dtype in options.dtypes:
-            result = measure(options.device, model, dtype, options.steps, options.batch, options.length)
+            settings = (options.steps, options.batch, options.length, options.compile)
+            result = measure(options.device, model, dtype, *settings)
             free_memory(options.device)
             results.append(result)
             print(

@@ -2,6 +2,7 @@
 
 from suite.families import (
     attention,
+    compiled,
     convolution,
     copies,
     elementwise,
@@ -31,6 +32,7 @@ FAMILIES = {
         recurrent,
         optimizers,
         linalg,
+        compiled,
         host,
     )
 }
