@@ -264,6 +264,10 @@ class SlangKernel(SIMDKernel):
         self._header.update(dict.fromkeys(state.header()))
         stage, name = self._stages[-1], f"state{next(self._states)}"
         values = value if isinstance(value, tuple) else (value,)
+        if state.element in ("float", "double"):  # numbers of the host bring theirs
+            values = tuple(
+                v if compute_type(v.dtype) == state.element else f"cast_{state.element}({v})" for v in values
+            )
         texts = dict(zip(("v", "v1", "v2"), values, strict=False))
         stage.before.writeline(f"{state.kind} {name} = {state.identity};")
         stage.body.writeline(f"{name} = {state.step.format(s=name, i='r0_index', **texts)};")
