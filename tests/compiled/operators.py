@@ -67,11 +67,11 @@ def _limited(seconds: int) -> Iterator[None]:
         signal.alarm(0)
 
 
-def judge_part(dtype: torch.dtype, dynamic: bool, samples: int, part: slice) -> tuple[int, int, dict[str, str]]:
-    """(Operators that take the dtype, samples, what went wrong by operator) of a part of the database."""
+def judge_part(dtype: torch.dtype, dynamic: bool, samples: int, part: slice) -> tuple[int, dict[str, str]]:
+    """(Operators that take the dtype, what went wrong by operator) of a part of the database."""
     warnings.simplefilter("ignore")
     infos = [info for info in op_db[part] if dtype in info.dtypes]
-    failed, judged = {}, 0
+    failed = {}
     for info in infos:
         try:
             with _limited(_SECONDS):
@@ -79,10 +79,9 @@ def judge_part(dtype: torch.dtype, dynamic: bool, samples: int, part: slice) -> 
         except Exception as error:  # of the database, or a TimeoutError
             failed[name_of(info)] = f"{type(error).__name__}: {error}"
             continue
-        judged += verdict.samples
         if verdict.failure:
             failed[name_of(info)] = verdict.failure
-    return len(infos), judged, failed
+    return len(infos), failed
 
 
 def judge(info: Any, dtype: torch.dtype, dynamic: bool, limit: int) -> Verdict:
