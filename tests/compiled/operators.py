@@ -7,7 +7,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch.testing._internal.common_methods_invocations import op_db
@@ -42,13 +42,6 @@ _SECONDS = 120  # for one operator
 _TOLERANCES = {torch.float32: (2e-4, 2e-5), torch.bfloat16: (3e-2, 3e-2)}
 
 
-class Verdict(NamedTuple):
-    """failure: the words of what went wrong, "" if all went well; samples: those that eager takes."""
-
-    failure: str
-    samples: int
-
-
 def name_of(info: Any) -> str:
     """Of an operator, its variant behind a dot."""
     return f"{info.name}.{info.variant_test_name}" if info.variant_test_name else info.name
@@ -75,19 +68,21 @@ def judge_part(dtype: torch.dtype, dynamic: bool, samples: int, part: slice) -> 
     for info in infos:
         try:
             with _limited(_SECONDS):
-                verdict = judge(info, dtype, dynamic, samples)
+                failure = judge(info, dtype, dynamic, samples)
         except Exception as error:  # of the database, or a TimeoutError
             failed[name_of(info)] = f"{type(error).__name__}: {error}"
             continue
-        if verdict.failure:
-            failed[name_of(info)] = verdict.failure
+        if failure:
+            failed[name_of(info)] = failure
     return len(infos), failed
 
 
-def judge(info: Any, dtype: torch.dtype, dynamic: bool, limit: int) -> Verdict:
-    """At most `limit` samples, evenly chosen; what eager refuses is left out."""
+def judge(info: Any, dtype: torch.dtype, dynamic: bool, limit: int) -> str:
+    """The words of what went wrong, "" if all went well.
+
+    At most `limit` samples, evenly chosen; what eager refuses is left out.
+    """
     samples = list(info.sample_inputs("cpu", dtype, requires_grad=False))
-    judged = 0
     for sample in samples[:: max(1, len(samples) // limit)][:limit]:
         arguments = _moved((sample.input, tuple(sample.args), dict(sample.kwargs)))
 
@@ -100,7 +95,6 @@ def judge(info: Any, dtype: torch.dtype, dynamic: bool, limit: int) -> Verdict:
             torch.mps.synchronize()
         except Exception:
             continue
-        judged += 1
         torch._dynamo.reset()
         torch.manual_seed(0)
         try:
@@ -108,8 +102,8 @@ def judge(info: Any, dtype: torch.dtype, dynamic: bool, limit: int) -> Verdict:
             torch.mps.synchronize()
             _assert_close(actual, expected, *_TOLERANCES.get(dtype, (1e-4, 1e-5)))
         except Exception as error:  # the verdict
-            return Verdict(f"{type(error).__name__}: {' '.join(str(error).split())[:300]}", judged)
-    return Verdict("", judged)
+            return f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+    return ""
 
 
 def _moved(nest: Any) -> Any:

@@ -13,5 +13,4 @@ FLOATS = [info for info in op_db if torch.float32 in info.dtypes][::3]
 def test_as_eager(info):
     if name_of(info) in EXPECTED:
         pytest.skip(EXPECTED[name_of(info)])
-    verdict = judge(info, torch.float32, dynamic=False, limit=1)
-    assert not verdict.failure
+    assert judge(info, torch.float32, dynamic=False, limit=1) == ""
