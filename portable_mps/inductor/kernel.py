@@ -226,7 +226,9 @@ class SlangKernel(SIMDKernel):
         if not (lower or upper):
             return
         # An index that was read from a tensor is looked at in its own width.
-        index, limit = expr.name if isinstance(expr, sympy.Symbol) else self.index_to_str(expr), self.index_to_str(size)
+        is_read = isinstance(expr, sympy.Symbol) and expr.name.startswith("tmp")
+        index = expr.name if is_read else self.index_to_str(self.prepare_indexing(expr))
+        limit = self.index_to_str(size)
         tests = [f"{index} < 0"] if lower else []
         tests += [f"{index} >= {limit}"] if upper else []
         code = self._message("IndexError", "index {index} is out of bounds for a dimension of size " + self.pexpr(size))
@@ -235,7 +237,7 @@ class SlangKernel(SIMDKernel):
         with self.compute.indent():
             self.compute.writeline(f"report_error(p.error, {code}, 0u, int64_t({index}));")
             self.compute.writeline(f"{_IN_BOUNDS} = false;")
-            if index.startswith("tmp"):
+            if is_read:
                 self.compute.writeline(f"{index} = 0;")
         self.compute.writeline("}")
 
