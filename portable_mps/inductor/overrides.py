@@ -296,24 +296,6 @@ class SlangOverrides(OpOverrides):
     def square(x: Any) -> Any:
         return f"{x} * {x}"
 
-    # Rounding. `dtype` is what the result is to be.
-
-    @staticmethod
-    def floor_to_int(a: Any, dtype: torch.dtype) -> Any:
-        return f"cast_{compute_type(dtype)}(maths::floor({a}))"
-
-    @staticmethod
-    def ceil_to_int(a: Any, dtype: torch.dtype) -> Any:
-        return f"cast_{compute_type(dtype)}(maths::ceil({a}))"
-
-    @staticmethod
-    def trunc_to_int(a: Any, dtype: torch.dtype) -> Any:
-        return f"cast_{compute_type(dtype)}(maths::trunc({a}))"
-
-    @staticmethod
-    def round_to_int(a: Any, dtype: torch.dtype) -> Any:
-        return f"cast_{compute_type(dtype)}(maths::round({a}))"
-
     @staticmethod
     def signbit(x: Any) -> Any:
         if x.dtype.is_floating_point:
@@ -344,6 +326,16 @@ def _add(name: str, template: str, module: str = "", of_integers: str | None = N
     setattr(SlangOverrides, name, staticmethod(operator))
 
 
+def _add_rounding(name: str) -> None:
+    """To a whole number of the dtype that is given."""
+
+    def operator(a: Any, dtype: torch.dtype) -> str:
+        return f"cast_{compute_type(dtype)}(maths::{name}({a}))"
+
+    operator.__name__ = f"{name}_to_int"
+    setattr(SlangOverrides, operator.__name__, staticmethod(operator))
+
+
 for _name, _sign in {"add": "+", "sub": "-", "mul": "*", "mul_rn": "*"}.items():
     _add(_name, f"{{0}} {_sign} {{1}}")
 for _name, _sign in {"eq": "==", "ne": "!=", "lt": "<", "le": "<=", "gt": ">", "ge": ">="}.items():
@@ -352,6 +344,8 @@ for _name in _UNARY.split():
     _add(_name, f"maths::{_name}({{0}})")
 for _name in ("ceil", "floor", "trunc", "round"):
     _add(_name, f"maths::{_name}({{0}})", of_integers="{0}")
+for _name in ("floor", "ceil", "trunc", "round"):
+    _add_rounding(_name)
 for _name in ("isnan", "isinf"):
     _add(_name, f"maths::{_name}({{0}})", of_integers="false")
 for _name in ("atan2", "copysign", "hypot", "nextafter", "fmod", "remainder"):

@@ -109,24 +109,6 @@ class SlangPrinter(ExprPrinter):
     def _print_FloatPow(self, expr: sympy.Expr) -> str:
         return self._function("maths::pow", *expr.args, kind="float")
 
-    def _print_TruncToInt(self, expr: sympy.Expr) -> str:
-        return f"Index(maths::trunc(float({self._print(expr.args[0])})))"
-
-    def _print_RoundToInt(self, expr: sympy.Expr) -> str:
-        return f"Index(maths::round(float({self._print(expr.args[0])})))"
-
-    def _print_FloorToInt(self, expr: sympy.Expr) -> str:
-        return f"Index(maths::floor(float({self._print(expr.args[0])})))"
-
-    def _print_CeilToInt(self, expr: sympy.Expr) -> str:
-        return f"Index(maths::ceil(float({self._print(expr.args[0])})))"
-
-    _print_floor = _print_FloorToInt
-    _print_ceiling = _print_CeilToInt
-
-    def _print_TruncToFloat(self, expr: sympy.Expr) -> str:
-        return f"maths::trunc(float({self._print(expr.args[0])}))"
-
     def _print_Infinity(self, expr: sympy.Expr) -> str:
         return "asfloat(0x7f800000u)"
 
@@ -137,12 +119,22 @@ class SlangPrinter(ExprPrinter):
         return "asfloat(0x7fc00000u)"
 
 
-def _opaque(function: str) -> Callable[[SlangPrinter, sympy.Expr], str]:
+def _of_float(template: str) -> Callable[[SlangPrinter, sympy.Expr], str]:
     def print_it(self: SlangPrinter, expr: sympy.Expr) -> str:
-        return f"maths::{function}(float({self._print(expr.args[0])}))"
+        return template.format(f"float({self._print(expr.args[0])})")
 
     return print_it
 
 
-for _name in ("sqrt", "cos", "cosh", "sin", "sinh", "tan", "tanh", "asin", "acos", "atan", "exp", "log", "log2"):
-    setattr(SlangPrinter, f"_print_OpaqueUnaryFn_{_name}", _opaque(_name))
+_OPAQUE = ("sqrt", "cos", "cosh", "sin", "sinh", "tan", "tanh", "asin", "acos", "atan", "exp", "log", "log2")
+_OF_FLOATS = {f"OpaqueUnaryFn_{name}": f"maths::{name}({{}})" for name in _OPAQUE} | {
+    "FloorToInt": "Index(maths::floor({}))",
+    "floor": "Index(maths::floor({}))",
+    "CeilToInt": "Index(maths::ceil({}))",
+    "ceiling": "Index(maths::ceil({}))",
+    "TruncToInt": "Index(maths::trunc({}))",
+    "RoundToInt": "Index(maths::round({}))",
+    "TruncToFloat": "maths::trunc({})",
+}
+for _name, _template in _OF_FLOATS.items():
+    setattr(SlangPrinter, f"_print_{_name}", _of_float(_template))

@@ -36,8 +36,7 @@ class SlangScheduling(SIMDScheduling):
         fused = get_fused_kernel_name(node_schedule, config.triton.descriptive_names)
         name = "_".join(("slang", fused, wrapper.next_kernel_suffix()))
         wrapper.src_to_kernel[src_code] = name
-        if _IMPORT not in wrapper.imports.getvalue():
-            wrapper.add_import_once(_IMPORT)
+        wrapper.add_import_once(_IMPORT)
         access, numbers, messages = kernel.constants_of_launch()
         body = f"graph_kernel({name!r}, {access!r}, {numbers!r}, {messages!r}, '''\n{src_code}''')"
         origins, detailed = get_kernel_metadata(node_schedule, wrapper)

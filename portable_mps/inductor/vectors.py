@@ -11,6 +11,7 @@ from torch._inductor.utils import IndentedBuffer
 from torch._inductor.virtualized import V
 
 from portable_mps.dispatch.promotion import Storage
+from portable_mps.inductor.reductions import THREADS
 
 if TYPE_CHECKING:
     from portable_mps.inductor.kernel import SlangKernel
@@ -77,7 +78,7 @@ class Vectors:
     def code(self, bodies: list[str], ranges: IndentedBuffer, tree: Any) -> IndentedBuffer:
         """The statements of a thread around those of an element."""
         code = IndentedBuffer()
-        code.writeline(f"const Index first = (workgroup * 256 + Index(lane)) * {WIDTH};")
+        code.writeline(f"const Index first = (workgroup * {THREADS} + Index(lane)) * {WIDTH};")
         code.writeline(f"if (Count(first) >= Count({tree.numel})) return;")
         code.writelines([f"vector<{kind}, {WIDTH}> {vector};" for vector, kind in self._reads.values()])
         code.writelines([f"vector<{kind}, {WIDTH}> written{i};" for i, (_, _, _, kind) in enumerate(self._writes)])

@@ -385,16 +385,18 @@ def gradient_like(tensor: torch.Tensor, width: int) -> torch.Tensor:
 
 def laid_like(tensor: torch.Tensor, result: torch.Tensor) -> torch.Tensor:
     """`result` in the layout that torch's function has for tensors without memory, which compiled graphs rely on."""
-    laid = _of_layout(tensor, result.shape[3])
-    sizes = zip(result.shape, laid.stride(), result.stride(), strict=True)
-    return result if all(size <= 1 or theirs == ours for size, theirs, ours in sizes) else laid.copy_(result)
+    width = result.shape[3]
+    sizes = zip(result.shape, _of_layout(tensor, width, "meta").stride(), result.stride(), strict=True)
+    if all(size <= 1 or theirs == ours for size, theirs, ours in sizes):
+        return result
+    return _of_layout(tensor, width).copy_(result)
 
 
-def _of_layout(tensor: torch.Tensor, width: int) -> torch.Tensor:
+def _of_layout(tensor: torch.Tensor, width: int, device: str = "mps") -> torch.Tensor:
     if tensor.shape[3] == width:
-        return torch.empty_like(tensor)
+        return torch.empty_like(tensor, device=device)
     strides, stride = [0] * 4, 1
     for dim in reversed(sorted(range(4), key=tensor.stride, reverse=True)):  # torch keeps the order of equals
         strides[dim] = stride
         stride *= width if dim == 3 else tensor.shape[dim]
-    return torch.empty_strided((*tensor.shape[:3], width), strides, dtype=tensor.dtype, device=tensor.device)
+    return torch.empty_strided((*tensor.shape[:3], width), strides, dtype=tensor.dtype, device=device)
