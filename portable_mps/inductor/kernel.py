@@ -30,7 +30,7 @@ from torch._inductor.codegen.common import (
 from torch._inductor.codegen.simd import IterationRangesEntry, IterationRangesRoot, SIMDKernel
 from torch._inductor.codegen.triton_utils import should_unwrap_unspec_arg
 from torch._inductor.runtime.hints import ReductionHint
-from torch._inductor.utils import IndentedBuffer, sympy_product
+from torch._inductor.utils import IndentedBuffer, prefix_is_reduction, sympy_product
 from torch._inductor.virtualized import V
 from torch.utils._ordered_set import OrderedSet
 
@@ -132,7 +132,7 @@ class SlangKernel(SIMDKernel):
 
     def codegen_iteration_ranges_entry(self, entry: IterationRangesEntry) -> None:
         text = f"const Index {entry.name} = {self.kexpr(self.rename_indexing(entry.expr))};"
-        if entry.is_reduction:
+        if prefix_is_reduction(entry.prefix):
             self._places[entry.name] = text
         else:
             self.indexing_code.writeline(text)
@@ -328,15 +328,12 @@ class SlangKernel(SIMDKernel):
         return tensors + numbers
 
     def _dynamic_trees(self) -> list[IterationRangesRoot]:
-        return [
-            tree
-            for tree in self.range_trees
-            if not isinstance(tree.numel, sympy.Integer) and (self._is_reduction or not tree.is_reduction)
-        ]
+        trees = self.range_trees if self._is_reduction else self._kept_trees()
+        return [tree for tree in trees if not isinstance(tree.numel, sympy.Integer)]
 
     def _kept_trees(self) -> list[IterationRangesRoot]:
         """Of dimensions that are not reduced, the innermost last."""
-        return [tree for tree in self.range_trees if not tree.is_reduction]
+        return [tree for tree in self.range_trees if not prefix_is_reduction(tree.prefix)]
 
     def _numel(self, tree: IterationRangesRoot) -> str:
         return str(tree.numel) if isinstance(tree.numel, sympy.Integer) else f"{tree.prefix}numel"

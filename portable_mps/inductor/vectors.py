@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import sympy
 from torch._inductor.codegen.common import DeferredLine, TensorArg
 from torch._inductor.codegen.triton_utils import is_unaligned_buffer
-from torch._inductor.utils import IndentedBuffer
+from torch._inductor.utils import IndentedBuffer, prefix_is_reduction
 from torch._inductor.virtualized import V
 
 from portable_mps.dispatch.promotion import Storage
@@ -32,7 +32,7 @@ class Vectors:
     @staticmethod
     def fit(kernel: SlangKernel) -> bool:
         """Whether the kernel is one long range, of a known length, whose stores depend on no check."""
-        trees = [tree for tree in kernel.range_trees if not tree.is_reduction]
+        trees = [tree for tree in kernel.range_trees if not prefix_is_reduction(tree.prefix)]
         if kernel.inside_reduction or len(trees) != 1 or not isinstance(trees[0].numel, sympy.Integer):
             return False
         count = int(trees[0].numel)
