@@ -1,8 +1,9 @@
 #include "allocator.h"
 
+#include "capture.h"
 #include "python.h"
-#include "replay.h"
 #include "runtime.h"
+#include "tape.h"
 
 #include <c10/util/Exception.h>
 
@@ -10,10 +11,12 @@
 #include <array>
 #include <atomic>
 #include <cstdio>
+#include <map>
 #include <memory>
 #include <mutex>
 #include <set>
 #include <string>
+#include <unordered_set>
 #include <vector>
 
 namespace portable_mps {
@@ -29,6 +32,7 @@ constexpr size_t kSmallestSlab = 32 << 20;
 constexpr size_t kLargestSlab = size_t{1}
                                 << 30;  // llvmpipe refuses 2 GiB; larger tensors get their own slab
 constexpr size_t kSlabRounding = 2 << 20;
+constexpr size_t kMostWaste = 2;           // times what is asked for, of a pool's block
 constexpr size_t kLargeRequest = 1 << 20;  // what torch.accelerator counts as the large pool
 
 size_t round_up(size_t value, size_t multiple) {
@@ -43,6 +47,8 @@ std::string mebibytes(size_t bytes) {
   return text.data();
 }
 
+struct Pool;
+
 // A run of bytes inside a slab; the blocks of a slab form a list in address order.
 struct Block {
   uint64_t address;
@@ -51,6 +57,7 @@ struct Block {
   Block* next;
   bool free;
   size_t requested = 0;
+  Pool* pool = nullptr;  // whose alone it is
 
   bool is_whole_slab() const { return previous == nullptr && next == nullptr; }
 };
@@ -59,6 +66,13 @@ struct SmallestFirst {
   bool operator()(const Block* a, const Block* b) const {
     return a->size != b->size ? a->size < b->size : a->address < b->address;
   }
+};
+
+// What captured graphs hold on to.
+struct Pool {
+  std::set<Block*, SmallestFirst> free;
+  std::unordered_set<Block*> used;  // by tensors
+  int graphs = 0;
 };
 
 // Every tensor of this device comes by here before an operator can see it: the first one has the
@@ -105,7 +119,7 @@ class CachingAllocator final : public c10::DeviceAllocator {
       block = grow_and_take(size, bytes);
     }
     if (Recording* noted = recording()) {
-      note_allocation(*noted, block->address, bytes);
+      noted->allocated(block->address, bytes);
     }
     void* address = reinterpret_cast<void*>(block->address);
     return {address, block, &CachingAllocator::release, runtime::mps_device()};
@@ -152,6 +166,9 @@ class CachingAllocator final : public c10::DeviceAllocator {
 
   // Return slabs without a live tensor to the driver.
   void emptyCache(c10::MempoolId_t = {0, 0}) override {
+    if (capturing() != nullptr) {
+      return;  // nothing may be waited for
+    }
     std::vector<uint64_t> unused;
     {
       const std::lock_guard<std::mutex> lock(mutex_);
@@ -176,6 +193,42 @@ class CachingAllocator final : public c10::DeviceAllocator {
     for (uint64_t address : unused) {
       runtime::destroy_slab(address);
     }
+  }
+
+  c10::MempoolId_t open_pool(c10::MempoolId_t id) {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    if (id == c10::MempoolId_t{0, 0}) {
+      id = {0, ++pools_made_};
+    }
+    std::unique_ptr<Pool>& pool = pools_[id];
+    if (pool == nullptr) {
+      pool = std::make_unique<Pool>();
+    }
+    ++pool->graphs;
+    capturing_ = pool.get();
+    return id;
+  }
+
+  void close_pool() {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    capturing_ = nullptr;
+  }
+
+  // Memory that tensors still use is freed with them, as ever.
+  void drop_pool(c10::MempoolId_t id) {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    const auto found = pools_.find(id);
+    if (found == pools_.end() || --found->second->graphs > 0) {
+      return;
+    }
+    for (Block* block : found->second->used) {
+      block->pool = nullptr;
+    }
+    for (Block* block : found->second->free) {
+      block->pool = nullptr;
+      insert_free_among_neighbours(block);
+    }
+    pools_.erase(found);
   }
 
   size_t allocated() {
@@ -221,6 +274,19 @@ class CachingAllocator final : public c10::DeviceAllocator {
     }
   }
 
+  void insert_free_among_neighbours(Block* block) {
+    if (Block* next = block->next; next != nullptr && next->free) {
+      remove_free(next);
+      absorb(block, next);
+    }
+    if (Block* previous = block->previous; previous != nullptr && previous->free) {
+      remove_free(previous);
+      absorb(previous, block);
+      block = previous;
+    }
+    insert_free(block);
+  }
+
   void remove_free(Block* block) {
     free_.erase(block);
     block->free = false;
@@ -231,26 +297,51 @@ class CachingAllocator final : public c10::DeviceAllocator {
   }
 
   // Best fit, split when the rest is worth keeping. nullptr when no free block is large enough.
+  Block* take_of_all(size_t size) {
+    Block wanted{0, size, nullptr, nullptr, true};
+    const auto found = free_.lower_bound(&wanted);
+    if (found == free_.end()) {
+      return nullptr;
+    }
+    Block* const block = *found;
+    remove_free(block);
+    if (block->size - size >= kGranularity) {
+      auto* rest = new Block{block->address + size, block->size - size, block, block->next, true};
+      if (rest->next != nullptr) {
+        rest->next->previous = rest;
+      }
+      block->next = rest;
+      block->size = size;
+      insert_free(rest);
+    }
+    return block;
+  }
+
+  // The same from a pool, whose blocks are never split; it grows by blocks that are free of all.
+  Block* take_of(Pool& pool, size_t size) {
+    Block wanted{0, size, nullptr, nullptr, true};
+    const auto found = pool.free.lower_bound(&wanted);
+    const bool fits = found != pool.free.end() && (*found)->size <= kMostWaste * size;
+    Block* const block = fits ? *found : take_of_all(size);
+    if (block != nullptr) {
+      if (fits) {
+        pool.free.erase(found);
+      }
+      block->pool = &pool;
+      pool.used.insert(block);
+    }
+    return block;
+  }
+
   Block* take(size_t size, size_t requested) {
     Block* block = nullptr;
     size_t allocated = 0, reserved = 0;
     {
       const std::lock_guard<std::mutex> lock(mutex_);
-      Block wanted{0, size, nullptr, nullptr, true};
-      auto found = free_.lower_bound(&wanted);
-      if (found == free_.end()) {
+      const bool is_captured = capturing_ != nullptr && capturing() != nullptr;
+      block = is_captured ? take_of(*capturing_, size) : take_of_all(size);
+      if (block == nullptr) {
         return nullptr;
-      }
-      block = *found;
-      remove_free(block);
-      if (block->size - size >= kGranularity) {
-        auto* rest = new Block{block->address + size, block->size - size, block, block->next, true};
-        if (rest->next != nullptr) {
-          rest->next->previous = rest;
-        }
-        block->next = rest;
-        block->size = size;
-        insert_free(rest);
       }
       block->requested = requested;
       const bool large = requested >= kLargeRequest;
@@ -271,7 +362,7 @@ class CachingAllocator final : public c10::DeviceAllocator {
   void put_back(Block* block) {
     const uint64_t address = block->address;
     if (Recording* noted = recording()) {
-      note_release(*noted, address);
+      noted->released(address);
     }
     const auto size = static_cast<int64_t>(block->size);
     size_t allocated = 0, reserved = 0;
@@ -285,16 +376,12 @@ class CachingAllocator final : public c10::DeviceAllocator {
         decrease(*figure, block->size, large);
       }
       decrease(stats_.requested_bytes, block->requested, large);
-      if (Block* next = block->next; next != nullptr && next->free) {
-        remove_free(next);
-        absorb(block, next);
+      if (block->pool != nullptr) {
+        block->pool->used.erase(block);
+        block->pool->free.insert(block);
+      } else {
+        insert_free_among_neighbours(block);
       }
-      if (Block* previous = block->previous; previous != nullptr && previous->free) {
-        remove_free(previous);
-        absorb(previous, block);
-        block = previous;
-      }
-      insert_free(block);
       allocated = current(stats_.allocated_bytes);
       reserved = current(stats_.reserved_bytes);
     }
@@ -393,6 +480,9 @@ class CachingAllocator final : public c10::DeviceAllocator {
 
   std::mutex mutex_;
   std::set<Block*, SmallestFirst> free_;
+  std::map<c10::MempoolId_t, std::unique_ptr<Pool>> pools_;
+  uint64_t pools_made_ = 0;
+  Pool* capturing_ = nullptr;  // whose memory is allocated
   DeviceStats stats_;
   std::atomic<double> ratio_{1.0};
   std::atomic<bool> ratio_is_set_{false};
@@ -406,6 +496,12 @@ CachingAllocator& instance() {
 }  // namespace
 
 c10::DeviceAllocator* allocator() { return &instance(); }
+
+c10::MempoolId_t open_pool(c10::MempoolId_t pool) { return instance().open_pool(pool); }
+
+void close_pool() { instance().close_pool(); }
+
+void drop_pool(c10::MempoolId_t pool) { instance().drop_pool(pool); }
 
 size_t allocated_memory() { return instance().allocated(); }
 

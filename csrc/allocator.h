@@ -18,6 +18,13 @@ c10::DeviceAllocator* allocator();
 size_t allocated_memory();
 size_t driver_memory();
 
+// Memory of captured graphs (csrc/capture.h). From `open_pool` to `close_pool`, what any thread
+// allocates is a pool's, and goes back to it alone, until `drop_pool` has been called once for each
+// `open_pool`. `pool`: one that is there, or {0, 0} for a new one.
+c10::MempoolId_t open_pool(c10::MempoolId_t pool);
+void close_pool();
+void drop_pool(c10::MempoolId_t pool);
+
 // Let the process take at most `ratio` of the adapter's memory; 0 lifts the limit.
 void set_memory_ratio(double ratio);
 

@@ -1,7 +1,8 @@
 #include "generator.h"
 
-#include "replay.h"
+#include "capture.h"
 #include "runtime.h"
+#include "tape.h"
 
 #include <ATen/Functions.h>
 #include <ATen/Utils.h>
@@ -64,12 +65,28 @@ const at::Generator& default_generator() {
 
 std::pair<uint64_t, uint64_t> reserve_philox(std::optional<at::Generator> generator,
                                              uint64_t counters) {
-  note_other();
   auto* philox = at::get_generator_or_default<PhiloxGenerator>(generator, default_generator());
-  std::lock_guard<std::mutex> lock(philox->mutex_);
-  const uint64_t offset = philox->get_offset();
-  philox->set_offset(offset + counters);
-  return {philox->current_seed(), offset};
+  const bool is_default = philox == default_generator().get<PhiloxGenerator>();
+  if (Capture* const capture = capturing()) {
+    TORCH_CHECK(is_default,
+                "A graph that is captured draws random numbers of the default generator alone");
+    return capture->draw(philox->current_seed(), counters);
+  }
+  uint64_t seed = 0, offset = 0;
+  {
+    const std::lock_guard<std::mutex> lock(philox->mutex_);
+    seed = philox->current_seed();
+    offset = philox->get_offset();
+    philox->set_offset(offset + counters);
+  }
+  if (Recording* noted = recording()) {
+    if (is_default) {
+      noted->drawn(seed, offset, counters);
+    } else {
+      noted->fail("random numbers are of a generator of their own");
+    }
+  }
+  return {seed, offset};
 }
 
 }  // namespace portable_mps

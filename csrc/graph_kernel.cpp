@@ -2,7 +2,7 @@
 
 #include "iterator.h"
 #include "recorder.h"
-#include "replay.h"
+#include "tape.h"
 
 #include <torch/csrc/autograd/python_variable.h>
 
@@ -43,6 +43,8 @@ class GraphKernel {
                 ": the result would be wrong. Take smaller sizes, or a GPU");
     Parameters parameters;
     std::vector<Range> reads, writes;
+    std::vector<at::Tensor> tensors;  // where the call is recorded
+    Recording* const noted = recording();
     for (size_t i = 0; i < access_.size(); ++i) {
       PyObject* const argument = PyTuple_GET_ITEM(arguments.ptr(), i);
       TORCH_CHECK_TYPE(THPVariable_Check(argument), name_, ": argument ", i, " is no tensor");
@@ -50,6 +52,9 @@ class GraphKernel {
       TORCH_CHECK(tensor.device().type() == c10::DeviceType::MPS, name_, ": argument ", i,
                   " is on ", tensor.device(), " where the graph was compiled for mps");
       append(parameters, reinterpret_cast<uint64_t>(tensor.const_data_ptr()));
+      if (noted != nullptr) {
+        tensors.push_back(tensor);
+      }
       if (tensor.numel() != 0) {
         (access_[i] == 'w' ? writes : reads).push_back(byte_range(tensor));
       }
@@ -73,9 +78,15 @@ class GraphKernel {
     if (may_report_) {
       arm_errors();
     }
-    note_other();
     const Groups groups{static_cast<uint32_t>(std::min(workgroups, kGroupRow)),
                         static_cast<uint32_t>((workgroups + kGroupRow - 1) / kGroupRow), 1};
+    if (noted != nullptr) {
+      std::vector<uint32_t> addresses;  // in front, a word each
+      for (size_t i = 0; i < access_.size(); ++i) {
+        addresses.push_back(static_cast<uint32_t>(i * sizeof(uint64_t)));
+      }
+      noted->dispatched(kernel_, parameters, addresses, {}, groups, reads, writes, tensors);
+    }
     recorder().launch(*kernel_, parameters, groups, reads, writes);
   }
 

@@ -1,5 +1,6 @@
 // Python's view of the C++ side: `portable_mps._C`.
 #include "allocator.h"
+#include "capture.h"
 #include "cross_entropy.h"
 #include "functionality.h"
 #include "generator.h"
@@ -24,6 +25,7 @@ PYBIND11_MODULE(TORCH_EXTENSION_NAME, module) {
   become_the_accelerator();
 
   bind_recorder(module);
+  bind_capture(module);
   bind_pointwise(module);
   bind_functionality(module);
   bind_quantized(module);

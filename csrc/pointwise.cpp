@@ -1,7 +1,7 @@
 #include "pointwise.h"
 
 #include "python.h"
-#include "replay.h"
+#include "tape.h"
 
 #include <ATen/Dispatch.h>
 #include <ATen/ScalarOps.h>
@@ -154,8 +154,8 @@ std::vector<at::Tensor> PointwiseKernels::run(const std::vector<at::Tensor>& out
       check_divisor(inputs[0], inputs[1]);
     }
     if (Recording* noted = recording()) {
-      note_dispatch(*noted, kernel.shared_from_this(), plan.parameters, plan.addresses, plan.groups,
-                    plan.reads, plan.writes, {});
+      noted->dispatched(kernel.shared_from_this(), plan.parameters, plan.addresses, {}, plan.groups,
+                        plan.reads, plan.writes, {});
     }
     recorder().launch(kernel, plan.parameters, plan.groups, plan.reads, plan.writes);
   } else {

@@ -1,8 +1,9 @@
 #include "recorder.h"
 
+#include "capture.h"
 #include "python.h"
-#include "replay.h"
 #include "runtime.h"
+#include "tape.h"
 
 #include <pybind11/numpy.h>
 #include <pybind11/stl.h>
@@ -54,10 +55,11 @@ c10::ArrayRef<uint8_t> bytes_of(const py::bytes& bytes) {
 void note_launch(Recording& recording, const Kernel& kernel, c10::ArrayRef<uint8_t> parameters,
                  const Groups& groups, const std::vector<Range>& read,
                  const std::vector<Range>& written, std::vector<at::Tensor> tensors,
-                 const std::vector<at::Tensor>& more, const std::vector<uint32_t>& addresses) {
+                 const std::vector<at::Tensor>& more, const std::vector<uint32_t>& addresses,
+                 const std::vector<uint32_t>& draws) {
   tensors.insert(tensors.end(), more.begin(), more.end());
-  note_dispatch(recording, kernel.shared_from_this(), parameters, addresses, groups, read, written,
-                tensors);
+  recording.dispatched(kernel.shared_from_this(), parameters, addresses, draws, groups, read,
+                       written, tensors);
 }
 
 }  // namespace
@@ -137,8 +139,12 @@ vk::VkPipelineLayout Recorder::layout_for(uint32_t push_bytes) {
 }
 
 void Recorder::launch(const Kernel& kernel, c10::ArrayRef<uint8_t> parameters, const Groups& groups,
-                      const std::vector<Range>& reads, const std::vector<Range>& writes) {
+                      const std::vector<Range>& reads, const std::vector<Range>& writes,
+                      c10::ArrayRef<uint32_t> draws) {
   const std::lock_guard<StreamLock> held(mutex);
+  if (Capture* const capture = capturing()) {
+    return capture->add(kernel, parameters, groups, reads, writes, draws);
+  }
   const bool barrier = hazards.access(reads, writes);
   ++dispatched;
   if (direct && kernel.pipeline != 0) {
@@ -217,35 +223,36 @@ void bind_recorder(py::module_& module) {
            torch::wrap_pybind_function(
                [](Recorder& self, const Kernel& kernel, const py::bytes& parameters,
                   const Groups& groups, const std::vector<at::Tensor>& reads,
-                  const std::vector<at::Tensor>& writes, const std::vector<uint32_t>& addresses) {
+                  const std::vector<at::Tensor>& writes, const std::vector<uint32_t>& addresses,
+                  const std::vector<uint32_t>& draws) {
                  const auto read = ranges_of(reads), written = written_ranges_of(writes);
                  if (Recording* noted = recording()) {
                    note_launch(*noted, kernel, bytes_of(parameters), groups, read, written, reads,
-                               writes, addresses);
+                               writes, addresses, draws);
                  }
-                 self.launch(kernel, bytes_of(parameters), groups, read, written);
+                 self.launch(kernel, bytes_of(parameters), groups, read, written, draws);
                }),
            py::arg("kernel"), py::arg("parameters"), py::arg("groups"), py::arg("reads"),
-           py::arg("writes"), py::arg("addresses"))
+           py::arg("writes"), py::arg("addresses"), py::arg("draws") = std::vector<uint32_t>())
       .def(
           "launch_on_ranges",
           torch::wrap_pybind_function([](Recorder& self, const Kernel& kernel,
                                          const py::bytes& parameters, const Groups& groups,
                                          const std::vector<std::pair<uint64_t, uint64_t>>& reads,
                                          const std::vector<std::pair<uint64_t, uint64_t>>& writes) {
-            note_other();
+            note_other("a kernel is told of ranges of memory");
             self.launch(kernel, bytes_of(parameters), groups, ranges_of(reads), ranges_of(writes));
           }))
       .def("access",
            [](Recorder& self, const std::vector<std::pair<uint64_t, uint64_t>>& reads,
               const std::vector<std::pair<uint64_t, uint64_t>>& writes) {
-             note_other();
+             note_other("memory is copied, or read by the host");
              return self.hazards.access(ranges_of(reads), ranges_of(writes));
            })
       .def("access_tensors",
            [](Recorder& self, const std::vector<at::Tensor>& reads,
               const std::vector<at::Tensor>& writes) {
-             note_other();
+             note_other("memory is copied, or read by the host");
              return self.hazards.access(ranges_of(reads), ranges_of(writes));
            })
       .def("reset_hazards", [](Recorder& self) { self.hazards.reset(); })

@@ -57,6 +57,8 @@ class Batch {
   void add(const Kernel& kernel, c10::ArrayRef<uint8_t> parameters, const Groups& groups,
            bool barrier);
   bool empty() const { return dispatches_.empty(); }
+  std::vector<uint8_t>& parameters() { return parameters_; }
+  uint32_t bytes() const { return static_cast<uint32_t>(parameters_.size()); }
 
  private:
   friend class Recorder;
@@ -74,13 +76,16 @@ class Recorder {
   std::shared_ptr<Kernel> kernel(py::object python, uint64_t pipeline, uint32_t push_bytes);
 
   // Track the accesses and record; takes the lock. May be called with or without the GIL.
+  // draws: offsets of seeds in the parameters, each with its counter behind it.
   void launch(const Kernel& kernel, c10::ArrayRef<uint8_t> parameters, const Groups& groups,
-              const std::vector<Range>& reads, const std::vector<Range>& writes);
+              const std::vector<Range>& reads, const std::vector<Range>& writes,
+              c10::ArrayRef<uint32_t> draws = {});
 
   // What is recorded and not yet in a command buffer; null for nothing. Hold the lock.
   std::shared_ptr<Batch> take();
   bool pending() const { return !batch_->empty(); }
   void replay(const Batch& batch, uintptr_t command_buffer) const;
+  const py::object& stream() const { return stream_; }
 
   StreamLock mutex;
   HazardTracker hazards;

@@ -112,9 +112,17 @@ bool Signature::add_tensor(const at::Tensor& tensor) {
     words.push_back(-2);
     return true;
   }
-  if (tensor.device().type() != c10::DeviceType::MPS || tensor.layout() != c10::kStrided ||
-      tensor.is_quantized() || tensor.is_conj() || tensor.is_neg() || tensor.numel() == 0 ||
-      !tensor.has_storage() || at::isTensorSubclassLike(tensor)) {
+  if (tensor.device().type() != c10::DeviceType::MPS) {
+    refusal_ = "a tensor on another device";
+    return false;
+  }
+  if (tensor.numel() == 0) {
+    refusal_ = "a tensor without elements";
+    return false;
+  }
+  if (tensor.layout() != c10::kStrided || tensor.is_quantized() || tensor.is_conj() ||
+      tensor.is_neg() || !tensor.has_storage() || at::isTensorSubclassLike(tensor)) {
+    refusal_ = "a tensor that is more than its elements";
     return false;
   }
   const auto address = reinterpret_cast<int64_t>(tensor.const_data_ptr());

@@ -21,6 +21,8 @@ class Signature {
 
   explicit Signature(c10::ArrayRef<c10::IValue> arguments);
   bool is_whole() const { return !words.empty(); }
+  // What stands in the way where it is not.
+  const char* refusal() const { return refusal_; }
 
   struct Hash {
     size_t operator()(const std::vector<int64_t>& words) const;
@@ -29,6 +31,8 @@ class Signature {
  private:
   bool add(const c10::IValue& value);
   bool add_tensor(const at::Tensor& tensor);
+
+  const char* refusal_ = "an argument of an unusual type";
 };
 
 }  // namespace portable_mps

@@ -34,8 +34,11 @@ class Recorder:
         reads: Tensors,
         writes: Tensors,
         addresses: Sequence[int],
+        draws: Sequence[int] = (),
     ) -> None:
-        """addresses: where in the parameters these are, in bytes; zeros are none."""
+        """addresses, draws: where in the parameters these are, in bytes; zeros are none. A draw is a seed and, behind
+        it, its counter.
+        """
     def launch_on_ranges(
         self, kernel: Kernel, parameters: bytes, groups: Groups, reads: Ranges, writes: Ranges
     ) -> None: ...
@@ -53,6 +56,26 @@ class Recorder:
     def dispatched(self) -> int: ...
 
 def set_recorder(recorder: Recorder | None) -> None: ...
+def is_capturing() -> bool:
+    """Whether what is dispatched is kept for a torch.accelerator.Graph."""
+
+def pause_capture(paused: bool) -> None:
+    """Whether what this thread does is meanwhile done at once."""
+
+def keep_in_capture(tensor: torch.Tensor) -> None:
+    """Have it live as long as what is captured."""
+
+class ReplayedGraph:
+    """A compiled graph, whose second call with tensors alike is recorded and whose later ones are replayed.
+
+    function takes a list of tensors and numbers, which it empties, and returns a tuple of such. refused is called once,
+    with the reason, where it turns out that calls cannot be replayed.
+    """
+
+    def __init__(
+        self, function: Callable[[list[Any]], Sequence[Any]], refused: Callable[[str], None] | None
+    ) -> None: ...
+    def __call__(self, inputs: list[Any]) -> Sequence[Any]: ...
 
 class GraphKernel:
     """See csrc/graph_kernel.cpp."""

@@ -228,8 +228,8 @@ def test_addresses_that_a_launch_does_not_name(name, monkeypatch):
     stream = device.current().stream
     launch = stream.launch
 
-    def forgetful(kernel, parameters, groups, reads, writes, addresses):
-        launch(kernel, parameters, groups, reads, writes, list(addresses)[1:])
+    def forgetful(kernel, parameters, groups, reads, writes, addresses, draws=()):
+        launch(kernel, parameters, groups, reads, writes, list(addresses)[1:], draws)
 
     monkeypatch.setattr(stream, "launch", forgetful)
     _C.forget_replays()

@@ -36,6 +36,29 @@ def prepare(module: ModuleType) -> None:
     torch.compiler.config.cache_key_tag += f"portable-mps {digest}"
 
 
+def replay_graphs(module: ModuleType) -> None:
+    """With mode="reduce-overhead", calls of a graph are replayed: CUDA's way, without its fixed addresses."""
+    from torch._inductor.cudagraph_utils import log_cudagraph_skip_and_bump_counter
+    from torch._inductor.utils import BoxedBool
+
+    from portable_mps import _C
+
+    def refused(reason: str) -> None:
+        log_cudagraph_skip_and_bump_counter(f"mps: calls of this graph are not replayed: {reason}")
+
+    post_compile = module.CompiledFxGraph.post_compile
+
+    def with_replays(self: Any, example_inputs: Any, constants: Any, graph_kwargs: Any) -> None:
+        if "mps" not in self.device_types:
+            return post_compile(self, example_inputs, constants, graph_kwargs)
+        BoxedBool.disable(graph_kwargs["cudagraphs"])
+        post_compile(self, example_inputs, constants, graph_kwargs)
+        if module.config.triton.cudagraphs:
+            self.current_callable = _C.ReplayedGraph(self.current_callable, refused)
+
+    module.CompiledFxGraph.post_compile = with_replays
+
+
 def lay_out_convolutions(module: ModuleType) -> None:
     """A convolution without memory has the strides of ours: torch knows Metal's in its own builds alone."""
     import torch

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from portable_mps import _C
 from portable_mps.runtime import device
 from portable_mps.runtime.kernel import Template
 
@@ -29,6 +30,16 @@ def check_turns(name: str, turns: int) -> None:
         )
 
 
+class Seed(int):
+    """A seed among a launch's arguments; its counter is the one behind it. A replay draws both anew."""
+
+
+def draw(generator: torch.Generator | None, counters: int) -> tuple[Seed, int]:
+    """Seed and first counter for an operator that takes `counters` Philox blocks of each of its threads."""
+    seed, offset = _C.reserve_philox(generator, counters)
+    return Seed(seed), offset
+
+
 def launch(
     template: Template,
     groups: tuple[int, int, int],
@@ -47,8 +58,10 @@ def launch(
         return
     kernel = template.variant(**defines)
     values = [a.data_ptr() if isinstance(a, torch.Tensor) else a or 0 for a in arguments]
-    places = [at for a, at in zip(arguments, template.offsets, strict=True) if isinstance(a, torch.Tensor)]
-    device.current().stream.launch(kernel, template.layout.pack(*values), groups, reads, writes, places)
+    placed = list(zip(arguments, template.offsets, strict=True))
+    places = [at for a, at in placed if isinstance(a, torch.Tensor)]
+    draws = [at for a, at in placed if isinstance(a, Seed)]
+    device.current().stream.launch(kernel, template.layout.pack(*values), groups, reads, writes, places, draws)
 
 
 def remember(plans: dict[Any, Any], key: Any, plan: Any) -> Any:

@@ -14,9 +14,8 @@ from typing import Any
 
 import torch
 
-from portable_mps import _C
 from portable_mps.dispatch.engines import PLAIN, WORKGROUP, engine_for
-from portable_mps.dispatch.launch import check_turns, grid, remember
+from portable_mps.dispatch.launch import Seed, check_turns, draw, grid, remember
 from portable_mps.dispatch.promotion import storage
 from portable_mps.dispatch.registry import implements, reserve
 from portable_mps.ops.attention_tiles import (
@@ -111,7 +110,8 @@ class _Launch:
         parameters = self._pack(*addresses, *self._before, *words, *self._after)
         read = [t for t in reads if t is not None]
         places = self._offsets[: len(addresses)]
-        device.current().stream.launch(self._kernel, parameters, self._groups, read, writes, places)
+        draws = (self._offsets[len(addresses) + len(self._before)],) if words and isinstance(words[0], Seed) else ()
+        device.current().stream.launch(self._kernel, parameters, self._groups, read, writes, places, draws)
 
 
 def _memoised(key: tuple[Any, ...], build: Callable[[], _Plan]) -> _Plan:
@@ -147,7 +147,7 @@ def attention(
         or value.requires_grad
         or (attn_bias is not None and attn_bias.requires_grad)
     )
-    words = _C.reserve_philox(None, 1) if dropout_p > 0 else (0, 0)
+    words = draw(None, 1) if dropout_p > 0 else (0, 0)
     problem = _problem(query, key, value, attn_bias, is_causal, scale, dropout_p)
     given, query, columns = query, problem.query, problem.columns
     output = like(given, problem.depth)
@@ -288,7 +288,7 @@ def attention_backward(
 ) -> tuple[torch.Tensor | None, ...]:
     """Gradients of query, key, value and attn_bias. cum_seq_q, cum_seq_k: see `attention`; without them the output's
     rounding and that of logsumexp show in the gradients."""
-    words = (int(philox_seed) % 2**64, int(philox_offset) % 2**64) if dropout_p > 0 else (0, 0)
+    words = (Seed(int(philox_seed) % 2**64), int(philox_offset) % 2**64) if dropout_p > 0 else (0, 0)
     problem = _problem(query, key, value, attn_bias, is_causal, scale, dropout_p)
     grad = in_place(grad_out)
     kept = cum_seq_k

@@ -7,6 +7,7 @@ import warnings
 import numpy as np
 import torch
 
+from portable_mps import _C
 from portable_mps.dispatch import moves
 from portable_mps.dispatch.pointwise import Pointwise
 from portable_mps.dispatch.promotion import Promotion
@@ -44,7 +45,8 @@ def _move(destination: torch.Tensor, source: torch.Tensor) -> bool:
         return True
     if not moves.are_large(destination, source):
         return False
-    if are_contiguous and device.current().adapter.is_software and source.nbytes >= _BUFFER:
+    is_buffer = are_contiguous and source.nbytes >= _BUFFER and device.current().adapter.is_software
+    if is_buffer and not _C.is_capturing():
         device.current().stream.copy(destination.data_ptr(), source.data_ptr(), source.nbytes)
         return True
     if not are_contiguous and moves.transpose(destination, source):
@@ -98,6 +100,8 @@ def _is_lazy(tensor: torch.Tensor) -> bool:
 def upload(destination: torch.Tensor, source: torch.Tensor) -> None:
     """Fill an `mps` tensor from a CPU tensor of any dtype and strides, broadcast."""
     source = source.resolve_conj().resolve_neg()
+    if _C.is_capturing():  # the values as they are now
+        return copy_on_device(destination, _captured(source))
     if source.dtype != destination.dtype and source.element_size() >= destination.element_size():
         source = source.to(destination.dtype)
     direct = source.dtype == destination.dtype and destination.is_contiguous() and not _is_lazy(destination)
@@ -111,6 +115,18 @@ def upload(destination: torch.Tensor, source: torch.Tensor) -> None:
         device.current().stream.upload(target.data_ptr(), _bytes(source))
     if not direct:
         copy_on_device(destination, target)
+
+
+def _captured(source: torch.Tensor) -> torch.Tensor:
+    """A CPU tensor on the device at once, for as long as the graph that is being captured."""
+    _C.pause_capture(True)
+    try:
+        constant = torch.empty(source.shape, dtype=source.dtype, device="mps")
+        upload(constant, source)
+    finally:
+        _C.pause_capture(False)
+    _C.keep_in_capture(constant)
+    return constant
 
 
 def download(destination: torch.Tensor, source: torch.Tensor) -> None:

@@ -12,8 +12,8 @@ from typing import Any
 
 import torch
 
-from portable_mps import _C
 from portable_mps.dispatch.checks import FLOATS, INTEGERS, raise_where, require_dtype
+from portable_mps.dispatch.launch import draw
 from portable_mps.dispatch.probe import refuse_as_cpu
 from portable_mps.dispatch.promotion import scalar_type
 from portable_mps.dispatch.registry import implements, register_composite
@@ -68,7 +68,7 @@ class Distribution:
         per_thread = 2 if words or is_double else 4
         kernel = _fill["int64_t" if words else "double" if is_double else "float"]
         real = "double" if is_double else "float"
-        seed, offset = _C.reserve_philox(generator, 1)
+        seed, offset = draw(generator, 1)
         kernel(
             -(-out.numel() // per_thread),
             (out, out.numel(), seed, offset, a, b),
@@ -333,7 +333,7 @@ def bernoulli_tensor_(self: torch.Tensor, p: torch.Tensor, *, generator: Any = N
     is_double = p.dtype == torch.float64
     errors = device.current().errors
     code = errors.arm("bernoulli_ expects all elements of p to be in [0, 1]", RuntimeError)
-    seed, offset = _C.reserve_philox(generator, 1)
+    seed, offset = draw(generator, 1)
     _bernoulli_each(
         -(-out.numel() // (2 if is_double else 4)),
         (out, probability, errors.address, out.numel(), seed, offset, code),
@@ -375,7 +375,7 @@ def native_dropout(input: torch.Tensor, p: float, train: bool | None) -> tuple[t
     # The kernel goes through memory: in the order of the strides, which empty_like takes over.
     source = input if input.stride() == out.stride() else torch.empty_like(out).copy_(input)
     real = "double" if input.dtype == torch.float64 else "float"
-    seed, offset = _C.reserve_philox(None, 1)
+    seed, offset = draw(None, 1)
     _dropout[real](
         -(-out.numel() // (2 if real == "double" else 4)),
         (out, mask, source, out.numel(), seed, offset, 1 - p, 1 / (1 - p)),

@@ -6,8 +6,8 @@ from typing import Any
 
 import torch
 
-from portable_mps import _C
 from portable_mps.dispatch.checks import raise_where
+from portable_mps.dispatch.launch import draw
 from portable_mps.dispatch.pointwise import Pointwise, register
 from portable_mps.dispatch.promotion import Promotion, scalar_type
 from portable_mps.dispatch.registry import implements
@@ -47,7 +47,7 @@ def _sampled(name: str, sample: str, generator: Any, *parameters: torch.Tensor) 
     first, second = parameters[0].contiguous(), parameters[-1].contiguous()
     out = torch.empty_like(first)
     if out.numel():
-        seed, offset = _C.reserve_philox(generator, _COUNTERS)
+        seed, offset = draw(generator, _COUNTERS)
         arguments = (out, first, second, out.numel(), seed, offset)
         _sample(out.numel(), arguments, (first, second), (out,), SAMPLE=sample, **dtype_defines("T", out.dtype))
     return out

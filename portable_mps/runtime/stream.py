@@ -8,6 +8,8 @@ import numpy as np
 
 from portable_mps import _C
 
+Step = _C.Batch | tuple[Any, np.ndarray, tuple[int, int, int], bool]  # the latter: what `record` takes
+
 SUBMIT_AFTER = 8  # calls of `poll` before what is recorded is handed over, whatever the device is doing
 _STAGING_STEP = 1 << 16
 _MAX_TRANSFER = 1 << 28  # bytes of host memory staged at a time
@@ -54,7 +56,7 @@ class Stream:
             encoder.global_barrier()
         batch = self.recorder.take()
         if batch is not None:
-            encoder.execute_callback(lambda commands: self.recorder.replay(batch, commands.value))
+            self._execute(batch)
         return encoder
 
     def record(
@@ -83,6 +85,27 @@ class Stream:
         compute.end()
         if profiler is not None:
             profiler.after(encoder, pipeline.name, groups)
+
+    def replay(self, steps: list[Step]) -> None:
+        """Record what was captured, between barriers."""
+        with self.lock:
+            self._open().global_barrier()
+            for step in steps:
+                if isinstance(step, _C.Batch):
+                    self._execute(step)
+                else:
+                    self.record(*step)
+            self._encoder.global_barrier()
+            self.recorder.reset_hazards()
+            self.poll()
+
+    def _execute(self, batch: _C.Batch) -> None:
+        self._encoder.execute_callback(lambda commands: self.recorder.replay(batch, commands.value))
+
+    @staticmethod
+    def _refuse_in_graphs(what: str) -> None:
+        if _C.is_capturing():
+            raise RuntimeError(f"{what} while a graph is captured: do it before capture_begin() or after capture_end()")
 
     @property
     def profiler(self) -> Any:
@@ -113,6 +136,7 @@ class Stream:
 
     def copy(self, destination: int, source: int, size: int) -> None:
         """Record a copy of `size` bytes between device addresses; the ranges must not overlap."""
+        self._refuse_in_graphs("memory was copied")
         with self.lock:
             encoder = self._access([(source, source + size)], [(destination, destination + size)])
             target, target_offset = self._slabs.locate(destination)
@@ -122,6 +146,7 @@ class Stream:
 
     def upload(self, destination: int, data: np.ndarray) -> None:
         """Copy host bytes (uint8, 1-d) to a device address. The host memory is free again on return."""
+        self._refuse_in_graphs("values were copied from the host")
         for start in range(0, data.size, _MAX_TRANSFER):
             part = data[start : start + _MAX_TRANSFER]
             with self.lock:
@@ -135,6 +160,7 @@ class Stream:
 
     def download(self, source: int, data: np.ndarray) -> None:
         """Copy device bytes into host memory (uint8, 1-d); waits for the device."""
+        self._refuse_in_graphs("the host asked for values")
         for start in range(0, data.size, _MAX_TRANSFER):
             part = data[start : start + _MAX_TRANSFER]
             with self.lock:
@@ -180,6 +206,7 @@ class Stream:
 
     def wait(self) -> None:
         """Wait until everything recorded so far has run."""
+        self._refuse_in_graphs("the host waited")
         with self.lock:
             self.submit()
             last = self._last_submission
@@ -196,6 +223,7 @@ class Stream:
 
     def record_event(self, timed: bool) -> int:
         """A number for this position in the stream; `timed` ones also take a device timestamp."""
+        self._refuse_in_graphs("an event was recorded")
         with self.lock:
             event = self._next_event
             self._next_event += 1
