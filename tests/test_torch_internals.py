@@ -10,6 +10,8 @@ INTERNALS = {
     "torch._inductor.codegen.simd.SIMDScheduling": "inductor/scheduling.py",
     "torch._inductor.codegen.triton_utils.is_unaligned_buffer": "inductor/vectors.py",
     "torch._inductor.kernel.flex.flex_mps.lower_mps": "compatibility/inductor.py: in its place is ours",
+    "torch._inductor.output_code.CompiledFxGraph.post_compile": "compatibility/inductor.py: replays of graphs",
+    "torch._inductor.utils.BoxedBool.disable": "compatibility/inductor.py: no CUDA graphs",
     "torch._inductor.lowering.process_subgraph_nodes": "inductor/flex.py",
     "torch.compiler.config.cache_key_tag": "compatibility/inductor.py: versions of the generator",
     "torch.nn.attention.flex_attention._validate_device": "compatibility/inductor.py: gradients of flex_attention",
@@ -35,6 +37,7 @@ def test_is_there(name):
     import torch._inductor.codegen.triton_utils
     import torch._inductor.kernel.flex.flex_mps
     import torch._inductor.lowering
+    import torch._inductor.output_code
     import torch._meta_registrations
     import torch._prims_common.wrappers
     import torch.nn.attention.flex_attention
