@@ -19,6 +19,7 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 _library = torch.library.Library("aten", "IMPL", "MPS")
 _autograd_library = torch.library.Library("aten", "IMPL", "AutogradMPS")
 _fallback_library = torch.library.Library("_", "IMPL", "MPS")
+_own_library = torch.library.Library("portable_mps", "FRAGMENT")
 _others: dict[tuple[str, str], torch.library.Library] = {}
 registered: dict[str, Any] = {}
 """What implements each operator, a function or a row, by its ATen name with overload."""
@@ -146,6 +147,22 @@ def implements(*names: str) -> Callable[[Function], Function]:
     def decorate(function: Function) -> Function:
         for name in names:
             register(name, function)
+        return function
+
+    return decorate
+
+
+def define(schema: str, without_memory: Callable[..., Any]) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Make the decorated function an operator of our own, torch.ops.portable_mps.*.
+
+    without_memory: the same for tensors without memory, as torch.library.register_fake takes it.
+    """
+
+    def decorate(function: Callable[..., Any]) -> Callable[..., Any]:
+        name = schema.partition("(")[0]
+        _own_library.define(schema)
+        _own_library.impl(name, function, "MPS")
+        torch.library.register_fake(f"portable_mps::{name}", without_memory, lib=_own_library)
         return function
 
     return decorate

@@ -54,7 +54,7 @@ def _elements_ahead() -> int:
     return 1 if device.current().adapter.is_software else 4
 
 
-class _TypedCSE(CSE):
+class TypedCSE(CSE):
     """Common subexpressions as declarations with types, integers wrapped to their dtype."""
 
     def generate(self, buffer: IndentedBuffer, expr: Any, **options: Any) -> CSEVariable:
@@ -100,7 +100,7 @@ class SlangKernel(SIMDKernel):
         super().__init__(tiling, **options)
         if math.prod(numel for numel in self.numels.values() if isinstance(numel, sympy.Integer)) > _MOST:
             self._index_dtype = torch.int64
-        self.cse = _TypedCSE(self.newvar_prefix, self.suffix)
+        self.cse = TypedCSE(self.newvar_prefix, self.suffix)
         self.modules: set[str] = set()
         self._header: dict[str, None] = {}
         self._places: dict[str, str] = {}  # of ranges of the reduced dimension, and their texts

@@ -19,6 +19,7 @@ FAMILIES = (
     "embedding",
     "fake_quantize",
     "fft",
+    "flex_attention",
     "foreach",
     "grid_sampler",
     "indexing",
