@@ -1,8 +1,7 @@
 """flex_attention in a compiled graph: attention's kernels with the user's functions of a score in them.
 
-ops/flex_attention.py has the operators that run them. What these do not serve (float64, blocks of fewer than 16 rows, a
-gradient of what the score's function has captured) is torch's dense composition, whose parts Inductor fuses and which
-holds the scores in memory.
+ops/flex_attention.py has the operators that run them. What these do not serve (float64, blocks whose sizes are no
+multiples of 16) is torch's dense composition, whose parts Inductor fuses and which holds the scores in memory.
 """
 
 from __future__ import annotations
@@ -77,7 +76,13 @@ def backward(*arguments: Any) -> Any:
     score, joint, mask = fw_graph.graph_module, joint_graph.graph_module, block_mask[-1].graph_module
     sizes = _block_sizes(block_mask)
     is_given = [tensor is not None for tensor in tensors]
-    if not _is_served(tensors[:3], sizes) or _gradients_of_captured(joint):
+    wanted = _gradients_of_captured(joint)
+    if not _is_served(tensors[:3], sizes):
+        if wanted:
+            raise NotImplementedError(
+                "flex_attention on mps has no gradient of what score_mod captures for float64, nor for blocks whose "
+                f"sizes are no multiples of {SMALLEST_BLOCK}"
+            )
         known = len(score_buffers)
         masks = (*block_mask[:-1], mask)
 
@@ -94,6 +99,7 @@ def backward(*arguments: Any) -> Any:
     functions = ScoreFunctions()
     functions.add_modified(score, of_score, mask, of_mask)
     functions.add_sloped(joint, of_score)
+    captured_results = [score_buffers[i] for i in wanted]
     text, captured, numbers = functions.text(), _captured(functions), functions.numbers
     of_queries, of_keys = _blocks(block_mask[_OF_QUERIES]), _blocks(block_mask[_OF_KEYS])
 
@@ -101,7 +107,8 @@ def backward(*arguments: Any) -> Any:
         own = iter(flat)
         first: list[Any] = [next(own) if given else None for given in is_given]
         q, k, v, out, sums, grad, grad_sums = first
-        lists, read, values = _apart(tuple(own), len(of_queries) + len(of_keys), len(captured))
+        lists, read, values = _apart(tuple(own), len(of_queries) + len(of_keys), len(captured) + len(wanted))
+        read, results = read[: len(captured)], read[len(captured) :]
         shapes = k.shape, v.shape
         k, v = (t.expand(q.shape[0], *t.shape[1:]) for t in (k, v))
         grad = torch.zeros_like(out) if grad is None else grad
@@ -110,15 +117,16 @@ def backward(*arguments: Any) -> Any:
             means = means - grad_sums / _LN_2
         attends = sums != -math.inf
         statistics = torch.stack([torch.where(attends, sums * _LN_2, 0.0), attends.float()])
-        dq, dk, dv = torch.ops.portable_mps.flex_attention_backward(
-            grad, q, k, v, statistics, means, lists[: len(of_queries)], lists[len(of_queries) :], sizes, read, values,
-            scale, text,
+        dq, dk, dv, others = torch.ops.portable_mps.flex_attention_backward(
+            grad, q, k, v, statistics, means, lists[: len(of_queries)], lists[len(of_queries) :], sizes, read, results,
+            values, scale, text,
         )  # fmt: skip
         dk, dv = (t.sum_to_size(shape) for t, shape in zip((dk, dv), shapes, strict=True))
-        return dq, dk, dv, tuple(None for _ in score_buffers)
+        found = {i: g.to(t.dtype) for i, g, t in zip(wanted, others, results, strict=True)}
+        return dq, dk, dv, tuple(found.get(i) for i in range(len(score_buffers)))
 
     given = [t for t in tensors if t is not None]
-    return _lowered(tiled, [*given, *of_queries, *of_keys, *captured, *numbers])
+    return _lowered(tiled, [*given, *of_queries, *of_keys, *captured, *captured_results, *numbers])
 
 
 def _block_sizes(block_mask: tuple[Any, ...]) -> list[int]:
@@ -130,10 +138,10 @@ def _is_served(tensors: Sequence[TensorBox], sizes: Sequence[int]) -> bool:
     return all(t.get_dtype() in _FLOATS for t in tensors) and not any(size % SMALLEST_BLOCK for size in sizes)
 
 
-def _gradients_of_captured(joint: torch.fx.GraphModule) -> bool:
-    """Whether the gradient has results beside that of the score."""
+def _gradients_of_captured(joint: torch.fx.GraphModule) -> list[int]:
+    """Of which of the tensors that the score's function has captured there are any."""
     (results,) = next(node for node in joint.graph.nodes if node.op == "output").args
-    return any(result is not None for result in results[1:])
+    return [i for i, result in enumerate(results[5:]) if result is not None]  # behind the score and four places
 
 
 def _realized(buffers: Sequence[Any]) -> list[Any]:

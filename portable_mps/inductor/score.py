@@ -14,6 +14,7 @@ from torch._inductor.kernel.flex.common import build_subgraph_module_buffer, cre
 from torch._inductor.utils import IndentedBuffer
 from torch._inductor.virtualized import OpsValue, V
 from torch.utils._ordered_set import OrderedSet
+from torch.utils._sympy.value_ranges import ValueRanges
 
 from portable_mps.dispatch.promotion import storage
 from portable_mps.inductor.kernel import TypedCSE
@@ -37,6 +38,7 @@ class ScoreFunctions(Kernel):
         self.modules: set[str] = set()
         self.captured: list[str] = []
         self.numbers: list[sympy.Expr] = []
+        self._gradients: list[str] = []
         self._fixed: dict[str, tuple[str, torch.dtype]] = {}
         self._texts: list[str] = []
 
@@ -55,11 +57,19 @@ class ScoreFunctions(Kernel):
             self.compute.writeline(f"return cast_float({result});")
 
     def add_sloped(self, joint: torch.fx.GraphModule, captured: Sequence[Any]) -> None:
-        """`sloped`: the first result of the score's function and its gradient in one."""
+        """`sloped`: the gradient of the score; those of what is captured, the results behind the places', are added up
+        in `gradients`."""
         with self._function(f"float sloped({_SIGNATURE}, float slope)"):
-            slope = self._placeholder("slope", torch.float32)
-            result = self._value(joint, [self._score(), *self._places(), slope], captured)
-            self.compute.writeline(f"return cast_float({result});")
+            fixed = [self._score(), *self._places(), self._placeholder("slope", torch.float32)]
+            result, *others = self._buffers(joint, fixed, captured)
+            for scattered in others[len(_PLACES) :]:
+                if scattered is not None:
+                    self._gradients.append(scattered.get_name())
+                    V.graph.get_buffer(scattered.get_name()).freeze_layout()
+                    indexer = scattered.get_layout().make_indexer()
+                    with V.set_kernel_handler(self), V.graph.set_current_device(_DEVICE):
+                        scattered.data.store_output(scattered.get_name(), indexer, [])
+            self.compute.writeline(f"return cast_float({self._element(result)});")
 
     @contextlib.contextmanager
     def _function(self, signature: str) -> Iterator[None]:
@@ -80,22 +90,29 @@ class ScoreFunctions(Kernel):
     def _places(self) -> list[TensorBox]:
         return [self._placeholder(name, torch.int32) for name in _PLACES]
 
-    def _value(self, module: torch.fx.GraphModule, fixed: list[TensorBox], buffers: Sequence[Any]) -> CSEVariable:
-        """The first result of a graph as this function's expression."""
+    def _buffers(self, module: torch.fx.GraphModule, fixed: list[TensorBox], captured: Sequence[Any]) -> list[Any]:
+        """The results of a graph, of one element each."""
         with V.set_kernel_handler(self):
-            results = build_subgraph_module_buffer([*fixed, *buffers], module)
-            buffer = results[0] if isinstance(results, (list, tuple)) else results
-            assert isinstance(buffer, ComputedBuffer)
-            with V.graph.set_current_device(_DEVICE):
-                value = buffer.data.make_loader()(())
+            results: Any = build_subgraph_module_buffer([*fixed, *captured], module)
+        return list(results) if isinstance(results, (list, tuple)) else [results]
+
+    def _element(self, buffer: ComputedBuffer) -> CSEVariable:
+        with V.set_kernel_handler(self), V.graph.set_current_device(_DEVICE):
+            value = buffer.data.make_loader()(())
         return value.value if isinstance(value, OpsValue) else value
+
+    def _value(self, module: torch.fx.GraphModule, fixed: list[TensorBox], captured: Sequence[Any]) -> CSEVariable:
+        """The result of a graph as this function's expression."""
+        (buffer,) = self._buffers(module, fixed, captured)
+        return self._element(buffer)
 
     # What the operators of a graph call -----------------------------------------------------------------------------
 
     def load(self, name: str, index: sympy.Expr) -> CSEVariable:
         if name in self._fixed:
             text, dtype = self._fixed[name]
-            return self.cse.generate(self.compute, text, dtype=dtype)
+            bounds = ValueRanges(0, 2**31 - 1) if text in _PLACES else ValueRanges.unknown()
+            return self.cse.generate(self.compute, text, dtype=dtype, bounds=bounds)
         dtype = V.graph.get_dtype(name)
         row = storage(dtype, float8=True)
         if row.module:
@@ -107,7 +124,13 @@ class ScoreFunctions(Kernel):
         return self.cse.generate(self.compute, row.load.format(element), dtype=dtype)
 
     def store(self, name: str, index: sympy.Expr, value: CSEVariable, mode: Any = None) -> None:
-        raise NotImplementedError("flex_attention on mps: a function of the scores writes to a tensor")
+        if mode != "atomic_add" or name not in self._gradients:
+            raise NotImplementedError("flex_attention on mps: a function of the scores writes to a tensor")
+        self.modules.add("lib.atomics")
+        place = self.index_to_str(self.prepare_indexing(index))
+        target = f"(float*)p.gradients[{self._gradients.index(name)}] + {place}"
+        # Once for each score: the other backward kernel computes it, too.
+        self.compute.writeline(f"if (MODE == KEYS) atomic_apply<AtomicAdd>({target}, cast_float({value}));")
 
     def check_bounds(self, expr: sympy.Expr, size: sympy.Expr, lower: bool, upper: bool) -> None:
         """Reports an index out of range, and reads the first place instead."""

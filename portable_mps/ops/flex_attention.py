@@ -39,8 +39,8 @@ _SCHEMA = (
 )
 _SCHEMA_OF_BACKWARD = (
     "flex_attention_backward(Tensor grad, Tensor query, Tensor key, Tensor value, Tensor statistics, Tensor means,"
-    " Tensor[] query_blocks, Tensor[] key_blocks, int[] block_size, Tensor[] captured, SymInt[] numbers, float scale,"
-    " str functions) -> (Tensor, Tensor, Tensor)"
+    " Tensor[] query_blocks, Tensor[] key_blocks, int[] block_size, Tensor[] captured, Tensor[] wanted,"
+    " SymInt[] numbers, float scale, str functions) -> (Tensor, Tensor, Tensor, Tensor[])"
 )
 
 
@@ -57,8 +57,10 @@ def _forward_without_memory(query: torch.Tensor, key: torch.Tensor, value: torch
     return _like(query, value.shape[3]), sums, torch.empty_like(sums)
 
 
-def _backward_without_memory(grad: Any, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, *_: Any) -> Any:
-    return tuple(_like(tensor, tensor.shape[3]) for tensor in (query, key, value))
+def _backward_without_memory(grad: Any, query: Any, key: Any, value: Any, *rest: Any) -> Any:
+    wanted = rest[6]
+    results = (_like(tensor, tensor.shape[3]) for tensor in (query, key, value))
+    return *results, [t.new_empty(t.shape, dtype=torch.float32) for t in wanted]
 
 
 class _Flex:
@@ -71,12 +73,14 @@ class _Flex:
         captured: _Tensors,
         numbers: Sequence[int],
         functions: str,
+        gradients: _Tensors = (),
     ) -> None:
         """blocks: counts and indices of blocks of the other side for each of the own, and where there are such, those
         of full blocks. sizes: of a block on the own and the other side."""
         now = device.current()
         self.blocks = [tensor.to(torch.int32).contiguous() for tensor in blocks]
         self.captured = list(captured)
+        self.gradients = list(gradients)
         counts, indices = self.blocks[:2]
         full = self.blocks[2:]
         code = now.errors.arm("flex_attention: index {index} is out of bounds for what is captured", IndexError)
@@ -86,6 +90,7 @@ class _Flex:
         most, most_full = indices.shape[-1], full[1].shape[-1] if full else 0
         self.arguments = [
             *addresses,
+            *gradients,
             now.errors.address,
             *lists,
             *values,
@@ -95,9 +100,10 @@ class _Flex:
             most_full,
             *sizes,
         ]
-        self.layout = f"{len(addresses)}Q5Q{len(values)}q8I"
+        self.layout = f"{len(addresses) + len(gradients)}Q5Q{len(values)}q8I"
         self.defines = {
             "FLEX": len(addresses),
+            "GRADIENTS": len(gradients),
             "NUMBERS": len(values),
             "FUNCTIONS": functions.replace("\n", " \\\n"),
         }
@@ -195,11 +201,12 @@ def flex_attention_backward(
     key_blocks: _Tensors,
     block_size: Sequence[int],
     captured: _Tensors,
+    wanted: _Tensors,
     numbers: Sequence[int],
     scale: float,
     functions: str,
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Gradients of query, key and value.
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, list[torch.Tensor]]:
+    """Gradients of query, key and value, and in float32 those of `wanted`, as the functions add them up.
 
     statistics: (2, batch, heads, rows), the logarithms of the sums of exponentials, and whether the row attends to
     anything. means: (batch, heads, rows), of the weights' gradients, by weight. query_blocks: of keys, for each block
@@ -207,14 +214,15 @@ def flex_attention_backward(
     """
     problem, grad = _problem(query, key, value, scale), in_place(grad)
     dq, dk, dv = (_like(tensor, tensor.shape[3]) for tensor in (query, key, value))
+    gradients = [torch.zeros_like(t, dtype=torch.float32, memory_format=torch.contiguous_format) for t in wanted]
     rows, columns = block_size
     for mode, blocks, sizes, filled in (
         (QUERIES, query_blocks, (rows, columns), (dq,)),
         (KEYS, key_blocks, (columns, rows), (dk, dv)),
     ):
-        flex = _Flex(blocks, sizes, captured, numbers, functions)
+        flex = _Flex(blocks, sizes, captured, numbers, functions, gradients)
         _gradient(mode, problem, (grad, statistics.contiguous(), means.contiguous()), flex, sizes, filled)
-    return dq, dk, dv
+    return dq, dk, dv, gradients
 
 
 def _gradient(
@@ -243,7 +251,7 @@ def _gradient(
         grid(-(-own // height) * problem.lines // members),
         (*tensors, statistics, means, first, second, None, *outside, 0, 0, 0, 0, 0, 0, *rest, *flex.arguments),
         (*tensors, statistics, means, *flex.reads),
-        results,
+        (*results, *flex.gradients),
         MODE=mode,
         **defines,
         **flex.defines,
