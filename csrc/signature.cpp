@@ -121,7 +121,8 @@ bool Signature::add_tensor(const at::Tensor& tensor) {
     return false;
   }
   if (tensor.layout() != c10::kStrided || tensor.is_quantized() || tensor.is_conj() ||
-      tensor.is_neg() || !tensor.has_storage() || at::isTensorSubclassLike(tensor)) {
+      tensor.is_neg() || !tensor.has_storage() || tensor._is_zerotensor() ||
+      at::isTensorSubclassLike(tensor)) {
     refusal_ = "a tensor that is more than its elements";
     return false;
   }

@@ -286,3 +286,16 @@ def test_off():
     for _ in range(3):
         a @ a
     assert our_frames(lambda: a @ a)
+
+
+def test_gradients_without_memory():
+    """Forward-mode gradients may be zeros that have no memory: a replay would read it."""
+    target = torch.ones(3, device="mps")
+    for _ in range(4):
+        target.copy_(torch.ones(3, device="mps"))
+    target.copy_(torch._efficientzerotensor((3,), device="mps"))
+    assert target.tolist() == [0, 0, 0]
+    empty = torch.zeros(3, 0, 0, device="mps")
+    (sign, logarithm), tangents = torch.func.jvp(torch.linalg.slogdet, (empty,), (empty,))
+    assert (sign.tolist(), logarithm.tolist()) == ([1] * 3, [0] * 3)
+    assert [t.tolist() for t in tangents] == [[0] * 3] * 2
