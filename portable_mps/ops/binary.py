@@ -269,7 +269,8 @@ def clamp_tensor_out(
     out: torch.Tensor,
 ) -> torch.Tensor:
     if min is not None and max is not None:
-        require_dtype("clamp_cpu", out, FLOATS | INTEGERS)
+        if out.dtype == torch.promote_types(torch.result_type(self, min), torch.result_type(self, max)):
+            require_dtype("clamp_cpu", out, FLOATS | INTEGERS)
         if isinstance(min, torch.Tensor) and min.dim() == 0 and not min.is_mps:
             min = min.to("mps")
         return _clamp((out,), (self, min, max))[0]

@@ -49,6 +49,11 @@ _WHY = (
         "special",
         "with dropout the CPU composes it, and rounds to infinity in between",
     ),
+    (
+        "nn.functional.scaled_dot_product_attention",
+        "strides",
+        "the layout is that of torch's function of tensors without memory, which compiled graphs rely on",
+    ),
     ("*lu*", "strides", "torch makes the factors row-major for `mps`"),
     ("linalg.solve*", "strides", "torch makes the result row-major for `mps`"),
     ("linalg.lstsq*", "strides", "the CPU returns a part of LAPACK's larger buffer"),
