@@ -59,6 +59,21 @@ def replay_graphs(module: ModuleType) -> None:
     module.CompiledFxGraph.post_compile = with_replays
 
 
+def bound_quotients(module: ModuleType) -> None:
+    """A quotient of sizes comes as a power of minus one, for which torch's bounds of powers raise: it has none known.
+
+    Met by convolutions with a stride in graphs compiled for any size.
+    """
+    of_others = module.SymPyValueRangeAnalysis.pow_by_natural
+
+    def pow_by_natural(base: Any, exponent: Any) -> Any:
+        if module.ValueRanges.wrap(exponent).upper < 0:
+            return module.ValueRanges.unknown()
+        return of_others(base, exponent)
+
+    module.SymPyValueRangeAnalysis.pow_by_natural = staticmethod(pow_by_natural)
+
+
 def lay_out_convolutions(module: ModuleType) -> None:
     """A convolution without memory has the strides of ours: torch knows Metal's in its own builds alone."""
     import torch

@@ -1,4 +1,4 @@
-"""`make compiled`: torch's operator database and architectures of transformers, compiled against eager, and the page
+"""`make compiled`: torch's operator database and models, transformers' and others, compiled against eager, and the page
 docs/compile.md."""
 
 from __future__ import annotations
@@ -23,7 +23,8 @@ _PART = 80  # operators of one process
 _MODELS = (
     "BERT, GPT-2, Llama, T5, ViT, ResNet, Whisper, Mamba, ConvNeXt, Swin, CLIP, Mistral, Qwen3, "
     "Gemma 3, Mixtral, Phi-3, GPT-NeoX, BLOOM, OPT, DeBERTa v2, ELECTRA, ModernBERT, BART, "
-    "MobileNet v2, SegFormer, DETR, XLNet, Falcon, DeepSeek V3, ALBERT, FNet, RWKV"
+    "MobileNet v2, SegFormer, DETR, XLNet, Falcon, DeepSeek V3, ALBERT, FNet, RWKV, "
+    "diffusion U-Net, LSTM"
 )
 
 
@@ -96,10 +97,10 @@ def _page(operators: list[str], models: list[str], samples: int) -> str:
         "",
         "## Architectures",
         "",
-        f"Of transformers {transformers.__version__}, small, with random weights, a training step: the loss's "
-        "relative difference to eager, the gradients' largest difference over the largest gradient, graph breaks, and "
-        "seconds of the first step, two at a time on two cores, with empty caches. GPT-2's graph breaks are a "
-        "logger's, on every device.",
+        f"Small, with random weights, of transformers {transformers.__version__} but for the last two. A training "
+        "step: the loss's relative difference to eager, the gradients' largest difference over the largest gradient, "
+        "graph breaks, and seconds of the first step, two at a time on two cores, with empty caches. GPT-2's graph "
+        "breaks are a logger's, on every device.",
         "",
         "| architecture | compiled for shapes | loss | gradients | graph breaks | first step, s |",
         "| --- | --- | --- | --- | --- | --- |",
