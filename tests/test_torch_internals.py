@@ -14,7 +14,7 @@ INTERNALS = {
     "torch._inductor.utils.BoxedBool.disable": "compatibility/inductor.py: no CUDA graphs",
     "torch._inductor.lowering.process_subgraph_nodes": "inductor/flex.py",
     "torch.compiler.config.cache_key_tag": "compatibility/inductor.py: versions of the generator",
-    "torch.utils._sympy.value_ranges.SymPyValueRangeAnalysis.pow_by_natural": "compatibility/inductor.py: its bounds",
+    "torch._inductor.ir.Layout._stride_expr_ge_or_false": "compatibility/inductor.py: comparing strides",
     "torch.nn.attention.flex_attention._validate_device": "compatibility/inductor.py: gradients of flex_attention",
     "torch._C._get_schema": "dispatch/registry.py: schemas without loading torch.ops",
     "torch._C.StorageBase": "torch_mps.py: storages with our allocator",

@@ -44,9 +44,9 @@ MENDS = (
     Mend("torch._inductor.config", "compiled code draws other random numbers than eager's", "inductor.draw_as_eager"),
     Mend("torch._inductor.codegen.mps", "its kernels are written in Metal", "inductor.generate_slang"),
     Mend("torch._inductor.output_code", "it replays CUDA's launches alone", "inductor.replay_graphs"),
+    Mend("torch._inductor.ir", "its guards on strides may not be evaluated", "inductor.compare_strides"),
     Mend("torch._inductor.kernel.flex.flex_attention", "its template is in Metal", "inductor.compose_flex_attention"),
     Mend("torch.nn.attention.flex_attention", "it refuses gradients", "inductor.differentiate_flex_attention"),
-    Mend("torch.utils._sympy.value_ranges", "it fails on sizes over sizes", "inductor.bound_quotients"),
     Mend("torchvision.ops", _TORCHVISION, "torchvision.register"),
 )
 

@@ -59,19 +59,23 @@ def replay_graphs(module: ModuleType) -> None:
     module.CompiledFxGraph.post_compile = with_replays
 
 
-def bound_quotients(module: ModuleType) -> None:
-    """A quotient of sizes comes as a power of minus one, for which torch's bounds of powers raise: it has none known.
+def compare_strides(module: ModuleType) -> None:
+    """Whether a stride is a multiple of another, asked with torch's remainder of symbols: that of sympy makes of it a
+    power of minus one, which no guard can hold. Met by convolutions in graphs compiled for any size."""
+    from torch._inductor.virtualized import V
+    from torch.utils._sympy.functions import Mod
 
-    Met by convolutions with a stride in graphs compiled for any size.
-    """
-    of_others = module.SymPyValueRangeAnalysis.pow_by_natural
+    def is_not_less(left: Any, right: Any) -> bool:
+        import sympy
 
-    def pow_by_natural(base: Any, exponent: Any) -> Any:
-        if module.ValueRanges.wrap(exponent).upper < 0:
-            return module.ValueRanges.unknown()
-        return of_others(base, exponent)
+        holds = V.graph.sizevars.guard_or_false
+        if holds(sympy.Eq(right, 0)):
+            return True
+        if holds(sympy.Eq(left, 0)):
+            return False
+        return bool(holds(sympy.Ge(left, right)) or holds(sympy.Eq(Mod(left, right), 0)))
 
-    module.SymPyValueRangeAnalysis.pow_by_natural = staticmethod(pow_by_natural)
+    module.Layout._stride_expr_ge_or_false = staticmethod(is_not_less)
 
 
 def lay_out_convolutions(module: ModuleType) -> None:

@@ -32,7 +32,6 @@ EXPECTED = {
     "_unsafe_masked_index_put_accumulate": "sums of half types in memory are rounded at each term",
     "nn.functional.adaptive_avg_pool2d": "Inductor's lowering asks for the truth of an expression of sizes",
     "nn.functional.interpolate.area": "Inductor's lowering asks for the truth of an expression of sizes",
-    "nn.functional.conv_transpose3d": "torch's guards on sizes meet a power of minus one",
     "max_pool2d_with_indices_backward": "torch's function of tensors without memory refuses the sizes",
     "cov": "torch's function of tensors without memory asks for a number of elements",
     "quantile": "torch's function of tensors without memory asks for a number of elements",
