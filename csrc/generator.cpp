@@ -81,12 +81,45 @@ std::pair<uint64_t, uint64_t> reserve_philox(std::optional<at::Generator> genera
   }
   if (Recording* noted = recording()) {
     if (is_default) {
-      noted->drawn(seed, offset, counters);
+      noted->drew(seed, offset, counters);
     } else {
       noted->fail("random numbers are of a generator of their own");
     }
   }
   return {seed, offset};
+}
+
+namespace {
+
+struct DrawnMemory {
+  int64_t value;
+  Drawn drawn;
+};
+
+void release_drawn(void* memory) { delete static_cast<DrawnMemory*>(memory); }
+
+}  // namespace
+
+at::Tensor drawn_number(const Drawn& drawn) {
+  const uint64_t value = drawn.is_counter ? drawn.counter : drawn.seed;
+  auto* const memory = new DrawnMemory{static_cast<int64_t>(value), drawn};
+  auto storage = c10::make_intrusive<c10::StorageImpl>(
+      c10::StorageImpl::use_byte_size_t(), sizeof(memory->value),
+      c10::DataPtr(&memory->value, memory, &release_drawn, c10::kCPU), nullptr,
+      /*resizable=*/false);
+  at::Tensor tensor = at::detail::make_tensor<c10::TensorImpl>(
+      c10::Storage(std::move(storage)), c10::DispatchKeySet(c10::DispatchKey::CPU),
+      caffe2::TypeMeta::Make<int64_t>());
+  tensor.unsafeGetTensorImpl()->set_sizes_and_strides(c10::IntArrayRef(), c10::IntArrayRef());
+  return tensor;
+}
+
+const Drawn* drawn_of(const at::Tensor& tensor) {
+  if (!tensor.is_cpu() || tensor.layout() != c10::kStrided || !tensor.has_storage() ||
+      tensor.dim() != 0 || tensor.storage().data_ptr().get_deleter() != &release_drawn) {
+    return nullptr;
+  }
+  return &static_cast<const DrawnMemory*>(tensor.storage().data_ptr().get_context())->drawn;
 }
 
 }  // namespace portable_mps

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <ATen/core/Generator.h>
+#include <ATen/core/Tensor.h>
 
 #include <utility>
 
@@ -34,5 +35,14 @@ const at::Generator& default_generator();
 // The (seed, offset) for an operator that draws `counters` Philox blocks of each of its threads.
 std::pair<uint64_t, uint64_t> reserve_philox(std::optional<at::Generator> generator,
                                              uint64_t counters);
+
+// What an operator drew, as it goes to its backward pass: the seed or the counter as a whole number
+// on the CPU, which replays know from others.
+struct Drawn {
+  uint64_t seed, counter;
+  bool is_counter;  // of the two
+};
+at::Tensor drawn_number(const Drawn& drawn);
+const Drawn* drawn_of(const at::Tensor& tensor);  // null where it is any other tensor
 
 }  // namespace portable_mps

@@ -45,4 +45,7 @@ PYBIND11_MODULE(TORCH_EXTENSION_NAME, module) {
 
   module.def("default_generator", [] { return default_generator(); });
   module.def("reserve_philox", &reserve_philox);
+  module.def("drawn_numbers", [](uint64_t seed, uint64_t counter) {
+    return std::pair(drawn_number({seed, counter, false}), drawn_number({seed, counter, true}));
+  });
 }

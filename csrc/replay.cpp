@@ -100,13 +100,13 @@ class Replayed : public c10::OperatorKernel {
     const Tapes::Entry entry = tapes_.look_up(signature.words);
     if (entry.tape != nullptr && recording() == nullptr) {
       torch::jit::drop(*stack, count);
-      return push(replay(*entry.tape, std::move(signature.tensors)), stack);
+      return push(replay(*entry.tape, std::move(signature.tensors), signature.drawn), stack);
     }
     if (!entry.is_due() || recording() != nullptr) {
       return call(op, keys, stack);
     }
     const size_t below = stack->size() - count;
-    Recording recorded(signature.tensors);
+    Recording recorded(signature.tensors, signature.drawn);
     {
       const Noted noted(&recorded);
       call(op, keys, stack);
@@ -120,7 +120,7 @@ class Replayed : public c10::OperatorKernel {
     tapes_.keep(signature.words, tape);
     if (at_once && tape->is_repeatable) {
       torch::jit::drop(*stack, results.size());
-      push(replay(*tape, std::move(signature.tensors)), stack);
+      push(replay(*tape, std::move(signature.tensors), signature.drawn), stack);
     }
   }
 
@@ -184,6 +184,7 @@ class ReplayedGraph {
     }
     std::vector<int64_t> words;
     std::vector<at::Tensor> tensors;
+    std::vector<uint64_t> drawn;
     const char* refusal = nullptr;
     {
       const auto values = values_of(inputs);
@@ -194,6 +195,7 @@ class ReplayedGraph {
       refusal = signature.refusal();
       words = std::move(signature.words);
       tensors = std::move(signature.tensors);
+      drawn = std::move(signature.drawn);
     }
     if (words.empty()) {
       return refuse(refusal, inputs);
@@ -204,7 +206,7 @@ class ReplayedGraph {
       std::vector<c10::IValue> results;
       {
         const py::gil_scoped_release released;
-        results = replay(*entry.tape, std::move(tensors));
+        results = replay(*entry.tape, std::move(tensors), drawn);
       }
       return wrapped(results);
     }
@@ -212,7 +214,7 @@ class ReplayedGraph {
       tensors.clear();
       return function_(inputs);
     }
-    Recording recorded(tensors);
+    Recording recorded(tensors, std::move(drawn));
     tensors.clear();
     py::object outputs;
     {

@@ -1,5 +1,7 @@
 #include "signature.h"
 
+#include "generator.h"
+
 #include <ATen/Context.h>
 #include <ATen/TensorSubclassLikeUtils.h>
 #include <ATen/core/grad_mode.h>
@@ -106,6 +108,11 @@ bool Signature::add(const c10::IValue& value) {
 bool Signature::add_tensor(const at::Tensor& tensor) {
   if (!tensor.defined()) {
     words.push_back(-1);
+    return true;
+  }
+  if (const Drawn* const number = drawn_of(tensor)) {
+    words.push_back(number->is_counter ? -4 : -3);
+    drawn.push_back(number->is_counter ? number->counter : number->seed);
     return true;
   }
   if (is_zero(tensor)) {

@@ -18,6 +18,7 @@ class Signature {
   // be replayed.
   std::vector<int64_t> words;
   std::vector<at::Tensor> tensors;  // of this device, in order
+  std::vector<uint64_t> drawn;      // seeds and counters that are among the arguments
 
   explicit Signature(c10::ArrayRef<c10::IValue> arguments);
   bool is_whole() const { return !words.empty(); }

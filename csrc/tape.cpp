@@ -77,7 +77,8 @@ at::Tensor tensor_in(c10::Storage storage, const Output& output) {
 
 }  // namespace
 
-Recording::Recording(const std::vector<at::Tensor>& arguments) {
+Recording::Recording(const std::vector<at::Tensor>& arguments, std::vector<uint64_t> drawn)
+    : drawn_(std::move(drawn)) {
   for (const at::Tensor& argument : arguments) {
     const c10::StorageImpl* const storage = argument.storage().unsafeGetStorageImpl();
     arguments_.push_back({decltype(Argument::tensor)(argument.getIntrusivePtr()), storage,
@@ -110,11 +111,11 @@ void Recording::released(uint64_t address) {
   // What is neither is older than the call: nobody addresses it here any more.
 }
 
-void Recording::drawn(uint64_t seed, uint64_t offset, uint64_t counters) {
+void Recording::drew(uint64_t seed, uint64_t counter, uint64_t counters) {
   tape_.events.push_back({Event::Kind::kDraw, static_cast<uint32_t>(draws_.size())});
   tape_.draws.push_back(counters);
   tape_.is_repeatable = false;
-  draws_.push_back({seed, offset});
+  draws_.push_back({seed, counter});
 }
 
 void Recording::dispatched(const std::shared_ptr<const Kernel>& kernel,
@@ -130,7 +131,7 @@ void Recording::dispatched(const std::shared_ptr<const Kernel>& kernel,
   }
   for (const uint32_t offset : draws) {
     if (const auto draw = draw_of(parameters, offset)) {
-      dispatch.draws.emplace_back(offset, *draw);
+      dispatch.draws.push_back(*draw);
     }
   }
   if (!are_declared(parameters, addresses, tensors)) {
@@ -152,10 +153,30 @@ void Recording::dispatched(const std::shared_ptr<const Kernel>& kernel,
 std::shared_ptr<const Tape> Recording::finish(c10::ArrayRef<c10::IValue> results, bool strict) {
   TORCH_CHECK(!strict || !undeclared_, failure_);
   std::unordered_set<uint32_t> given;  // temporaries that live on
+  std::unordered_map<const c10::TensorImpl*, uint32_t> seen;
   for (const c10::IValue& result : results) {
     const bool is_tensor = result.isTensor() && result.toTensor().defined();
     if (is_tensor && result.toTensor().device().type() == c10::DeviceType::MPS) {
-      add_output(result.toTensor(), given);
+      // One tensor that is two results: who changes one in place changes the other's version.
+      const auto index = static_cast<uint32_t>(tape_.outputs.size());
+      const auto [first, is_new] = seen.emplace(result.toTensor().unsafeGetTensorImpl(), index);
+      if (is_new) {
+        add_output(result.toTensor(), given);
+      } else {
+        tape_.outputs.push_back({Output::Kind::kSame, first->second, 0, {}, {}, {}, {}});
+      }
+    } else if (const Drawn* const number = is_tensor ? drawn_of(result.toTensor()) : nullptr) {
+      const auto draw = own_draw(number->seed, number->counter);
+      if (!draw) {
+        fail("a seed is a result that is not drawn here");
+      }
+      tape_.outputs.push_back({number->is_counter ? Output::Kind::kCounter : Output::Kind::kSeed,
+                               draw.value_or(0),
+                               0,
+                               {},
+                               {},
+                               {},
+                               {}});
     } else if (is_tensor && !is_zero(result.toTensor())) {
       fail("a result is on another device");
     } else {
@@ -174,7 +195,7 @@ std::shared_ptr<const Tape> Recording::finish(c10::ArrayRef<c10::IValue> results
       fail("memory is kept that is no result");
     }
   }
-  for (const Drawn& draw : draws_) {
+  for (const OwnDraw& draw : draws_) {
     if (!draw.used) {
       fail("random numbers are drawn by a kernel that does not say so");
     }
@@ -219,14 +240,38 @@ void Recording::note_access(const Place& place,
   }
 }
 
-std::optional<uint32_t> Recording::draw_of(c10::ArrayRef<uint8_t> parameters, uint32_t offset) {
+std::optional<uint32_t> Recording::own_draw(uint64_t seed, uint64_t counter) const {
+  std::optional<uint32_t> found;
+  for (size_t i = 0; i < draws_.size(); ++i) {
+    if (draws_[i].seed == seed && draws_[i].counter == counter) {
+      if (found) {
+        return std::nullopt;  // seeded anew within
+      }
+      found = static_cast<uint32_t>(i);
+    }
+  }
+  return found;
+}
+
+std::optional<Tape::Draw> Recording::draw_of(c10::ArrayRef<uint8_t> parameters, uint32_t offset) {
   const uint64_t seed = word_at(parameters, offset);
   const uint64_t counter = word_at(parameters, offset + sizeof(seed));
-  for (size_t i = draws_.size(); i-- > 0;) {
-    if (draws_[i].seed == seed && draws_[i].offset == counter) {
-      draws_[i].used = true;
-      return static_cast<uint32_t>(i);
+  const auto own = own_draw(seed, counter);
+  std::optional<uint32_t> given;
+  for (uint32_t i = 0; i + 1 < drawn_.size(); ++i) {
+    if (drawn_[i] == seed && drawn_[i + 1] == counter) {
+      if (own || given) {
+        fail("random numbers may be of two origins");
+      }
+      given = i;
     }
+  }
+  if (own && !given) {
+    draws_[*own].used = true;
+    return Tape::Draw{offset, false, *own};
+  }
+  if (given) {
+    return Tape::Draw{offset, true, *given};
   }
   fail("random numbers are not drawn anew");
   return std::nullopt;
@@ -291,7 +336,8 @@ void arm_errors() {
 
 bool disarm_errors() { return errors_armed.exchange(false); }
 
-std::vector<c10::IValue> replay(const Tape& tape, std::vector<at::Tensor> arguments) {
+std::vector<c10::IValue> replay(const Tape& tape, std::vector<at::Tensor> arguments,
+                                const std::vector<uint64_t>& drawn) {
   if (tape.may_report) {
     arm_errors();
   }
@@ -343,9 +389,10 @@ std::vector<c10::IValue> replay(const Tape& tape, std::vector<at::Tensor> argume
           std::memcpy(parameters.data() + offset, &address, sizeof(address));
         }
         draw_offsets.clear();
-        for (const auto& [offset, index] : dispatch.draws) {
+        for (const auto& [offset, is_argument, index] : dispatch.draws) {
           draw_offsets.push_back(offset);
-          const auto& [seed, counter] = draws[index];
+          const auto [seed, counter] =
+              is_argument ? std::pair(drawn[index], drawn[index + 1]) : draws[index];
           std::memcpy(parameters.data() + offset, &seed, sizeof(seed));
           std::memcpy(parameters.data() + offset + sizeof(seed), &counter, sizeof(counter));
         }
@@ -362,8 +409,13 @@ std::vector<c10::IValue> replay(const Tape& tape, std::vector<at::Tensor> argume
     if (output.kind == Output::Kind::kValue) {
       const bool is_zero = output.value.isTensor() && output.value.toTensor().defined();
       results.push_back(is_zero ? output.value.toTensor().clone() : output.value);
+    } else if (output.kind == Output::Kind::kSeed || output.kind == Output::Kind::kCounter) {
+      const auto [seed, counter] = draws[output.index];
+      results.emplace_back(drawn_number({seed, counter, output.kind == Output::Kind::kCounter}));
     } else if (output.kind == Output::Kind::kArgument) {
       results.emplace_back(arguments[output.index]);
+    } else if (output.kind == Output::Kind::kSame) {
+      results.push_back(results[output.index]);
     } else if (output.kind == Output::Kind::kView) {
       results.emplace_back(tensor_in(arguments[output.index].storage(), output));
     } else {

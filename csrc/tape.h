@@ -38,18 +38,26 @@ struct Tape {
     uint32_t index = 0;  // of the temporary, the argument (kForget), the draw or the dispatch
   };
 
+  // Where a seed and its counter are in the parameters, and which: of the call's own draws, or the
+  // place of a seed among what is drawn of its arguments.
+  struct Draw {
+    uint32_t offset;
+    bool is_argument;
+    uint32_t index;
+  };
+
   struct Dispatch {
     std::shared_ptr<const Kernel> kernel;
     std::vector<uint8_t> parameters;
     std::vector<std::pair<uint32_t, Place>> addresses;  // by their offset in the parameters
-    std::vector<std::pair<uint32_t, uint32_t>> draws;   // offset of a seed and its counter: draw
+    std::vector<Draw> draws;
     Groups groups;
     std::vector<Extent> reads, writes;
   };
 
   struct Output {
-    enum class Kind : uint8_t { kValue, kArgument, kView, kNew } kind;
-    uint32_t index = 0;  // of the argument, or the temporary
+    enum class Kind : uint8_t { kValue, kArgument, kView, kNew, kSame, kSeed, kCounter } kind;
+    uint32_t index = 0;  // of the argument, the temporary, the earlier output, or the draw
     int64_t offset = 0;  // in elements
     caffe2::TypeMeta dtype;
     std::vector<int64_t> sizes, strides;
@@ -69,11 +77,12 @@ struct Tape {
 // A call that is being recorded. Keeps none of its arguments: what is freed within is noted.
 class Recording {
  public:
-  explicit Recording(const std::vector<at::Tensor>& arguments);
+  // drawn: seeds and counters among the arguments, as a Signature has them.
+  Recording(const std::vector<at::Tensor>& arguments, std::vector<uint64_t> drawn);
 
   void allocated(uint64_t address, size_t bytes);
   void released(uint64_t address);
-  void drawn(uint64_t seed, uint64_t offset, uint64_t counters);
+  void drew(uint64_t seed, uint64_t counter, uint64_t counters);
   // addresses: offsets in `parameters` of 8-byte words that are addresses, or zero. draws: those of
   // a seed with a counter behind it. tensors: those whose memory is touched; what is in none of the
   // arguments is a constant, and kept alive.
@@ -98,18 +107,20 @@ class Recording {
     std::vector<int64_t> shape;
     bool released = false;
   };
-  struct Drawn {
-    uint64_t seed, offset;
+  struct OwnDraw {
+    uint64_t seed, counter;
     bool used = false;
   };
 
   Tape::Place place_of(uint64_t address, c10::ArrayRef<at::Tensor> tensors);
   void note_access(const Tape::Place& place, std::unordered_set<const c10::StorageImpl*>& storages);
   void add_output(const at::Tensor& tensor, std::unordered_set<uint32_t>& given);
-  std::optional<uint32_t> draw_of(c10::ArrayRef<uint8_t> parameters, uint32_t offset);
+  std::optional<Tape::Draw> draw_of(c10::ArrayRef<uint8_t> parameters, uint32_t offset);
+  std::optional<uint32_t> own_draw(uint64_t seed, uint64_t counter) const;
 
   std::vector<Argument> arguments_;
-  std::vector<Drawn> draws_;
+  std::vector<OwnDraw> draws_;
+  std::vector<uint64_t> drawn_;  // of the arguments
   Tape tape_;
   std::unordered_map<uint64_t, uint32_t> live_;                 // temporaries by their address
   std::unordered_set<const c10::StorageImpl*> read_, written_;  // of arguments
@@ -138,6 +149,7 @@ void arm_errors();
 bool disarm_errors();
 
 // Repeat a call; an argument is let go of where the recorded one was.
-std::vector<c10::IValue> replay(const Tape& tape, std::vector<at::Tensor> arguments);
+std::vector<c10::IValue> replay(const Tape& tape, std::vector<at::Tensor> arguments,
+                                const std::vector<uint64_t>& drawn);
 
 }  // namespace portable_mps

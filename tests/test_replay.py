@@ -134,6 +134,23 @@ def test_random_numbers_are_new():
     assert not any(torch.equal(a, b) for i, a in enumerate(results) for b in results[:i])
 
 
+def test_dropout_in_attention_is_the_same_in_the_backward_pass():
+    q, k, v = (to_mps(normal(1, 2, 6, 8, seed=i)).requires_grad_() for i in range(3))
+
+    def step():
+        output = F.scaled_dot_product_attention(q, k, v, dropout_p=0.5)
+        return output, *torch.autograd.grad(output.square().sum(), (q, k, v))
+
+    def run(mode):
+        _C.set_replay_mode(mode)
+        torch.manual_seed(0)
+        return [step() for _ in range(5)]
+
+    expected, replayed = run(0), run(1)
+    torch.testing.assert_close(replayed, expected, rtol=0, atol=0)
+    assert our_frames(step) == []
+
+
 def test_what_decides_beside_the_arguments():
     """Whether gradients are wanted, and settings of torch's."""
     q = to_mps(normal(1, 2, 16, 8))

@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 
+from portable_mps import _C
 from portable_mps.dispatch.engines import PLAIN, WORKGROUP, engine_for
 from portable_mps.dispatch.launch import Seed, check_turns, draw, grid, remember
 from portable_mps.dispatch.promotion import storage
@@ -161,7 +162,7 @@ def attention(
         results = (problem.pack(output), None if residual is None else problem.pack(residual), sums, kept)
         problem = problem.packed()
     _forward(problem, results, words)
-    seeds = tuple(torch.tensor(w - (w >> 63 << 64)) for w in words) if dropout_p > 0 else _no_seeds()
+    seeds = _C.drawn_numbers(*words) if dropout_p > 0 else _no_seeds()
     laid = laid_like(given, output)
     return laid, sums, residual, kept if training else None, output.shape[2], columns, *seeds, None
 

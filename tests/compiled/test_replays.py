@@ -40,6 +40,7 @@ def graphs(monkeypatch):
         return made[-1]
 
     monkeypatch.setattr(_C, "ReplayedGraph", watched)
+    torch.zeros((), device="mps")  # the first tensor has the operators registered, which sets the mode
     _C.set_replay_mode(1)
     torch._dynamo.reset()
     yield made
@@ -163,11 +164,41 @@ def test_memory_is_let_go_of_as_ever(graphs):
 
 
 def test_what_is_not_replayed_is_said(graphs):
-    """Attention's seeds are numbers of the host."""
+    """A number that the host may change between calls."""
     counters.clear()
-    compiled = _compiled(lambda x: F.scaled_dot_product_attention(x, x, x, dropout_p=0.5))
-    x = _normal(1, 2, 4, 8).requires_grad_()
-    for _ in range(6):
-        compiled(x)
-    assert counters["inductor"]["cudagraph_skips"] == 1
+    compiled = _compiled(lambda x, factor: x * factor)
+    x = _normal(4, 8)
+    for i in range(6):
+        torch.testing.assert_close(compiled(x, torch.tensor(float(i))), x * i)
+    assert counters["inductor"]["cudagraph_skips"] >= 1
     assert graphs[0].calls == 6
+
+
+def test_a_result_that_is_kept_for_the_gradient(graphs):
+    """It must not be changed before that."""
+    compiled = _compiled(torch.exp)
+    for _ in range(5):
+        x = _normal(3, 4).requires_grad_()
+        out = compiled(x)
+        out.mul_(2)
+        with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+            out.sum().backward()
+    assert graphs[0].calls <= CALLS
+
+
+def test_attention_with_dropout(graphs):
+    """Its seeds are numbers of the host, which pass from the forward graph to the backward one."""
+
+    def train(wrap):
+        call = wrap(lambda q, k, v: F.scaled_dot_product_attention(torch.sin(q), k, v, dropout_p=0.4))
+        torch.manual_seed(0)  # where seed and counter are zero, too
+        results = []
+        for seed in range(6):
+            q, k, v = (t.requires_grad_() for t in _normal(3, 1, 2, 5, 8, seed=seed).unbind())
+            out = call(q, k, v)
+            results.append([out, *torch.autograd.grad(out.square().sum(), (q, k, v))])
+        return results
+
+    torch.testing.assert_close(train(_compiled), train(lambda function: function))
+    forward, backward = graphs
+    assert forward.calls <= CALLS and backward.calls <= CALLS
