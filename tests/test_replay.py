@@ -151,6 +151,31 @@ def test_dropout_in_attention_is_the_same_in_the_backward_pass():
     assert our_frames(step) == []
 
 
+DRAWS = {
+    "dropout": lambda x: torch.native_dropout(x, 0.5, True)[0],
+    "normal": lambda x: torch.empty_like(x).normal_(1, 2),
+    "uniform": lambda x: torch.empty_like(x).uniform_(-1, 1),
+    "bernoulli": lambda x: torch.empty_like(x).bernoulli_(0.3),
+}
+
+
+@pytest.mark.parametrize("name", DRAWS)
+def test_seeds_give_what_they_give_without_replays(name):
+    x = to_mps(normal(5, 7))
+
+    def run(mode):
+        _C.set_replay_mode(mode)
+        torch.manual_seed(0)
+        drawn = [DRAWS[name](x) for _ in range(5)]
+        generator = torch.Generator("mps").manual_seed(3)  # of the user's own: not replayed
+        own = [torch.empty_like(x).normal_(generator=generator) for _ in range(4)]
+        return drawn + own, torch.mps.get_rng_state()
+
+    torch.testing.assert_close(run(1), run(0), rtol=0, atol=0)
+    run(1)
+    assert our_frames(lambda: DRAWS[name](x)) == []
+
+
 def test_what_decides_beside_the_arguments():
     """Whether gradients are wanted, and settings of torch's."""
     q = to_mps(normal(1, 2, 16, 8))

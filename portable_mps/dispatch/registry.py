@@ -61,6 +61,7 @@ REPLAYED = {
     *("native_batch_norm", "native_batch_norm_backward", "native_group_norm", "native_group_norm_backward"),
     *("cat.out", "flip", "copy_", "zero_", "fill_.Scalar", "masked_fill_.Scalar"),
     *("gelu.out", "gelu_backward.grad_input"),
+    *("native_dropout", "uniform_", "normal_", "bernoulli_.float"),
     *("index_select", "index_select.out", "gather.out", "index.Tensor", "embedding_dense_backward", "topk.values"),
     *("nll_loss_forward.output", "nll_loss_backward.grad_input"),
     *("max_pool2d_with_indices.out", "max_pool2d_with_indices_backward.grad_input"),
