@@ -70,6 +70,7 @@ std::pair<uint64_t, uint64_t> reserve_philox(std::optional<at::Generator> genera
   if (Capture* const capture = capturing()) {
     TORCH_CHECK(is_default,
                 "A graph that is captured draws random numbers of the default generator alone");
+    const std::lock_guard<std::mutex> lock(philox->mutex_);
     return capture->draw(philox->current_seed(), counters);
   }
   uint64_t seed = 0, offset = 0;

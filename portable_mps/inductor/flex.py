@@ -1,7 +1,8 @@
 """flex_attention in a compiled graph: attention's kernels with the user's functions of a score in them.
 
-ops/flex_attention.py has the operators that run them. What these do not serve (float64, blocks whose sizes are no
-multiples of 16) is torch's dense composition, whose parts Inductor fuses and which holds the scores in memory.
+ops/flex_attention.py has the operators that run them. What these do not serve (float64, heads wider than 256, blocks
+whose sizes are no multiples of 16) is torch's dense composition, whose parts Inductor fuses and which holds the scores
+in memory.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from torch._inductor.virtualized import V
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from portable_mps.inductor.score import ScoreFunctions
-from portable_mps.ops.flex_attention import SMALLEST_BLOCK
+from portable_mps.ops.flex_attention import SMALLEST_BLOCK, WIDEST
 
 _LN_2 = math.log(2)
 _FLOATS = (torch.float32, torch.float16, torch.bfloat16)
@@ -80,8 +81,8 @@ def backward(*arguments: Any) -> Any:
     if not _is_served(tensors[:3], sizes):
         if wanted:
             raise NotImplementedError(
-                "flex_attention on mps has no gradient of what score_mod captures for float64, nor for blocks whose "
-                f"sizes are no multiples of {SMALLEST_BLOCK}"
+                "flex_attention on mps has no gradient of what score_mod captures for float64, for heads wider than "
+                f"{WIDEST}, nor for blocks whose sizes are no multiples of {SMALLEST_BLOCK}"
             )
         known = len(score_buffers)
         masks = (*block_mask[:-1], mask)
@@ -135,7 +136,9 @@ def _block_sizes(block_mask: tuple[Any, ...]) -> list[int]:
 
 
 def _is_served(tensors: Sequence[TensorBox], sizes: Sequence[int]) -> bool:
-    return all(t.get_dtype() in _FLOATS for t in tensors) and not any(size % SMALLEST_BLOCK for size in sizes)
+    widths = [V.graph.sizevars.guard_int(t.get_size()[3]) for t in tensors]
+    are_floats = all(t.get_dtype() in _FLOATS for t in tensors)
+    return are_floats and max(widths) <= WIDEST and not any(size % SMALLEST_BLOCK for size in sizes)
 
 
 def _gradients_of_captured(joint: torch.fx.GraphModule) -> list[int]:

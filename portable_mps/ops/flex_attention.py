@@ -28,6 +28,7 @@ from portable_mps.runtime import device
 from portable_mps.runtime.kernel import Template
 
 SMALLEST_BLOCK = 16  # rows of the smallest tile
+WIDEST = 256  # elements of a row of query, key or value
 
 _Tensors = Sequence[torch.Tensor]
 _FORWARD = "8Q12q2Q4i9I3f"
@@ -82,6 +83,7 @@ class _Flex:
         self.captured = list(captured)
         self.gradients = list(gradients)
         counts, indices = self.blocks[:2]
+        shape = (1,) * (3 - counts.dim()) + tuple(counts.shape)
         full = self.blocks[2:]
         code = now.errors.arm("flex_attention: index {index} is out of bounds for what is captured", IndexError)
         addresses = [*captured, *([0] * (not captured))]
@@ -95,7 +97,7 @@ class _Flex:
             *lists,
             *values,
             code,
-            *counts.shape[-3:],
+            *shape,
             most,
             most_full,
             *sizes,

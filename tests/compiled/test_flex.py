@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from torch.nn.attention.flex_attention import AuxRequest, create_block_mask, flex_attention
+from torch.nn.attention.flex_attention import AuxRequest, BlockMask, create_block_mask, flex_attention
 
 LENGTH, HEADS = 48, 4
 
@@ -168,11 +168,29 @@ def test_layouts():
 
 @pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile")
 def test_what_the_dense_composition_serves():
-    """Small blocks."""
+    """Small blocks, wide heads."""
     inputs = _inputs((1, 2, 24, 16), (1, 2, 24, 16))
     small = create_block_mask(LISTED["causal"], None, None, 24, 24, device="mps", BLOCK_SIZE=8)
     eager, compiled = _attended(*inputs, block_mask=small)
     torch.testing.assert_close(compiled, eager, rtol=1e-3, atol=1e-4)
+    eager, compiled = _attended(*_inputs((1, 1, 5, 272), (1, 1, 6, 272)))
+    torch.testing.assert_close(compiled, eager, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile")
+def test_a_mask_made_of_blocks():
+    """Without a function: what its lists leave out takes no part."""
+    counts = torch.tensor([[[1, 2]]], dtype=torch.int32, device="mps")
+    indices = torch.tensor([[[[1, 0], [0, 1]]]], dtype=torch.int32, device="mps")
+    blocks = BlockMask.from_kv_blocks(counts, indices, BLOCK_SIZE=16)
+    q, k, v = _inputs((1, 2, 32, 16), (1, 2, 32, 16))
+    allowed = torch.zeros(32, 32, dtype=torch.bool, device="mps")
+    allowed[:16, 16:] = allowed[16:] = True
+    compiled = torch.compile(flex_attention)(q, k, v, block_mask=blocks)
+    expected = torch.nn.functional.scaled_dot_product_attention(q, k, v, attn_mask=allowed)
+    torch.testing.assert_close(compiled, expected)
+    gradients = [torch.autograd.grad(out.square().sum(), (q, k, v)) for out in (compiled, expected)]
+    torch.testing.assert_close(*gradients)
 
 
 @pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile")
