@@ -24,7 +24,7 @@ help:
 	@echo "make lint    ruff, mypy, clang-format; make format repairs what they can"
 	@echo "make numerics    sweep the functions of kernels/lib against mpmath, write docs/numerics.md"
 	@echo "make bench   time operators against CUDA (or the CPU), write docs/performance.md (ARGS='--families products')"
-	@echo "make overhead    what a small operator costs the host (ARGS='--profile add' shows where)"
+	@echo "make overhead    what a small operator costs the host (ARGS='--profile add' shows where, ARGS=--graphs in graphs)"
 	@echo "make clean   remove $(VENV) and what was built"
 
 setup: $(READY)

@@ -3,6 +3,9 @@
 The tensors are so small that the device keeps up; what is measured is Python and C++ on the host. The first rows
 are parts that the others contain: a view is torch's dispatcher alone, `empty` adds an allocation, `add out=` is an
 operator without an allocation. --profile OPERATOR shows the Python functions that a call spends its time in.
+
+--graphs: a dispatch of a chain of products and sines, eager, compiled, replayed (mode="reduce-overhead") and captured
+(torch.accelerator.Graph). A software driver does not keep up with these: there they say what it takes, not the host.
 """
 
 import argparse
@@ -38,22 +41,47 @@ def operators(device: str) -> dict[str, Callable[[], object]]:
     }
 
 
+CHAIN = 50  # products, each with a sine behind it
+
+
+def graphs(device: str) -> dict[str, Callable[[], object]]:
+    x, weight = (torch.rand(16, 16, device=device) for _ in range(2))
+
+    def chain(x: torch.Tensor) -> torch.Tensor:
+        for _ in range(CHAIN):
+            x = torch.sin(x @ weight)
+        return x
+
+    def with_mode(mode: str | None) -> Callable[[], object]:
+        compiled = torch.compile(lambda x: chain(x), mode=mode)
+        return lambda: compiled(x)
+
+    calls = {"eager": lambda: chain(x), "compiled": with_mode(None), "reduce-overhead": with_mode("reduce-overhead")}
+    if device != "cpu":
+        chain(x)
+        captured = torch.accelerator.Graph()
+        with torch.Stream(device), captured:
+            chain(x)
+        calls["Graph"] = captured.replay
+    return calls
+
+
 def synchronize(device: str) -> None:
     if device != "cpu":
         getattr(torch, device).synchronize()
 
 
-def time_calls(call: Callable[[], object], device: str) -> float:
-    """Median seconds of a call, over rounds that start with an idle device."""
+def time_calls(call: Callable[[], object], device: str, calls: int = CALLS) -> float:
+    """Median seconds of a call, over rounds of `calls` that start with an idle device."""
     for _ in range(3):
         call()
     rounds = []
     for _ in range(REPEATS):
         synchronize(device)
         start = time.perf_counter()
-        for _ in range(CALLS):
+        for _ in range(calls):
             call()
-        rounds.append((time.perf_counter() - start) / CALLS)
+        rounds.append((time.perf_counter() - start) / calls)
     synchronize(device)
     return statistics.median(rounds)
 
@@ -73,6 +101,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--device", choices=["mps", "cuda", "cpu"], default="mps")
     parser.add_argument("--profile", metavar="OPERATOR", help="where the time of this operator goes")
+    parser.add_argument("--graphs", action="store_true", help="a dispatch of a graph, in place of operators")
     parser.add_argument("--out", type=Path, help="JSON file to write")
     options = parser.parse_args()
     table = operators(options.device)
@@ -85,9 +114,14 @@ def main() -> None:
     print(f"host time of one call on {options.device}, torch {torch.__version__}")
     result = {}
     with torch.no_grad():
-        for name, call in table.items():
-            result[name] = time_calls(call, options.device) * 1e6
-            print(f"{name:12} {result[name]:7.2f} us")
+        if options.graphs:
+            for name, call in graphs(options.device).items():
+                result[name] = time_calls(call, options.device, calls=2) * 1e6 / (2 * CHAIN)
+                print(f"{name:16} {result[name]:7.2f} us a dispatch")
+        else:
+            for name, call in table.items():
+                result[name] = time_calls(call, options.device) * 1e6
+                print(f"{name:12} {result[name]:7.2f} us")
     if options.out:
         options.out.write_text(json.dumps({"device": options.device, "microseconds": result}, indent=1))
 
