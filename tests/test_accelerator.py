@@ -144,12 +144,6 @@ def test_pinned_memory():
     assert x.is_pinned() and x.sum().item() == 1000
 
 
-def test_graphs_are_refused():
-    if hasattr(A, "Graph"):  # not before torch 2.12
-        with pytest.raises(RuntimeError, match="not supported on device type: mps"):
-            A.Graph()
-
-
 def test_the_profiler_sees_memory():
     with torch.profiler.profile(profile_memory=True) as profile:
         x = torch.empty(100_000, device="mps")
