@@ -5,8 +5,6 @@
 #include "python.h"
 #include "tape.h"
 
-#include <pybind11/numpy.h>
-
 #include <algorithm>
 #include <atomic>
 #include <cstring>
@@ -23,11 +21,6 @@ namespace {
 
 std::atomic<Capture*> current_capture{nullptr};
 thread_local bool is_paused = false;
-
-void put(std::vector<uint8_t>& parameters, uint32_t first_byte, uint64_t seed, uint64_t counter) {
-  std::memcpy(parameters.data() + first_byte, &seed, sizeof(seed));
-  std::memcpy(parameters.data() + first_byte + sizeof(seed), &counter, sizeof(counter));
-}
 
 }  // namespace
 
@@ -85,8 +78,8 @@ void Capture::replay(Recorder& recorder) {
         step.batch = std::make_shared<Batch>(*step.batch);
         are_own[draw.step] = true;
       }
-      put(step.batch != nullptr ? step.batch->parameters() : step.parameters, draw.first_byte, seed,
-          start + draw.counter);
+      auto& parameters = step.batch != nullptr ? step.batch->parameters() : step.parameters;
+      put_draw(parameters.data() + draw.first_byte, {seed, start + draw.counter});
     }
   }
   in_python([&] {
@@ -95,11 +88,8 @@ void Capture::replay(Recorder& recorder) {
       if (step.batch != nullptr) {
         recorded.append(step.batch);
       } else {
-        const py::array_t<uint8_t> bytes(static_cast<py::ssize_t>(step.parameters.size()),
-                                         step.parameters.data());
-        recorded.append(py::make_tuple(
-            step.kernel->python, bytes,
-            py::make_tuple(step.groups[0], step.groups[1], step.groups[2]), step.barrier));
+        recorded.append(
+            Recorder::for_python(*step.kernel, step.parameters, step.groups, step.barrier));
       }
     }
     recorder.stream().attr("replay")(recorded);

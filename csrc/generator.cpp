@@ -90,6 +90,11 @@ std::pair<uint64_t, uint64_t> reserve_philox(std::optional<at::Generator> genera
   return {seed, offset};
 }
 
+void put_draw(uint8_t* parameters, const std::pair<uint64_t, uint64_t>& draw) {
+  std::memcpy(parameters, &draw.first, sizeof(draw.first));
+  std::memcpy(parameters + sizeof(draw.first), &draw.second, sizeof(draw.second));
+}
+
 namespace {
 
 struct DrawnMemory {

@@ -36,6 +36,9 @@ const at::Generator& default_generator();
 std::pair<uint64_t, uint64_t> reserve_philox(std::optional<at::Generator> generator,
                                              uint64_t counters);
 
+// Write a seed and its counter where a kernel takes them.
+void put_draw(uint8_t* parameters, const std::pair<uint64_t, uint64_t>& draw);
+
 // What an operator drew, as it goes to its backward pass: the seed or the counter as a whole number
 // on the CPU, which replays know from others.
 struct Drawn {

@@ -138,6 +138,13 @@ vk::VkPipelineLayout Recorder::layout_for(uint32_t push_bytes) {
   return layout;
 }
 
+py::tuple Recorder::for_python(const Kernel& kernel, c10::ArrayRef<uint8_t> parameters,
+                               const Groups& groups, bool barrier) {
+  const py::array_t<uint8_t> bytes(static_cast<py::ssize_t>(parameters.size()), parameters.data());
+  return py::make_tuple(kernel.python, bytes, py::make_tuple(groups[0], groups[1], groups[2]),
+                        barrier);
+}
+
 void Recorder::launch(const Kernel& kernel, c10::ArrayRef<uint8_t> parameters, const Groups& groups,
                       const std::vector<Range>& reads, const std::vector<Range>& writes,
                       c10::ArrayRef<uint32_t> draws) {
@@ -150,12 +157,7 @@ void Recorder::launch(const Kernel& kernel, c10::ArrayRef<uint8_t> parameters, c
   if (direct && kernel.pipeline != 0) {
     batch_->add(kernel, parameters, groups, barrier);
   } else {
-    in_python([&] {
-      const py::array_t<uint8_t> bytes(static_cast<py::ssize_t>(parameters.size()),
-                                       parameters.data());
-      stream_.attr("record")(kernel.python, bytes, py::make_tuple(groups[0], groups[1], groups[2]),
-                             barrier);
-    });
+    in_python([&] { stream_.attr("record")(*for_python(kernel, parameters, groups, barrier)); });
   }
   if (dispatched % kPollEvery == 0) {
     in_python([&] { stream_.attr("poll")(); });

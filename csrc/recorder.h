@@ -81,6 +81,10 @@ class Recorder {
               const std::vector<Range>& reads, const std::vector<Range>& writes,
               c10::ArrayRef<uint32_t> draws = {});
 
+  // What Stream.record takes. Hold the GIL.
+  static py::tuple for_python(const Kernel& kernel, c10::ArrayRef<uint8_t> parameters,
+                              const Groups& groups, bool barrier);
+
   // What is recorded and not yet in a command buffer; null for nothing. Hold the lock.
   std::shared_ptr<Batch> take();
   bool pending() const { return !batch_->empty(); }

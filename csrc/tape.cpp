@@ -391,10 +391,8 @@ std::vector<c10::IValue> replay(const Tape& tape, std::vector<at::Tensor> argume
         draw_offsets.clear();
         for (const auto& [offset, is_argument, index] : dispatch.draws) {
           draw_offsets.push_back(offset);
-          const auto [seed, counter] =
-              is_argument ? std::pair(drawn[index], drawn[index + 1]) : draws[index];
-          std::memcpy(parameters.data() + offset, &seed, sizeof(seed));
-          std::memcpy(parameters.data() + offset + sizeof(seed), &counter, sizeof(counter));
+          put_draw(parameters.data() + offset,
+                   is_argument ? std::pair(drawn[index], drawn[index + 1]) : draws[index]);
         }
         fill(reads, dispatch.reads);
         fill(writes, dispatch.writes);

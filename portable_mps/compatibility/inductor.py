@@ -62,12 +62,11 @@ def replay_graphs(module: ModuleType) -> None:
 def compare_strides(module: ModuleType) -> None:
     """Whether a stride is a multiple of another, asked with torch's remainder of symbols: that of sympy makes of it a
     power of minus one, which no guard can hold. Met by convolutions in graphs compiled for any size."""
+    import sympy
     from torch._inductor.virtualized import V
     from torch.utils._sympy.functions import Mod
 
     def is_not_less(left: Any, right: Any) -> bool:
-        import sympy
-
         holds = V.graph.sizevars.guard_or_false
         if holds(sympy.Eq(right, 0)):
             return True

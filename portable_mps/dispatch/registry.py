@@ -156,14 +156,14 @@ def implements(*names: str) -> Callable[[Function], Function]:
 def define(schema: str, without_memory: Callable[..., Any]) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Make the decorated function an operator of our own, torch.ops.portable_mps.*.
 
-    without_memory: the same for tensors without memory, as torch.library.register_fake takes it.
+    without_memory: the same for tensors without memory.
     """
 
     def decorate(function: Callable[..., Any]) -> Callable[..., Any]:
         name = schema.partition("(")[0]
         _own_library.define(schema)
         _own_library.impl(name, function, "MPS")
-        torch.library.register_fake(f"portable_mps::{name}", without_memory, lib=_own_library)
+        _own_library.impl(name, without_memory, "Meta")
         return function
 
     return decorate

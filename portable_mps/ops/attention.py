@@ -20,8 +20,10 @@ from portable_mps.dispatch.launch import Seed, check_turns, draw, grid, remember
 from portable_mps.dispatch.promotion import storage
 from portable_mps.dispatch.registry import implements, reserve
 from portable_mps.ops.attention_tiles import (
+    BACKWARD_LAYOUT,
     BIAS,
     FORWARD,
+    FORWARD_LAYOUT,
     KEY_TILES,
     KEYS,
     QUERIES,
@@ -49,16 +51,14 @@ _Tensors = Sequence[torch.Tensor | None]
 _Results = tuple[torch.Tensor, torch.Tensor | None, torch.Tensor, torch.Tensor]
 _Known = tuple[torch.Tensor, torch.Tensor, torch.Tensor | None, torch.Tensor]
 _Plan = Any  # what a function below says that it plans
-_FORWARD = "8Q12q2Q4i9I3f"
-_BACKWARD = "9Q10q2Q6i9I3f"
-_plain_forward = Template("attention/plain_forward", "forward", _FORWARD)
-_merge = Template("attention/merge", "merge", _FORWARD)
-_plain_backward = Template("attention/plain_backward", "backward", _BACKWARD)
+_plain_forward = Template("attention/plain_forward", "forward", FORWARD_LAYOUT)
+_merge = Template("attention/merge", "merge", FORWARD_LAYOUT)
+_plain_backward = Template("attention/plain_backward", "backward", BACKWARD_LAYOUT)
 _means = Template("attention/means", "means", "6Q6q4I")
-_workgroup_forward = Template("attention/workgroup_forward", "forward", _FORWARD)
-_workgroup_backward = Template("attention/workgroup_backward", "backward", _BACKWARD)
-_subgroup_forward = Template("attention/subgroup_forward", "forward", _FORWARD)
-_subgroup_backward = Template("attention/subgroup_backward", "backward", _BACKWARD)
+_workgroup_forward = Template("attention/workgroup_forward", "forward", FORWARD_LAYOUT)
+_workgroup_backward = Template("attention/workgroup_backward", "backward", BACKWARD_LAYOUT)
+_subgroup_forward = Template("attention/subgroup_forward", "forward", FORWARD_LAYOUT)
+_subgroup_backward = Template("attention/subgroup_backward", "backward", BACKWARD_LAYOUT)
 _plans: dict[tuple[Any, ...], _Plan] = {}
 
 reserve("scaled_dot_product_attention", "csrc/attention.cpp")

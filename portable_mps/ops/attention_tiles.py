@@ -114,6 +114,8 @@ def expanded(bias: torch.Tensor | None, query: torch.Tensor, key: torch.Tensor) 
     return bias.expand(*query.shape[:3], key.shape[2])
 
 
+FORWARD_LAYOUT = "8Q12q2Q4i9I3f"  # of Params in kernels/attention/forward.slangh
+BACKWARD_LAYOUT = "9Q10q2Q6i9I3f"  # and in backward.slangh
 FORWARD, QUERIES, KEYS, BIAS = "FORWARD", "QUERIES", "KEYS", "BIAS"  # which kernel; MODE of the backward ones
 
 

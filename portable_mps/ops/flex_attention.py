@@ -14,7 +14,9 @@ import torch
 from portable_mps.dispatch.launch import check_turns, grid, launch
 from portable_mps.dispatch.registry import define
 from portable_mps.ops.attention_tiles import (
+    BACKWARD_LAYOUT,
     FORWARD,
+    FORWARD_LAYOUT,
     KEYS,
     QUERIES,
     Problem,
@@ -31,8 +33,6 @@ SMALLEST_BLOCK = 16  # rows of the smallest tile
 WIDEST = 256  # elements of a row of query, key or value
 
 _Tensors = Sequence[torch.Tensor]
-_FORWARD = "8Q12q2Q4i9I3f"
-_BACKWARD = "9Q10q2Q6i9I3f"
 
 _SCHEMA = (
     "flex_attention(Tensor query, Tensor key, Tensor value, Tensor[] blocks, int[] block_size, Tensor[] captured,"
@@ -177,7 +177,7 @@ def flex_attention(
     strides = (*outside, *problem.bias_strides(), 0, 0, *map(row_stride, (q, k, v, output)))
     rest = (*problem.sizes(), tiles, problem.columns, *problem.numbers())
     launch(
-        _template("forward", _FORWARD + flex.layout),
+        _template("forward", FORWARD_LAYOUT + flex.layout),
         grid(tiles * problem.lines),
         (q, k, v, output, None, sums, kept, None, *strides, *rest, *flex.arguments),
         (q, k, v, *flex.reads),
@@ -249,7 +249,7 @@ def _gradient(
     outside = [s for t in tensors for s in t.stride()[:2]]
     rest = (*map(row_stride, tensors), *problem.sizes(), -(-own // height), exchanged, *problem.numbers())
     launch(
-        _template("backward", _BACKWARD + flex.layout),
+        _template("backward", BACKWARD_LAYOUT + flex.layout),
         grid(-(-own // height) * problem.lines // members),
         (*tensors, statistics, means, first, second, None, *outside, 0, 0, 0, 0, 0, 0, *rest, *flex.arguments),
         (*tensors, statistics, means, *flex.reads),
