@@ -1,7 +1,7 @@
 """Times training steps of known models on one device, and records the loss of each step.
 
 Weights and data are made on the CPU from one seed and there is no dropout, so that the loss curves of two devices
-can be compared. compare.py does that. Needs transformers (gpt2) or torchvision (resnet50); nothing is downloaded.
+can be compared. compare.py does that. Needs transformers (bert, gpt2) or torchvision (resnet50); nothing is downloaded.
 """
 
 import argparse
@@ -58,8 +58,20 @@ def resnet50(device: str, batch: int, length: int) -> Workload:
     return Workload(model, optimizer, data, lambda images, labels: F.cross_entropy(model(images), labels))
 
 
+def bert(device: str, batch: int, length: int) -> Workload:
+    """BERT-base as transformers builds it; (batch, length) random tokens, each a label."""
+    from transformers import BertConfig, BertForMaskedLM
+
+    config = BertConfig(hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)
+    tokens = torch.randint(config.vocab_size, (batch, length))
+    model = BertForMaskedLM(config).to(device)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=3e-4, weight_decay=0.1)
+    return Workload(model, optimizer, (tokens.to(device),), lambda tokens: model(tokens, labels=tokens).loss)
+
+
 # name: builder, batch, length of the text or side of the images
 WORKLOADS: dict[str, tuple[Callable[[str, int, int], Workload], int, int]] = {
+    "bert": (bert, 32, 128),
     "gpt2": (gpt2, 8, 1024),
     "resnet50": (resnet50, 64, 224),
 }
@@ -161,7 +173,8 @@ def main() -> None:
             results.append(result)
             print(
                 f"{model} {dtype} on {result['adapter']}: {result['median_step_s'] * 1e3:.1f} ms a step, "
-                f"loss {result['losses'][0]:.4f} to {result['losses'][-1]:.4f}, {len(result['fallbacks'])} fallbacks"
+                f"the first {result['seconds'][0]:.1f} s, loss {result['losses'][0]:.4f} to {result['losses'][-1]:.4f}, "
+                f"{len(result['fallbacks'])} fallbacks"
             )
             if options.out:  # after each: a run cut short keeps what it has
                 options.out.write_text(json.dumps(results, indent=1))

@@ -119,7 +119,9 @@ void bind_graph_kernel(py::module_& module) {
   py::class_<GraphKernel>(module, "GraphKernel")
       .def(py::init<std::shared_ptr<Kernel>, std::string, std::string, const py::bytes&, bool,
                     int64_t, std::string>())
-      .def("__call__", torch::wrap_pybind_function(&GraphKernel::operator()));
+      .def("__call__", torch::wrap_pybind_function(&GraphKernel::operator()))
+      // What wrappers of torch 2.11 call, for a library of Metal.
+      .def("generated_kernel", torch::wrap_pybind_function(&GraphKernel::operator()));
 }
 
 }  // namespace portable_mps

@@ -6,6 +6,7 @@
 #include "generator.h"
 #include "graph_kernel.h"
 #include "hooks.h"
+#include "lists.h"
 #include "pinned.h"
 #include "pointwise.h"
 #include "quantized.h"
@@ -32,6 +33,7 @@ PYBIND11_MODULE(TORCH_EXTENSION_NAME, module) {
   bind_replay(module);
   bind_cross_entropy(module);
   bind_graph_kernel(module);
+  bind_lists(module);
 
   module.def("allocated_memory", &allocated_memory);
   module.def("driver_memory", &driver_memory);

@@ -164,3 +164,16 @@ def default_generator() -> torch.Generator: ...
 def reserve_philox(generator: torch.Generator | None, counters: int) -> tuple[int, int]: ...
 def drawn_numbers(seed: int, counter: int) -> tuple[torch.Tensor, torch.Tensor]:
     """Both as whole numbers on the CPU, from 2^63 on below zero, which replays know for what they are."""
+
+def empty_like_each(tensors: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+    """torch.empty_like of each."""
+
+class ListTables:
+    """See csrc/lists.cpp; dispatch/lists.py says what is returned."""
+
+    def of(
+        self, lists: Sequence[Sequence[torch.Tensor]], aside: int
+    ) -> tuple[torch.Tensor, tuple[int, int, int], bool] | None: ...
+    def joining(
+        self, parts: Sequence[torch.Tensor], dim: int, out: torch.Tensor
+    ) -> tuple[torch.Tensor, tuple[int, int, int], bool, int, int] | None: ...

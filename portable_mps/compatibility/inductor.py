@@ -94,28 +94,24 @@ def lay_out_convolutions(module: ModuleType) -> None:
 
 
 def compose_flex_attention(module: ModuleType) -> None:
-    """Its template is written in Metal, and has no gradient."""
+    """Torch's templates are written in Metal, without a gradient, or in Triton."""
     import torch
-    from torch._inductor.kernel.flex import flex_mps
     from torch._inductor.lowering import lowerings
 
-    def forward(*arguments: Any) -> Any:
-        from portable_mps.inductor import flex
+    def replace(operator: Any, name: str) -> None:
+        of_others = lowerings[operator]
 
-        return flex.forward(*arguments)
+        def lower(*arguments: Any, **options: Any) -> Any:
+            if arguments[0].get_device().type != "mps":
+                return of_others(*arguments, **options)
+            from portable_mps.inductor import flex
 
-    operator = torch.ops.higher_order.flex_attention_backward
-    of_others = lowerings[operator]
+            return getattr(flex, name)(*arguments, **options)
 
-    def backward(*arguments: Any, **options: Any) -> Any:
-        if arguments[0].get_device().type != "mps":
-            return of_others(*arguments, **options)
-        from portable_mps.inductor import flex
+        lowerings[operator] = lower
 
-        return flex.backward(*arguments)
-
-    lowerings[operator] = backward
-    flex_mps.lower_mps = forward
+    replace(torch.ops.higher_order.flex_attention, "forward")
+    replace(torch.ops.higher_order.flex_attention_backward, "backward")
 
 
 def differentiate_flex_attention(module: ModuleType) -> None:

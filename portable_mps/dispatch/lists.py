@@ -7,22 +7,32 @@ come again, as in a training loop.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 
-from portable_mps.dispatch.launch import grid
+from portable_mps import _C
 from portable_mps.dispatch.promotion import storage
 from portable_mps.runtime import device
 from portable_mps.runtime.kernel import Template
 
-_CHUNK = 4096  # elements a workgroup, as in kernels/lists.slangh
-_AHEAD = 4  # elements that a thread reads before it writes
-_REMEMBERED = 128  # tables
+_AHEAD = 16  # elements of all lists that a thread reads before it writes
 _EVERYTHING = [(0, 2**64 - 1)]  # the memory that a dispatch over lists touches, as far as hazards go
 
-_tables: dict[tuple[int, ...], tuple[torch.Tensor, tuple[int, int, int]]] = {}
+Groups = tuple[int, int, int]
+
+
+class Table(NamedTuple):
+    """Where the tensors of lists are: on the device, workgroups for it, whether vectors of four are aligned in all."""
+
+    words: torch.Tensor
+    groups: Groups
+    is_wide: bool
+    lists: int
+    count: int  # tensors a list
+
+
+_tables = _C.ListTables()
 
 
 class ListKernel:
@@ -36,64 +46,51 @@ class ListKernel:
 
     def __call__(
         self,
-        lists: Sequence[Sequence[torch.Tensor]],
+        table: Table,
         compute: torch.dtype,
         addresses: Sequence[torch.Tensor | int | None] = (),
         numbers: Sequence[float] = (),
-        groups: tuple[int, int, int] | None = None,
+        groups: Groups | None = None,
         **defines: Any,
     ) -> None:
-        """Launch over lists of one length, whose i-th tensors lie in memory alike (`alike`).
+        """Launch over what the table lists.
 
         compute: a dtype whose compute type is the kernel's A. groups: the workgroups, if not one for each part of the
         first list's tensors.
         """
-        table, parts = table_of(lists)
-        groups = groups or parts
+        groups = groups or table.groups
         if 0 in groups:
             return
         accumulator = storage(compute).compute
         template = self._templates["d" if accumulator == "double" else "f"]
-        ahead = 1 if device.current().adapter.is_software else _AHEAD
-        kernel = template.variant(A=accumulator, LISTS=len(lists), AHEAD=ahead, **defines)
+        is_wide = table.is_wide and not device.current().adapter.is_software
+        ahead = max(_AHEAD // table.lists // 4, 1) * 4 if is_wide else 1
+        kernel = template.variant(A=accumulator, LISTS=table.lists, AHEAD=ahead, WIDE=int(is_wide), **defines)
         places = [a.data_ptr() if isinstance(a, torch.Tensor) else a or 0 for a in addresses]
-        packed = template.layout.pack(table.data_ptr(), *places, *numbers, len(lists[0]))
+        packed = template.layout.pack(table.words.data_ptr(), *places, *numbers, table.count)
         device.current().stream.recorder.launch_on_ranges(kernel, packed, groups, [], _EVERYTHING)
+
+
+def table_of(lists: Sequence[Sequence[torch.Tensor]], aside: int = 0) -> Table | None:
+    """The table of lists whose i-th tensors are alike: of one shape, dense on the device, laid out in one order.
+
+    Each list has one dtype. The last `aside` of them are of single elements, wherever these are. None for other lists.
+    """
+    found = _tables.of(lists, aside)
+    return found and Table(*found, len(lists), len(lists[0]))
+
+
+def table_of_joined(parts: Sequence[torch.Tensor], dim: int, out: torch.Tensor) -> tuple[Table, int, int] | None:
+    """The table of contiguous tensors of one dtype and of where they belong in `out`, which is joined of them along `dim`.
+
+    And the rows that each has before that dimension, and the elements of a row of `out`, which is as large as that
+    takes, and apart from them in memory. Elements of 16 bytes are two. None for others.
+    """
+    found = _tables.joining(parts, dim, out)
+    return found and (Table(*found[:3], 2, len(parts)), *found[3:])
 
 
 def types(name: str, dtype: torch.dtype) -> dict[str, Any]:
     """Definitions of a dtype: NAME its storage, LOAD_NAME(x) and STORE_NAME(x)."""
     row = storage(dtype)
     return {name: row.type, f"LOAD_{name}(x)": row.load.format("x"), f"STORE_{name}(x)": row.store.format("x")}
-
-
-def alike(tensors: Sequence[torch.Tensor]) -> bool:
-    """Whether elements at one place of a shape are at one place in memory in all, and all are dense on the device."""
-    first = tensors[0]
-    shape = first.shape
-    if first.is_contiguous():
-        return all(t.is_contiguous() and t.shape == shape and t.is_mps for t in tensors)
-    # Dense in another order of dimensions, as the weights of a channels_last model.
-    stride = first.stride()
-    return (
-        first.dim() == 4
-        and first.is_contiguous(memory_format=torch.channels_last)
-        and all(t.shape == shape and t.stride() == stride and t.is_mps for t in tensors)
-    )
-
-
-def table_of(lists: Sequence[Sequence[torch.Tensor]]) -> tuple[torch.Tensor, tuple[int, int, int]]:
-    """The table on the device, and the workgroups for it."""
-    sizes = [t.numel() for t in lists[0]]
-    key = (*sizes, *[t.data_ptr() for tensors in lists for t in tensors])
-    known = _tables.get(key)
-    if known is None:
-        if len(_tables) >= _REMEMBERED:
-            _tables.pop(next(iter(_tables)))
-        count = len(sizes)
-        words = np.zeros(len(key) + count + 1, np.uint64)
-        words[1 : count + 1] = np.cumsum([-(-size // _CHUNK) for size in sizes])
-        words[count + 1 :] = key
-        table = torch.from_numpy(words.view(np.int64)).to("mps")
-        known = _tables[key] = table, grid(int(words[count]))
-    return known

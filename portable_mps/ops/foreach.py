@@ -12,8 +12,9 @@ from typing import Any
 
 import torch
 
+from portable_mps import _C
 from portable_mps.dispatch.launch import grid
-from portable_mps.dispatch.lists import ListKernel, alike, table_of, types
+from portable_mps.dispatch.lists import ListKernel, Table, table_of, types
 from portable_mps.dispatch.promotion import summed_in
 from portable_mps.dispatch.registry import register
 
@@ -27,15 +28,12 @@ Tensors = list[torch.Tensor]
 Number = float | torch.Tensor | Sequence[float] | None
 
 
-def _fits(lists: Sequence[Tensors]) -> bool:
-    """Whether a kernel takes the lists: of one length and floating dtype, laid out alike."""
-    count = len(lists[0])
-    if count == 0 or any(len(tensors) != count for tensors in lists):
-        return False
+def _dtype_of(lists: Sequence[Tensors]) -> torch.dtype | None:
+    """The floating dtype that the first tensors of the lists share."""
+    if not all(lists):
+        return None
     dtype = lists[0][0].dtype
-    if dtype not in _FLOATS or any(t.dtype != dtype for tensors in lists for t in tensors):
-        return False
-    return all(alike(tensors) for tensors in zip(*lists, strict=True))
+    return dtype if dtype in _FLOATS and all(tensors[0].dtype == dtype for tensors in lists) else None
 
 
 def _source(number: Number, operands: Tensors) -> tuple[str, float, torch.Tensor | None] | None:
@@ -77,13 +75,14 @@ def _register_form(name: str, expression: str, lists: int, has_number: bool, has
         factor = keywords.get("alpha", 1)
         # Left out where it is its default, 1.
         number = (arguments[lists] if len(arguments) > lists else 1) if has_number else None
-        source = None
-        if _fits(operands) and type(factor) in (int, float):
-            source = _source(number, operands[0])
-        if source is None:
+        dtype = _dtype_of(operands)
+        if dtype is None or type(factor) not in (int, float) or (source := _source(number, operands[0])) is None:
             return loop(*arguments, **keywords)
-        results = operands[0] if in_place else [torch.empty_like(t) for t in operands[0]]
-        _launch(results, operands, expression, source, float(factor))
+        results = operands[0] if in_place else _C.empty_like_each(operands[0])
+        table = table_of([results, *operands])
+        if table is None:
+            return loop(*arguments, **keywords)
+        _launch(table, dtype, dtype, expression, source, float(factor))
         return None if in_place else results
 
     register(name, run)
@@ -100,16 +99,17 @@ def _loop(name: str) -> Callable[..., Any]:
 
 
 def _launch(
-    results: Tensors,
-    operands: Sequence[Tensors],
+    table: Table,
+    dtype: torch.dtype,
+    result: torch.dtype,
     expression: str,
     source: tuple[str, float, torch.Tensor | None] = ("NUMBER", 0.0, None),
     factor: float = 1.0,
 ) -> None:
+    """Of the table's first list, of dtype `result`, make the expression of the others, of `dtype`."""
     kind, number, values = source
-    dtype = operands[0][0].dtype if operands else results[0].dtype
-    defines = {"EXPRESSION": expression, "SOURCE": kind, **types("IN", dtype), **types("OUT", results[0].dtype)}
-    _apply([results, *operands], dtype, (values,), (number, factor), **defines)
+    defines = {"EXPRESSION": expression, "SOURCE": kind, **types("IN", dtype), **types("OUT", result)}
+    _apply(table, dtype, (values,), (number, factor), **defines)
 
 
 _UNARY = (
@@ -154,18 +154,19 @@ _zero_loop, _copy_loop, _norm_loop = (_loop(f"_foreach_{n}") for n in ("zero_", 
 
 
 def foreach_zero_(self: Tensors) -> None:
-    if not _fits([self]):
+    dtype = _dtype_of([self])
+    table = None if dtype is None else table_of([self])
+    if dtype is None or table is None:
         return _zero_loop(self)
-    return _launch(self, [], "A(0)")
+    return _launch(table, dtype, dtype, "A(0)")
 
 
 def foreach_copy_(self: Tensors, src: Tensors, non_blocking: bool = False) -> None:
-    fits = len(self) == len(src) > 0
-    for tensors in (self, src):
-        fits = fits and all(t.dtype == tensors[0].dtype and t.dtype in _FLOATS for t in tensors)
-    if fits and all(alike(pair) for pair in zip(self, src, strict=True)):
-        return _launch(self, [src], "a")
-    return _copy_loop(self, src, non_blocking)
+    from_dtype, to_dtype = _dtype_of([src]), _dtype_of([self])
+    table = None if from_dtype is None or to_dtype is None else table_of([self, src])
+    if from_dtype is None or to_dtype is None or table is None:
+        return _copy_loop(self, src, non_blocking)
+    return _launch(table, from_dtype, to_dtype, "a")
 
 
 # By order: what an element adds to a sum or a maximum, and what makes the norm of that.
@@ -178,20 +179,17 @@ _NORMS = {
 
 def foreach_norm(self: Tensors, ord: float = 2, dtype: torch.dtype | None = None) -> Tensors:
     defines: dict[str, Any] | None = _NORMS.get(float(ord)) if isinstance(ord, (int, float)) else None
-    if (
-        defines is None
-        or dtype is not None
-        or not _fits([self])
-        or (ord == math.inf and not all(t.numel() for t in self))
-    ):
+    kind = _dtype_of([self])
+    if defines is None or dtype is not None or kind is None or (ord == math.inf and not all(t.numel() for t in self)):
         return _norm_loop(self, ord, dtype)
-    kind = self[0].dtype
     results = list(torch.empty(len(self), dtype=kind, device="mps").unbind())
-    groups = table_of([self, results])[1]
-    values = torch.empty(groups[0] * groups[1], dtype=summed_in(kind), device="mps")
+    table = table_of([self, results], aside=1)
+    if table is None:
+        return _norm_loop(self, ord, dtype)
+    values = torch.empty(table.groups[0] * table.groups[1], dtype=summed_in(kind), device="mps")
     defines = {**defines, **types("IN", kind), **types("OUT", kind)}
-    _norm_of_parts([self, results], kind, (values,), (0.0, 0.0), **defines)
-    _norm([self, results], kind, (values,), (0.0, 0.0), groups=grid(len(self)), **defines)
+    _norm_of_parts(table, kind, (values,), (0.0, 0.0), **defines)
+    _norm(table, kind, (values,), (0.0, 0.0), groups=grid(len(self)), **defines)
     return results
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from portable_mps.dispatch.lists import ListKernel, alike, types
+from portable_mps.dispatch.lists import ListKernel, table_of, types
 from portable_mps.dispatch.registry import register
 
 _adam = ListKernel("optimizer", "step", addresses=3, numbers=9)
@@ -36,34 +36,50 @@ def _step(
     if not params:
         return
     dtype = params[0].dtype
-    for tensors in lists:
-        if len(tensors) != len(params):
-            raise RuntimeError("params, grads and the optimizer's state must have the same length")
-        if any(t.dtype != dtype for t in tensors):
-            raise RuntimeError(f"params, grads and the optimizer's state must all have the dtype {dtype}")
-    for number in (*scaling, *(steps or ())):
-        if number is not None and not (number.is_mps and number.dtype == torch.float32 and number.numel() == 1):
-            raise RuntimeError("steps, grad_scale and found_inf must be float32 scalars on the MPS device")
+    if any(len(tensors) != len(params) for tensors in lists):
+        raise RuntimeError("params, grads and the optimizer's state must have the same length")
+    for number in (*scaling, *(steps or ())[:1]):
+        _check_number(number)
     lr_tensor = None
     if isinstance(lr, torch.Tensor):
         if lr.is_mps:
             lr_tensor, lr = lr.to(torch.float32), 0.0
         else:
             lr = lr.item()
-    dense = [list(tensors) for tensors in lists]
-    odd = [i for i, tensors in enumerate(zip(*lists, strict=True)) if not alike(tensors)]
-    for i in odd:
-        for tensors in dense:
-            if tensors[i].shape != params[i].shape or not tensors[i].is_mps:
-                raise RuntimeError("params, grads and the optimizer's state must share shapes, on the MPS device")
-            tensors[i] = tensors[i].contiguous()
-    table = dense if steps is None else [*dense, steps]
+    counters = [] if steps is None else [steps]
+    dense = lists
+    table = table_of([*lists, *counters], aside=len(counters))
+    if table is None or any(tensors[0].dtype != dtype for tensors in lists):
+        dense = _dense(lists, steps)
+        table = table_of([*dense, *counters], aside=len(counters))
+        assert table is not None
     defines |= {"STATES": len(lists), **types("T", dtype)}
     kernel(table, dtype, (lr_tensor, *scaling), (lr, *numbers), **defines)
-    for i in odd:
+    if dense is not lists:
         for tensors, originals in zip(dense, lists, strict=True):
-            if tensors[i] is not originals[i]:
-                originals[i].copy_(tensors[i])
+            for tensor, original in zip(tensors, originals, strict=True):
+                if tensor is not original:
+                    original.copy_(tensor)
+
+
+def _dense(lists: Sequence[list[torch.Tensor]], steps: list[torch.Tensor] | None) -> list[list[torch.Tensor]]:
+    """The lists with contiguous tensors for those that are not; RuntimeError where there is more to it."""
+    params = lists[0]
+    for tensors in lists:
+        if any(t.dtype != params[0].dtype for t in tensors):
+            raise RuntimeError(
+                f"params, grads and the optimizer's state must all have the dtype {params[0].dtype}"
+            )
+        if any(t.shape != p.shape or not t.is_mps for t, p in zip(tensors, params, strict=True)):
+            raise RuntimeError("params, grads and the optimizer's state must share shapes, on the MPS device")
+    for number in steps or ():
+        _check_number(number)
+    return [[t.contiguous() for t in tensors] for tensors in lists]
+
+
+def _check_number(number: torch.Tensor | None) -> None:
+    if number is not None and not (number.is_mps and number.dtype == torch.float32 and number.numel() == 1):
+        raise RuntimeError("steps, grad_scale and found_inf must be float32 scalars on the MPS device")
 
 
 def _register(name: str, function: Callable[..., None]) -> None:

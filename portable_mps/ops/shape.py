@@ -12,7 +12,7 @@ from torch._prims_common import suggest_memory_format
 
 from portable_mps.dispatch import deterministic
 from portable_mps.dispatch.checks import COMPLEX, FLOATS, INTEGERS, require_dtype
-from portable_mps.dispatch.lists import ListKernel
+from portable_mps.dispatch.lists import ListKernel, table_of_joined
 from portable_mps.dispatch.probe import refuse_as_cpu
 from portable_mps.dispatch.promotion import scalar_type
 from portable_mps.dispatch.registry import implements
@@ -28,6 +28,7 @@ from portable_mps.dispatch.strided import (
     resized,
     separate,
     word,
+    word_of,
     wrapped_dim,
     written,
 )
@@ -66,6 +67,10 @@ _cat = ListKernel("cat", "cat", addresses=2)
 def cat_out(tensors: Sequence[torch.Tensor], dim: int = 0, *, out: torch.Tensor) -> torch.Tensor:
     if not tensors:
         raise ValueError("torch.cat(): expected a non-empty list of Tensors")
+    if len(tensors) >= _MANY and (joined := table_of_joined(tensors, dim if dim >= 0 else dim + out.dim(), out)):
+        table, rows, pitch = joined
+        _cat(table, torch.float32, (rows, pitch), T=word_of(min(out.itemsize, 8)), ROWS=int(rows > 1))
+        return out
     castable(out, functools.reduce(torch.promote_types, [t.dtype for t in tensors]), TypeError)
     on_device(*tensors)
     separate(out, *tensors)
@@ -92,22 +97,9 @@ def cat_out(tensors: Sequence[torch.Tensor], dim: int = 0, *, out: torch.Tensor)
     for part in parts:
         places.append(out.narrow(dim, start, part.size(dim)))
         start += part.size(dim)
-    if len(parts) >= _MANY and out.is_contiguous() and _is_plain(parts, out):
-        rows, pitch = math.prod(shape[:dim]), math.prod(shape[dim:])
-        _cat([parts, places], torch.float32, (max(rows, 1), pitch), T=word(out.dtype), ROWS=int(rows > 1))
-        return out
     for place, part in zip(places, parts, strict=True):
         place.copy_(part)
     return out
-
-
-def _is_plain(parts: Sequence[torch.Tensor], out: torch.Tensor) -> bool:
-    """Whether joining is moving memory: contiguous tensors of out's dtype on the device."""
-    if out.is_neg() or out.is_conj():
-        return False
-    return all(
-        t.is_mps and t.dtype == out.dtype and t.is_contiguous() and not t.is_neg() and not t.is_conj() for t in parts
-    )
 
 
 @implements("flip")
