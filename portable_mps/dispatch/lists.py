@@ -68,7 +68,9 @@ class ListKernel:
         kernel = template.variant(A=accumulator, LISTS=table.lists, AHEAD=ahead, WIDE=int(is_wide), **defines)
         places = [a.data_ptr() if isinstance(a, torch.Tensor) else a or 0 for a in addresses]
         packed = template.layout.pack(table.words.data_ptr(), *places, *numbers, table.count)
-        device.current().stream.recorder.launch_on_ranges(kernel, packed, groups, [], _EVERYTHING)
+        stream = device.current().stream
+        stream.recorder.launch_on_ranges(kernel, packed, groups, [], _EVERYTHING)
+        stream.poll()  # a dispatch for a whole model is worth handing over at once
 
 
 def table_of(lists: Sequence[Sequence[torch.Tensor]], aside: int = 0) -> Table | None:
