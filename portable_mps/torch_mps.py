@@ -142,6 +142,18 @@ def _support_cpu_collectives() -> None:
     config.__init__ = init  # type: ignore[method-assign]
 
 
+def _is_any_autocast_enabled() -> bool:
+    """Also on `mps`, which torch's own leaves out.
+
+    By this, compiled code keeps the dtypes that were cast when it was traced, and finds what it has on disk. (Dynamo
+    takes it as a constant of its guards, as it does torch's.)
+    """
+    return _of_others() or torch.is_autocast_enabled("mps")
+
+
+_of_others = torch._C._is_any_autocast_enabled
+
+
 class _OnlyDevice(contextlib.nullcontext[None]):
     """torch.cuda.device's counterpart, for a process with one GPU."""
 
@@ -153,6 +165,7 @@ def install() -> None:
     """Give `torch._C` the functions that torch.mps and torch.backends.mps are written against."""
     events = _Events()
     functions: dict[str, Any] = {
+        "_is_any_autocast_enabled": _is_any_autocast_enabled,
         "_mps_is_in_bad_fork": _is_in_bad_fork,
         "_mps_is_available": lambda: _bridge().adapter_count() > 0,
         "_mps_is_on_macos_or_newer": lambda major, minor: True,
