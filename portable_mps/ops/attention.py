@@ -16,7 +16,7 @@ import torch
 
 from portable_mps import _C
 from portable_mps.dispatch.engines import PLAIN, WORKGROUP, engine_for
-from portable_mps.dispatch.launch import Seed, check_turns, draw, grid, remember
+from portable_mps.dispatch.launch import Seed, check_turns, draw, grid, launch, remember
 from portable_mps.dispatch.promotion import storage
 from portable_mps.dispatch.registry import implements, reserve
 from portable_mps.ops.attention_tiles import (
@@ -59,6 +59,8 @@ _workgroup_forward = Template("attention/workgroup_forward", "forward", FORWARD_
 _workgroup_backward = Template("attention/workgroup_backward", "backward", BACKWARD_LAYOUT)
 _subgroup_forward = Template("attention/subgroup_forward", "forward", FORWARD_LAYOUT)
 _subgroup_backward = Template("attention/subgroup_backward", "backward", BACKWARD_LAYOUT)
+_mask_extents = Template("attention/extents", "extents", "QQqqqqIIII")
+_EXTENT = 16  # rows or columns that share an extent, as in kernels/attention/extent.slangh
 _plans: dict[tuple[Any, ...], _Plan] = {}
 
 reserve("scaled_dot_product_attention", "csrc/attention.cpp")
@@ -189,13 +191,31 @@ def _problem(
         is_causal=is_causal,
         scale=1 / math.sqrt(query.shape[3]) if scale is None else scale,
         dropout=dropout,
+        extents=_extents(attn_bias, query, key),
     )
+
+
+_LEAST = (32, 128)  # rows and columns from which it pays to know a mask's extents
+
+
+def _extents(mask: torch.Tensor | None, query: torch.Tensor, key: torch.Tensor) -> torch.Tensor | None:
+    """Of a mask of bool (kernels/attention/extents.slang): tiles that it leaves nothing of are not visited."""
+    rows, columns = query.shape[2], key.shape[2]
+    if mask is None or mask.dtype != torch.bool or rows < _LEAST[0] or columns < _LEAST[1]:
+        return None
+    mask = mask.expand(*query.shape[:3], columns)
+    batch, heads = (1 if mask.stride(dim) == 0 else mask.shape[dim] for dim in (0, 1))
+    blocks = -(-rows // _EXTENT) + -(-columns // _EXTENT)
+    extents = torch.empty((batch, heads, blocks, 2), dtype=torch.int32, device=mask.device)
+    arguments = (mask, extents, *mask.stride(), heads, rows, columns, batch * heads)
+    launch(_mask_extents, grid(batch * heads * blocks), arguments, (mask,), (extents,))
+    return extents
 
 
 def _key(problem: Problem) -> tuple[Any, ...]:
     engine = engine_for(problem.query.dtype)
     tensors = (problem.query, problem.key, problem.value, problem.bias)
-    return (*map(_layout, tensors), problem.is_causal, problem.scale, problem.dropout, engine)
+    return (*map(_layout, tensors), problem.extents is None, problem.is_causal, problem.scale, problem.dropout, engine)
 
 
 def _forward(problem: Problem, results: _Results, words: tuple[int, int]) -> None:
@@ -203,15 +223,16 @@ def _forward(problem: Problem, results: _Results, words: tuple[int, int]) -> Non
     output, residual, sums, _ = results
     key = ("forward", *_key(problem), output.stride(), residual is not None)
     main, merge, splits = _memoised(key, lambda: _forward_plan(problem, output, _residual_kind(residual)))
-    q, k, v, bias = problem.query, problem.key, problem.value, problem.bias
+    q, k, v, bias, extents = problem.query, problem.key, problem.value, problem.bias, problem.extents
     writes = [t for t in results if t is not None]
     if merge is None:
-        main.record((q, k, v, *results, bias), (q, k, v, bias), writes, words)
+        main.record((q, k, v, *results, bias, extents), (q, k, v, bias, extents), writes, words)
         return
     parts = sums.new_empty((splits, problem.lines, problem.rows, problem.depth))
     statistics = sums.new_empty((2, splits, problem.lines, problem.rows))
-    main.record((q, k, v, parts, None, None, statistics, bias), (q, k, v, bias), (parts, statistics), words)
-    merge.record((parts, statistics, None, *results, None), (parts, statistics), writes)
+    reads = (q, k, v, bias, extents)
+    main.record((q, k, v, parts, None, None, statistics, bias, extents), reads, (parts, statistics), words)
+    merge.record((parts, statistics, None, *results, None, None), (parts, statistics), writes)
 
 
 def _forward_plan(problem: Problem, output: torch.Tensor, kind: int) -> _Plan:
@@ -245,7 +266,8 @@ def _forward_plan(problem: Problem, output: torch.Tensor, kind: int) -> _Plan:
     apart = (*strides, 0, 0, *problem.bias_strides(), *rows, 0, *problem.sizes())
     numbers = (*apart, tiles, span, *problem.numbers())
     main = _Launch(template, groups, numbers, at, SPLIT=1, RESIDUAL=0, **defines)
-    merged = problem.variant() | {"BIASED": 0, "B": "float", "LOAD_B(x)": "x", "CAUSAL": 0, "DROPOUT": 0}
+    merged = problem.variant() | {"BIASED": 0, "B": "float", "LOAD_B(x)": "x", "EXTENTS": 0}
+    merged |= {"CAUSAL": 0, "DROPOUT": 0}
     numbers = (*whole, splits, span, *problem.numbers())
     return main, _Launch(_merge, grid(-(-output.numel() // 256)), numbers, at, RESIDUAL=kind, **merged), splits
 
@@ -332,8 +354,8 @@ def _mean_slopes(
 
     key = ("means", output.shape, output.stride(), grad.stride(), grad.dtype, kind, logs is not None)
     writes = (means,) if logs is None else (means, logs)
-    launch = _memoised(key, plan)
-    launch.record((output, residual, grad, means, kept, logs), (output, residual, grad, kept), writes, ())
+    kernel = _memoised(key, plan)
+    kernel.record((output, residual, grad, means, kept, logs), (output, residual, grad, kept), writes, ())
     return means, logs
 
 
@@ -353,12 +375,12 @@ def _gradient(
     """
     grad, kept, logs, means = known
     key = (mode, *_key(problem), _layout(grad), _layout(first), _layout(second), logs is not None, summed)
-    launch, is_plain = _memoised(key, lambda: _gradient_plan(mode, problem, grad, first, second, summed))
+    kernel, is_plain = _memoised(key, lambda: _gradient_plan(mode, problem, grad, first, second, summed))
     statistics = kept if is_plain or logs is None else logs
-    q, k, v, bias = problem.query, problem.key, problem.value, problem.bias
+    q, k, v, bias, extents = problem.query, problem.key, problem.value, problem.bias, problem.extents
     reads = (q, k, v, grad, statistics, means)
     writes = (first,) if second is None else (first, second)
-    launch.record((*reads, first, second, bias), (*reads, bias), writes, words)
+    kernel.record((*reads, first, second, bias, extents), (*reads, bias, extents), writes, words)
 
 
 def _gradient_plan(

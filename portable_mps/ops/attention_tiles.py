@@ -27,6 +27,7 @@ class Problem:
     is_causal: bool
     scale: float
     dropout: float
+    extents: torch.Tensor | None = None  # where a mask of bool lets anything take part: kernels/attention/extents.slang
 
     @property
     def lines(self) -> int:
@@ -70,7 +71,7 @@ class Problem:
     def packed(self) -> Problem:
         """The same problem with heads that share keys as rows of one head, so that keys are read once."""
         bias = None if self.bias is None else self.pack(self.bias)
-        return replace(self, query=self.pack(self.query), bias=bias)
+        return replace(self, query=self.pack(self.query), bias=bias, extents=None)
 
     def variant(self) -> dict[str, Any]:
         """The compile key's part that every kernel has."""
@@ -84,6 +85,7 @@ class Problem:
             "B": mask.type,
             "LOAD_B(x)": mask.load.format("x"),
             "BIASED": 0 if self.bias is None else 2 if is_bool else 1,
+            "EXTENTS": int(self.extents is not None),
             "CAUSAL": int(self.is_causal),
             "DROPOUT": int(self.dropout > 0),
         }
@@ -114,8 +116,8 @@ def expanded(bias: torch.Tensor | None, query: torch.Tensor, key: torch.Tensor) 
     return bias.expand(*query.shape[:3], key.shape[2])
 
 
-FORWARD_LAYOUT = "8Q12q2Q4i9I3f"  # of Params in kernels/attention/forward.slangh
-BACKWARD_LAYOUT = "9Q10q2Q6i9I3f"  # and in backward.slangh
+FORWARD_LAYOUT = "9Q12q2Q4i9I3f"  # of Params in kernels/attention/forward.slangh
+BACKWARD_LAYOUT = "10Q10q2Q6i9I3f"  # and in backward.slangh
 FORWARD, QUERIES, KEYS, BIAS = "FORWARD", "QUERIES", "KEYS", "BIAS"  # which kernel; MODE of the backward ones
 
 

@@ -179,7 +179,7 @@ def flex_attention(
     launch(
         _template("forward", FORWARD_LAYOUT + flex.layout),
         grid(tiles * problem.lines),
-        (q, k, v, output, None, sums, kept, None, *strides, *rest, *flex.arguments),
+        (q, k, v, output, None, sums, kept, None, None, *strides, *rest, *flex.arguments),
         (q, k, v, *flex.reads),
         (output, sums, kept),
         SPLIT=0,
@@ -251,7 +251,7 @@ def _gradient(
     launch(
         _template("backward", BACKWARD_LAYOUT + flex.layout),
         grid(-(-own // height) * problem.lines // members),
-        (*tensors, statistics, means, first, second, None, *outside, 0, 0, 0, 0, 0, 0, *rest, *flex.arguments),
+        (*tensors, statistics, means, first, second, None, None, *outside, 0, 0, 0, 0, 0, 0, *rest, *flex.arguments),
         (*tensors, statistics, means, *flex.reads),
         (*results, *flex.gradients),
         MODE=mode,

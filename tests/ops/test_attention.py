@@ -204,6 +204,49 @@ def test_rows_with_nothing_to_attend_to():
     compare(lambda q, k, v, m: attend(q, k, v, attn_mask=m), q, k, v, mask, **CLOSE)
 
 
+def _band(rows, columns, before, behind):
+    apart = torch.arange(columns) - torch.arange(rows)[:, None]
+    return (-before <= apart) & (apart <= behind)
+
+
+# Masks of which whole tiles leave nothing, by rows and columns.
+SPARSE = {
+    "causal": lambda r, c: _band(r, c, c, 0),
+    "the future": lambda r, c: _band(r, c, -1, c),
+    "window": lambda r, c: _band(r, c, 20, 5),
+    "window, causal": lambda r, c: _band(r, c, 70, 0),
+    "padding": lambda r, c: torch.arange(c) < torch.tensor([c - 1, 37])[:, None, None, None],
+    "padding in front": lambda r, c: torch.arange(c) >= torch.tensor([0, c - 3])[:, None, None, None],
+    "causal and padding": lambda r, c: _band(r, c, c, 0) & SPARSE["padding"](r, c),
+    "documents": lambda r, c: (torch.arange(r)[:, None] // 30) == (torch.arange(c) // 30),
+    "far apart": lambda r, c: (torch.arange(c) % 97 == 5) & (torch.arange(r)[:, None] % 41 < 2),
+    "by head": lambda r, c: torch.stack([_band(r, c, 3, 3), _band(r, c, 0, c)]).expand(2, 2, r, c),
+    "some rows with nothing": lambda r, c: _band(r, c, c, 0) & (torch.arange(r)[:, None] > 33),
+    "nothing": lambda r, c: torch.zeros(r, c, dtype=torch.bool),
+    "one of a batch with nothing": lambda r, c: torch.tensor([True, False])[:, None, None, None].expand(2, 1, r, c),
+    "transposed": lambda r, c: _band(c, r, c, 0).T,
+}
+
+
+@pytest.mark.parametrize("kind", SPARSE)
+@pytest.mark.parametrize("rows,columns,group", [(70, 300, 1), (129, 128, 2), (33, 131, 1)])
+def test_tiles_that_a_mask_leaves_nothing_of(kind, rows, columns, group):
+    q = normal(2, 2, rows, 8)
+    k, v = normal(2, 2 // group, columns, 8, seed=1), normal(2, 2 // group, columns, 5, seed=2)
+    check(q, k, v, SPARSE[kind](rows, columns))
+
+
+def test_tiles_that_a_mask_leaves_nothing_of_in_half_types_and_parts(monkeypatch):
+    from portable_mps.ops import attention
+
+    monkeypatch.setattr(attention, "_split", halves)
+    monkeypatch.setattr(attention, "_plans", {})
+    for dtype in (torch.float32, torch.bfloat16):
+        q, k, v = (normal(2, 2, size, 16, seed=size).to(dtype) for size in (70, 300, 300))
+        for kind in SPARSE:
+            check(q, k, v, SPARSE[kind](70, 300), **({} if dtype == torch.float32 else LOOSE))
+
+
 def test_infinite_scores_become_nan_as_on_the_cpu():
     q, k, v = heads(2, 3)
     q[0, 0, 0, 0] = math.inf

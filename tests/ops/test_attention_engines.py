@@ -37,13 +37,14 @@ def loaded(monkeypatch):
 def plan_every_kernel(dtype, width=64):
     from portable_mps.ops import attention
 
-    q = torch.empty(1, 2, 64, width, dtype=dtype, device="mps")
-    masks = [torch.empty(64, 64, dtype=kind, device="mps") for kind in (torch.bool, torch.float32, torch.float64)]
-    for mask in (None, q[..., :1].expand(-1, -1, -1, 64), *masks):
-        problem = attention._problem(q, q, q, mask, True, None, 0.1)
+    q, k = (torch.empty(1, 2, size, width, dtype=dtype, device="mps") for size in (64, 128))
+    masks = [torch.empty(64, 128, dtype=kind, device="mps") for kind in (torch.bool, torch.float32, torch.float64)]
+    for mask in (None, q[..., :1].expand(-1, -1, -1, 128), *masks):
+        problem = attention._problem(q, k, k, mask, True, None, 0.1)
+        assert (problem.extents is not None) == (mask is masks[0])
         attention._forward_plan(problem, q, 0)
         for mode in ("QUERIES", "KEYS"):
-            attention._gradient_plan(mode, problem, q, q, q, 0)
+            attention._gradient_plan(mode, problem, q, k, k, 0)
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
