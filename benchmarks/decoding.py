@@ -1,4 +1,4 @@
-"""Times greedy decoding of one sequence with a LLaMA of a billion parameters, on one device. compare.py sets two side by side.
+"""Times greedy decoding of one sequence with a LLaMA of a billion parameters, on one device.
 
 In bfloat16, over a static cache, eager or with `torch.compile(mode="reduce-overhead")`. Weights are random, and what is
 timed does not depend on them. Needs transformers; nothing is downloaded.
@@ -95,8 +95,8 @@ def main() -> None:
         "tokens": tokens,
     }
     print(
-        f"{result['model']} on {result['adapter']}: {1 / seconds[-1]:.1f} tokens/s, {seconds[-1] * 1e3:.2f} ms a token; "
-        f"the first step took {seconds[0]:.1f} s"
+        f"{result['model']} on {result['adapter']}: {1 / seconds[-1]:.1f} tokens/s, {seconds[-1] * 1e3:.2f} ms "
+        f"a token; the first step took {seconds[0]:.1f} s"
     )
     if options.out:
         options.out.write_text(json.dumps([result], indent=1))

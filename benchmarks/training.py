@@ -173,8 +173,8 @@ def main() -> None:
             results.append(result)
             print(
                 f"{model} {dtype} on {result['adapter']}: {result['median_step_s'] * 1e3:.1f} ms a step, "
-                f"the first {result['seconds'][0]:.1f} s, loss {result['losses'][0]:.4f} to {result['losses'][-1]:.4f}, "
-                f"{len(result['fallbacks'])} fallbacks"
+                f"the first {result['seconds'][0]:.1f} s, loss {result['losses'][0]:.4f} to "
+                f"{result['losses'][-1]:.4f}, {len(result['fallbacks'])} fallbacks"
             )
             if options.out:  # after each: a run cut short keeps what it has
                 options.out.write_text(json.dumps(results, indent=1))

@@ -43,6 +43,7 @@ MENDS = (
     Mend("torch._subclasses.fake_impls", "it lays out Metal's convolutions", "inductor.lay_out_convolutions"),
     Mend("torch._inductor.config", "compiled code draws other random numbers than eager's", "inductor.draw_as_eager"),
     Mend("torch._inductor.codegen.mps", "its kernels are written in Metal", "inductor.generate_slang"),
+    Mend("torch._inductor.lowering", "embeddings' gradients wait for atomics", "inductor.keep_embeddings"),
     Mend("torch._inductor.output_code", "it replays CUDA's launches alone", "inductor.replay_graphs"),
     Mend("torch._inductor.ir", "its guards on strides may not be evaluated", "inductor.compare_strides"),
     Mend("torch._inductor.kernel.flex.flex_attention", "its template is in Metal", "inductor.compose_flex_attention"),

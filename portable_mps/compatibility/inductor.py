@@ -59,6 +59,26 @@ def replay_graphs(module: ModuleType) -> None:
     module.CompiledFxGraph.post_compile = with_replays
 
 
+def keep_embeddings(module: ModuleType) -> None:
+    """The gradient of an embedding stays eager's, which sorts: added up by atomics, equal tokens wait for each other.
+
+    So do all of BERT's for the two rows of their types.
+    """
+    import torch
+    from torch._inductor.decomposition import decompositions
+
+    operator = torch.ops.aten.embedding_dense_backward
+    of_others = decompositions[operator.default]
+
+    def decompose(grad_output: torch.Tensor, *arguments: Any, **options: Any) -> Any:
+        if grad_output.device.type == "mps":
+            return NotImplemented
+        return of_others(grad_output, *arguments, **options)
+
+    decompositions[operator.default] = decompose
+    module.make_fallback(operator, warn=False, override_decomp=True)
+
+
 def compare_strides(module: ModuleType) -> None:
     """Whether a stride is a multiple of another, asked with torch's remainder of symbols: that of sympy makes of it a
     power of minus one, which no guard can hold. Met by convolutions in graphs compiled for any size."""

@@ -29,7 +29,7 @@ class Table(NamedTuple):
     groups: Groups
     is_wide: bool
     lists: int
-    count: int  # tensors a list
+    length: int  # tensors in each
 
 
 _tables = _C.ListTables()
@@ -67,7 +67,7 @@ class ListKernel:
         ahead = max(_AHEAD // table.lists // 4, 1) * 4 if is_wide else 1
         kernel = template.variant(A=accumulator, LISTS=table.lists, AHEAD=ahead, WIDE=int(is_wide), **defines)
         places = [a.data_ptr() if isinstance(a, torch.Tensor) else a or 0 for a in addresses]
-        packed = template.layout.pack(table.words.data_ptr(), *places, *numbers, table.count)
+        packed = template.layout.pack(table.words.data_ptr(), *places, *numbers, table.length)
         stream = device.current().stream
         stream.recorder.launch_on_ranges(kernel, packed, groups, [], _EVERYTHING)
         stream.poll()  # a dispatch for a whole model is worth handing over at once
@@ -83,7 +83,7 @@ def table_of(lists: Sequence[Sequence[torch.Tensor]], aside: int = 0) -> Table |
 
 
 def table_of_joined(parts: Sequence[torch.Tensor], dim: int, out: torch.Tensor) -> tuple[Table, int, int] | None:
-    """The table of contiguous tensors of one dtype and of where they belong in `out`, which is joined of them along `dim`.
+    """The table of contiguous tensors of one dtype and of where they belong in `out`, joined of them along `dim`.
 
     And the rows that each has before that dimension, and the elements of a row of `out`, which is as large as that
     takes, and apart from them in memory. Elements of 16 bytes are two. None for others.

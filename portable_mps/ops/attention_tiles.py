@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import math
 from collections.abc import Sequence
@@ -112,8 +113,14 @@ def expanded(bias: torch.Tensor | None, query: torch.Tensor, key: torch.Tensor) 
         return None
     if bias.dtype == torch.bool and engine_for(query.dtype) == WORKGROUP:
         once = bias[tuple(slice(1) if stride == 0 else slice(None) for stride in bias.stride())]
-        bias = torch.zeros(once.shape, dtype=query.dtype, device=query.device).masked_fill_(~once, -torch.inf)
+        bias = torch.where(once, *_ends(query.dtype))
     return bias.expand(*query.shape[:3], key.shape[2])
+
+
+@functools.cache
+def _ends(dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
+    """What is added where a mask of bool is true, and where not: numbers of the host."""
+    return torch.tensor(0.0, dtype=dtype), torch.tensor(-torch.inf, dtype=dtype)
 
 
 FORWARD_LAYOUT = "9Q12q2Q4i9I3f"  # of Params in kernels/attention/forward.slangh

@@ -27,6 +27,8 @@ class _CrossEntropy(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, scores: torch.Tensor, target: torch.Tensor, reduction: int, ignored: int) -> torch.Tensor:
         """scores (rows, classes), target (rows) of int64."""
+        # As torch's composition, whose parts autocast takes in float32; the gradient is rounded as that of the cast.
+        dtype = torch.float32 if torch.is_autocast_enabled("mps") else scores.dtype
         rows, classes = scores.shape
         target = target.contiguous()
         logs, losses, weights = scores.new_empty((3, rows), dtype=torch.float32)
@@ -34,14 +36,14 @@ class _CrossEntropy(torch.autograd.Function):
         code = errors.arm("Target {index} is out of bounds.")
         arguments = (scores, target, logs, losses, weights, None, errors.address)
         numbers = (ignored, scores.stride(0), rows, classes, code)
-        _launch(_forward, scores, (*arguments, *numbers), (scores, target), (logs, losses, weights))
+        _launch(_forward, scores, scores, (*arguments, *numbers), (scores, target), (logs, losses, weights))
         if reduction == NONE:
-            result, total = losses.to(scores.dtype), None
+            result, total = losses.to(dtype), None
         else:
-            result, total = scores.new_empty(()), torch.empty((), dtype=torch.float32, device=scores.device)
+            result, total = losses.new_empty((), dtype=dtype), losses.new_empty(())
             reduced_losses(reduction, result, total, losses, weights)
         ctx.save_for_backward(scores, target, logs, *(() if total is None else (total,)))
-        ctx.reduction, ctx.ignored = reduction, ignored
+        ctx.reduction, ctx.ignored, ctx.dtype = reduction, ignored, torch.promote_types(dtype, scores.dtype)
         return result
 
     @staticmethod
@@ -49,30 +51,32 @@ class _CrossEntropy(torch.autograd.Function):
         scores, target, logs, *total = ctx.saved_tensors
         slope = gradients[0]
         if torch.is_grad_enabled():  # for a gradient of this
-            composed = torch.ops.aten.nll_loss(scores.log_softmax(1), target, None, ctx.reduction, ctx.ignored)
+            logarithms = scores.to(ctx.dtype).log_softmax(1)
+            composed = torch.ops.aten.nll_loss(logarithms, target, None, ctx.reduction, ctx.ignored)
             return (*torch.autograd.grad(composed, scores, slope, create_graph=True), None, None, None)
         slope = slope.contiguous()
         rows, classes = scores.shape
         gradient = torch.empty((rows, classes), dtype=scores.dtype, device=scores.device)
         arguments = (scores, target, logs, slope, total[0] if total else None, gradient, None)
         numbers = (ctx.ignored, scores.stride(0), rows, classes, 0)
+        reads = (scores, target, logs, slope, *total)
         reduced = {"REDUCED": int(ctx.reduction != NONE), "COUNTED": int(ctx.reduction == MEAN)}
-        _launch(
-            _backward, scores, (*arguments, *numbers), (scores, target, logs, slope, *total), (gradient,), **reduced
-        )
+        _launch(_backward, slope, scores, (*arguments, *numbers), reads, (gradient,), **reduced)
         return gradient, None, None, None
 
 
 def _launch(
     template: Template,
+    slope: torch.Tensor,
     scores: torch.Tensor,
     arguments: tuple[Any, ...],
     reads: tuple[torch.Tensor, ...],
     writes: tuple[torch.Tensor, ...],
     **defines: Any,
 ) -> None:
-    row = storage(scores.dtype)
+    row, slopes = storage(scores.dtype), storage(slope.dtype)
     variant = {"T": row.type, "LOAD(x)": row.load.format("x"), "STORE(x)": row.store.format("x")}
+    variant |= {"S": slopes.type, "LOAD_S(x)": slopes.load.format("x")}
     launch(template, grid(len(scores)), arguments, reads, writes, **{"REDUCED": 0, "COUNTED": 0, **variant, **defines})
 
 

@@ -67,9 +67,7 @@ def _dense(lists: Sequence[list[torch.Tensor]], steps: list[torch.Tensor] | None
     params = lists[0]
     for tensors in lists:
         if any(t.dtype != params[0].dtype for t in tensors):
-            raise RuntimeError(
-                f"params, grads and the optimizer's state must all have the dtype {params[0].dtype}"
-            )
+            raise RuntimeError(f"params, grads and the optimizer's state must all have the dtype {params[0].dtype}")
         if any(t.shape != p.shape or not t.is_mps for t, p in zip(tensors, params, strict=True)):
             raise RuntimeError("params, grads and the optimizer's state must share shapes, on the MPS device")
     for number in steps or ():

@@ -83,6 +83,7 @@ def test_dtypes_of_autocast_have_graphs_of_their_own() -> None:
         return x @ x
 
     x = torch.randn(8, 8, device="mps")
-    for enabled, dtype in ((False, torch.bfloat16), (True, torch.bfloat16), (True, torch.float16), (False, torch.float16)):
+    settings = [(False, torch.bfloat16), (True, torch.bfloat16), (True, torch.float16), (False, torch.float16)]
+    for enabled, dtype in settings:
         with torch.autocast("mps", dtype=dtype, enabled=enabled):
             assert product(x).dtype == (dtype if enabled else torch.float32)

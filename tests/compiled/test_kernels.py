@@ -146,6 +146,21 @@ def test_optimizers(name):
     torch.testing.assert_close(ends[1], ends[0], rtol=1e-4, atol=1e-5)
 
 
+def test_gradients_of_embeddings_are_sorted_not_added_up_by_atomics(sources):
+    torch.manual_seed(0)
+    words, kinds = torch.randint(50, (4, 30), device="mps"), torch.zeros(4, 30, dtype=torch.int64, device="mps")
+    tables = [torch.randn(n, 16, device="mps", requires_grad=True) for n in (50, 2)]
+
+    def function(first, second):
+        return (F.embedding(words, first) + F.embedding(kinds, second)).sin().sum()
+
+    expected = torch.autograd.grad(function(*tables), tables)
+    actual = torch.autograd.grad(torch.compile(function)(*tables), tables)
+    assert sources and not any("atomic" in source for source in sources)
+    for one, other in zip(actual, expected, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-5)
+
+
 def test_a_second_process_starts_from_the_disk(tmp_path):
     script = (
         "import torch\n"

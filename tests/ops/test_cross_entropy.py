@@ -121,3 +121,21 @@ def test_memory_holds_no_probabilities():
     assert torch.mps.current_allocated_memory() - before < x.nbytes // 100
     assert recorder.dispatched - dispatched <= 3
     loss.backward()
+
+
+@pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+def test_autocast_takes_the_loss_in_float32(dtype, reduction):
+    scores, target = torch.randn(9, 700).to(dtype), torch.randint(700, (9,))
+    target[3] = -100
+    results = []
+    for kind in ("cpu", "mps"):
+        x = scores.to(kind).requires_grad_()
+        with torch.autocast(kind, dtype=torch.bfloat16):
+            loss = F.cross_entropy(x, target.to(kind), reduction=reduction)
+        (gradient,) = torch.autograd.grad(loss.sum(), x, create_graph=True)
+        (second,) = torch.autograd.grad(gradient.float().square().sum(), x)
+        results.append((loss, gradient, second))
+    for expected, actual in zip(*results, strict=True):
+        rtol = 2e-2 if actual.dtype != torch.float32 else 1e-5
+        torch.testing.assert_close(actual.cpu(), expected, rtol=rtol, atol=1e-5)
