@@ -1,4 +1,5 @@
-"""Times greedy decoding of one sequence with a LLaMA of a billion parameters, on one device.
+"""Times greedy decoding of one sequence with a LLaMA of a billion parameters, on one device; compare.py sets two
+side by side.
 
 In bfloat16, over a static cache, eager or with `torch.compile(mode="reduce-overhead")`. Weights are random, and what is
 timed does not depend on them. Needs transformers; nothing is downloaded.
@@ -92,6 +93,8 @@ def main() -> None:
         "torch": torch.__version__,
         "median_step_s": statistics.median(seconds[-1:]),
         "seconds": seconds,
+        "losses": [],
+        "fallbacks": [],
         "tokens": tokens,
     }
     print(

@@ -80,6 +80,8 @@ void PythonFunction::operator()(const c10::OperatorHandle& op, c10::DispatchKeyS
   const c10::FunctionSchema& schema = op.schema();
   const auto& arguments = schema.arguments();
   std::vector<c10::IValue> values = torch::jit::pop(*stack, arguments.size());
+  // What the function is made of is not for autocast to cast: it had the operator's arguments.
+  const c10::impl::ExcludeDispatchKeyGuard beneath(c10::autocast_dispatch_keyset);
   in_python([&] {
     py::list positional;
     py::dict named;

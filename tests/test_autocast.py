@@ -1,8 +1,13 @@
 """torch.autocast("mps"): which operators run in half precision, and training through it."""
 
+import warnings
+
 import pytest
 import torch
 from support import assert_same
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.testing._internal.common_methods_invocations import op_db
+from torch.utils import _pytree as pytree
 
 HALVES = (torch.float16, torch.bfloat16)
 
@@ -108,3 +113,50 @@ def test_training(dtype):
     assert half[-1] < half[0]
     assert half == pytest.approx(single, rel=3e-2)
     assert {p.dtype for p in model.parameters()} == {p.grad.dtype for p in model.parameters()} == {torch.float32}
+
+
+def test_kernels_are_not_made_of_cast_parts():
+    x = weight(4, 4)
+    image = weight(1, 2, 6, 6).half()
+    pooled, places = torch.nn.functional.max_pool2d(image, 2, return_indices=True)
+    with torch.autocast("mps", dtype=torch.bfloat16):
+        assert torch.equal(torch.matrix_exp(x), torch.matrix_exp(x.clone()))
+        inside = torch.matrix_exp(x), torch.nn.functional.max_unpool2d(pooled, places, 2)
+    outside = torch.matrix_exp(x), torch.nn.functional.max_unpool2d(pooled, places, 2)
+    for one, other in zip(inside, outside, strict=True):
+        assert torch.equal(one, other)
+
+
+# Torch's own compositions, whose parts are cast on every device, and what stands in for tensors without memory is not.
+COMPOSED = ("mvlgamma", "pinverse", "linalg.pinv", "svd_lowrank", "pca_lowrank", "nn.functional.linear_cross_entropy")
+# Statistics are float32 without autocast, too; a sample reaches out of its memory; promotion refuses the dtypes.
+OTHERWISE = ("native_group_norm", "as_strided", "_unsafe_masked_index_put_accumulate")
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+def test_dtypes_are_those_of_tensors_without_memory(dtype):
+    def dtypes(info, arguments):
+        first, rest, named = arguments
+        with torch.autocast("mps", dtype=torch.bfloat16):
+            leaves = pytree.tree_leaves(info.op(first, *rest, **named))
+        return [t.dtype for t in leaves if isinstance(t, torch.Tensor)]
+
+    wrong = {}
+    warnings.simplefilter("ignore")
+    for info in op_db:
+        if dtype not in info.dtypes or info.name in COMPOSED or info.name in OTHERWISE:
+            continue
+        sample = next(iter(info.sample_inputs("cpu", dtype)))
+        arguments = pytree.tree_map_only(
+            torch.Tensor, lambda t: t.detach().to("mps"), (sample.input, tuple(sample.args), dict(sample.kwargs))
+        )
+        mode = FakeTensorMode()
+        try:
+            with mode:
+                expected = dtypes(info, pytree.tree_map_only(torch.Tensor, mode.from_tensor, arguments))
+        except Exception:  # not without memory
+            continue
+        actual = dtypes(info, arguments)
+        if actual != expected:
+            wrong[info.name] = (expected, actual)
+    assert not wrong

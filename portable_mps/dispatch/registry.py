@@ -45,7 +45,7 @@ def register(name: str, function: Callable[..., Any]) -> None:
     if name in REPLAYED:
         _C.implement_replayed(name, function)
     else:
-        _library.impl(name, _untraced(function) if name in _RECORDED_BY_HAND else function)
+        _library.impl(name, _beneath_autocast(_untraced(function) if name in _RECORDED_BY_HAND else function))
 
 
 # What these dispatch follows from their arguments' metadata alone: repeated calls need no Python (csrc/replay.h).
@@ -87,6 +87,20 @@ def _untraced(function: Callable[..., Any]) -> Callable[..., Any]:
     return call
 
 
+def _beneath_autocast(function: Callable[..., Any]) -> Callable[..., Any]:
+    """As csrc/functionality.cpp does: autocast had the operator's arguments, and must not cast what the kernel is made
+    of. A matrix exponential of float32 would be one of bfloat16."""
+
+    @functools.wraps(function)
+    def call(*args: Any, **kwargs: Any) -> Any:
+        if not torch.is_autocast_enabled("mps"):
+            return function(*args, **kwargs)
+        with torch._C._DisableAutocast():
+            return function(*args, **kwargs)
+
+    return call
+
+
 def register_composite(name: str, function: Callable[..., Any]) -> None:
     """Replace a composite operator: `function` calls differentiable operators, so it serves above autograd too.
 
@@ -94,8 +108,8 @@ def register_composite(name: str, function: Callable[..., Any]) -> None:
     """
     if name in _composites:
         reserve(name, function)
-    else:
-        register(name, function)
+    elif reserve(name, function):
+        _library.impl(name, function)
         _autograd_library.impl(name, function)
 
 
@@ -123,12 +137,12 @@ def register_composite_first(name: str) -> None:
 
 def register_first(name: str) -> None:
     """Register what calls the function that `register` will be given for this operator."""
-    _library.impl(name, once_loaded(lambda: registered[name]))
+    _library.impl(name, _beneath_autocast(once_loaded(lambda: registered[name])))
 
 
 def register_fallback(function: Callable[..., Any]) -> None:
     """Have `function` called with each operator that has no kernel, and its arguments."""
-    _fallback_library.fallback(function)
+    _fallback_library.fallback(_beneath_autocast(function))
 
 
 def once_loaded(find: Callable[[], Callable[..., Any]]) -> Callable[..., Any]:
@@ -162,7 +176,7 @@ def define(schema: str, without_memory: Callable[..., Any]) -> Callable[[Callabl
     def decorate(function: Callable[..., Any]) -> Callable[..., Any]:
         name = schema.partition("(")[0]
         _own_library.define(schema)
-        _own_library.impl(name, function, "MPS")
+        _own_library.impl(name, _beneath_autocast(function), "MPS")
         _own_library.impl(name, without_memory, "Meta")
         return function
 
@@ -177,7 +191,7 @@ def register_for(library: str, name: str, function: Callable[..., Any], key: str
     torch._C._get_schema(f"{library}::{name}", "")
     if (library, key) not in _others:
         _others[library, key] = torch.library.Library(library, "IMPL", key)
-    _others[library, key].impl(name, function)
+    _others[library, key].impl(name, _beneath_autocast(function) if key == "MPS" else function)
 
 
 def schema(name: str) -> torch._C.FunctionSchema:
