@@ -12,8 +12,6 @@
 namespace portable_mps {
 namespace {
 
-constexpr int64_t kGroupRow = 32768;  // GROUP_ROW of dispatch/launch.py
-
 class GraphKernel {
  public:
   // access: "r" or "w" for each tensor. numbers: what follows these among the arguments, "q" for an
@@ -78,8 +76,7 @@ class GraphKernel {
     if (may_report_) {
       arm_errors();
     }
-    const Groups groups{static_cast<uint32_t>(std::min(workgroups, kGroupRow)),
-                        static_cast<uint32_t>((workgroups + kGroupRow - 1) / kGroupRow), 1};
+    const Groups groups = grid_of(workgroups);
     if (noted != nullptr) {
       std::vector<uint32_t> addresses;  // in front, a word each
       for (size_t i = 0; i < access_.size(); ++i) {

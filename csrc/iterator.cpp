@@ -7,9 +7,8 @@
 namespace portable_mps {
 namespace {
 
-constexpr int64_t kThreads = 256;     // a workgroup, as in dispatch/pointwise.py
-constexpr int64_t kVector = 4;        // elements a thread in the vectorised variant
-constexpr int64_t kGroupRow = 32768;  // workgroups in x before y counts up: Vulkan grants 65535
+constexpr int64_t kThreads = 256;  // a workgroup, as in dispatch/pointwise.py
+constexpr int64_t kVector = 4;     // elements a thread in the vectorised variant
 constexpr std::array<int, 10> kRankClasses = {1, 2, 3, 4, 5, 6, 8, 12, 16, 64};
 
 int rank_class(int rank) {
@@ -296,9 +295,7 @@ Plan plan_pointwise(const std::vector<at::Tensor>& outputs, const std::vector<at
   plan.signature = {dtypes, static_cast<uint64_t>(common),
                     scalar_mask << 9 | static_cast<uint64_t>(rank) << 2 |
                         static_cast<uint64_t>(vector) << 1 | static_cast<uint64_t>(wide)};
-  const int64_t groups = (threads + kThreads - 1) / kThreads;
-  plan.groups = {static_cast<uint32_t>(std::min(groups, kGroupRow)),
-                 static_cast<uint32_t>((groups + kGroupRow - 1) / kGroupRow), 1};
+  plan.groups = grid_of((threads + kThreads - 1) / kThreads);
   return plan;
 }
 

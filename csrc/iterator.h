@@ -8,6 +8,7 @@
 #include <ATen/core/Tensor.h>
 #include <c10/util/SmallVector.h>
 
+#include <algorithm>
 #include <array>
 #include <string>
 #include <vector>
@@ -25,6 +26,15 @@ enum class Promotion : int {
 };
 
 using Groups = std::array<uint32_t, 3>;
+
+// A dispatch of so many workgroups in a row: x counts to here before y counts up, as Vulkan grants
+// 65535 in each. `grid` of dispatch/launch.py.
+constexpr int64_t kGroupRow = 32768;
+
+inline Groups grid_of(int64_t groups) {
+  return {static_cast<uint32_t>(std::min(groups, kGroupRow)),
+          static_cast<uint32_t>((groups + kGroupRow - 1) / kGroupRow), 1};
+}
 using Parameters = c10::SmallVector<uint8_t, 256>;
 
 // One elementwise launch, ready to be recorded.

@@ -3,6 +3,7 @@
 #include "lists.h"
 
 #include "capture.h"
+#include "iterator.h"
 
 #include <ATen/ATen.h>
 #include <torch/extension.h>
@@ -10,7 +11,6 @@
 #include <algorithm>
 #include <cstring>
 #include <deque>
-#include <optional>
 #include <unordered_map>
 #include <vector>
 
@@ -21,18 +21,17 @@ using at::Tensor;
 using TensorList = std::vector<Tensor>;
 using Words = std::vector<int64_t>;
 
-constexpr int64_t kChunk = 4096;      // elements a workgroup, as in kernels/lists.slangh
-constexpr int64_t kGroupRow = 32768;  // workgroups in a row of a dispatch
-constexpr int64_t kWide = 4;          // elements that a thread may move as one
-constexpr uint32_t kNobody = ~0U;     // owns the workgroups behind the last
-constexpr size_t kRemembered = 64;    // tables
+constexpr int64_t kChunk = 4096;    // elements a workgroup, as in kernels/lists.slangh
+constexpr int64_t kWide = 4;        // elements that a thread may move as one
+constexpr uint32_t kNobody = ~0U;   // owns the workgroups behind the last
+constexpr size_t kRemembered = 64;  // tables
 
 struct Table {
   Tensor words;
-  int64_t columns = 0, rows = 0;  // of workgroups
+  Groups groups;
 
   py::tuple as_tuple(bool is_wide) const {
-    return py::make_tuple(words, py::make_tuple(columns, rows, 1), is_wide);
+    return py::make_tuple(words, py::make_tuple(groups[0], groups[1], groups[2]), is_wide);
   }
 };
 
@@ -66,9 +65,8 @@ Table make_table(const Words& key, int64_t count) {
     owners.insert(owners.end(), groups, static_cast<uint32_t>(i));
   }
   Table table;
-  table.columns = std::min(words[count], kGroupRow);
-  table.rows = (words[count] + kGroupRow - 1) / kGroupRow;
-  owners.resize((table.columns * table.rows + 1) / 2 * 2, kNobody);
+  table.groups = grid_of(words[count]);
+  owners.resize((size_t{table.groups[0]} * table.groups[1] + 1) / 2 * 2, kNobody);
   words.insert(words.end(), key.begin(), key.end() - 1);
   const size_t begin = words.size();
   words.resize(begin + owners.size() / 2);

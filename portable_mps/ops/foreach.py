@@ -81,6 +81,7 @@ def _register_form(name: str, expression: str, lists: int, has_number: bool, has
         results = operands[0] if in_place else _C.empty_like_each(operands[0])
         table = table_of([results, *operands])
         if table is None:
+            del results  # the loop makes its own
             return loop(*arguments, **keywords)
         _launch(table, dtype, dtype, expression, source, float(factor))
         return None if in_place else results
