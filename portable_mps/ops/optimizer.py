@@ -36,7 +36,8 @@ def _step(
     if not params:
         return
     dtype = params[0].dtype
-    if any(len(tensors) != len(params) for tensors in lists):
+    counters = [] if steps is None else [steps]
+    if any(len(tensors) != len(params) for tensors in (*lists, *counters)):
         raise RuntimeError("params, grads and the optimizer's state must have the same length")
     for number in (*scaling, *(steps or ())[:1]):
         _check_number(number)
@@ -46,7 +47,6 @@ def _step(
             lr_tensor, lr = lr.to(torch.float32), 0.0
         else:
             lr = lr.item()
-    counters = [] if steps is None else [steps]
     dense = lists
     table = table_of([*lists, *counters], aside=len(counters))
     if table is None or any(tensors[0].dtype != dtype for tensors in lists):
@@ -63,7 +63,7 @@ def _step(
 
 
 def _dense(lists: Sequence[list[torch.Tensor]], steps: list[torch.Tensor] | None) -> list[list[torch.Tensor]]:
-    """The lists with contiguous tensors for those that are not; RuntimeError where there is more to it."""
+    """The lists with contiguous tensors where they do not lie alike; RuntimeError where there is more to it."""
     params = lists[0]
     for tensors in lists:
         if any(t.dtype != params[0].dtype for t in tensors):
@@ -72,7 +72,19 @@ def _dense(lists: Sequence[list[torch.Tensor]], steps: list[torch.Tensor] | None
             raise RuntimeError("params, grads and the optimizer's state must share shapes, on the MPS device")
     for number in steps or ():
         _check_number(number)
-    return [[t.contiguous() for t in tensors] for tensors in lists]
+    rows = [
+        tensors if _lie_alike(tensors) else [t.contiguous() for t in tensors] for tensors in zip(*lists, strict=True)
+    ]
+    return [list(tensors) for tensors in zip(*rows, strict=True)]
+
+
+def _lie_alike(tensors: Sequence[torch.Tensor]) -> bool:
+    """As csrc/lists.cpp has it, of tensors of one shape."""
+    first = tensors[0]
+    if first.is_contiguous():
+        return all(t.is_contiguous() for t in tensors)
+    is_dense = first.dim() == 4 and first.is_contiguous(memory_format=torch.channels_last)
+    return is_dense and all(t.stride() == first.stride() for t in tensors)
 
 
 def _check_number(number: torch.Tensor | None) -> None:
