@@ -237,6 +237,21 @@ def test_misuse():
         graph.capture_begin()
 
 
+def test_lists_seen_first_in_a_graph():
+    """The table of their addresses is the graph's, which has not run yet."""
+    lists = [[_ones(300), _ones(7)], [_ones(300), _ones(7)]]
+    torch._foreach_add_([t.clone() for t in lists[0]], lists[1])  # compiles
+    graph = torch.accelerator.Graph()
+    with graph:
+        torch._foreach_add_(*lists)
+    torch._foreach_add_(*lists)
+    assert [t.unique().tolist() for t in lists[0]] == [[2], [2]]
+    graph.replay()
+    del graph
+    torch._foreach_add_(*lists)
+    assert [t.unique().tolist() for t in lists[0]] == [[4], [4]]
+
+
 def test_dump(tmp_path):
     graph, _ = _capture(lambda x: (x + 1) @ x, _ones(4, 4))
     path = tmp_path / "graph.txt"
