@@ -7,14 +7,14 @@ timed does not depend on them. Needs transformers; nothing is downloaded.
 
 import argparse
 import json
-import statistics
 import time
+import warnings
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
-from training import SEED, adapter, synchronize
+from training import SEED, adapter, fell_back, synchronize
 
 PROMPT, WARMUP = 32, 16  # tokens
 
@@ -39,7 +39,7 @@ def llama(device: str, layers: int, hidden: int) -> nn.Module:
 
 @torch.no_grad()
 def decode(model: nn.Module, device: str, tokens: int, length: int, compiles: bool) -> tuple[list[int], list[float]]:
-    """The tokens, and the seconds of each, the first `WARMUP` apart: of these the device is waited for after each."""
+    """The tokens, and the seconds of each of the first `WARMUP`, then those of one of the rest, in the mean."""
     from transformers import StaticCache
 
     cache = StaticCache(config=model.config, max_cache_len=length)
@@ -53,20 +53,14 @@ def decode(model: nn.Module, device: str, tokens: int, length: int, compiles: bo
     if compiles:
         step = torch.compile(step, mode="reduce-overhead", dynamic=False)
     chosen, seconds = [token], []
-    for done in range(tokens):
-        if done <= WARMUP:
-            synchronize(device)
+    for count in (*[1] * WARMUP, tokens - WARMUP):
+        synchronize(device)
         start = time.perf_counter()
-        token, position = step(token, position)
-        token, position = token.clone(), position.clone()  # the graph's memory is the next step's
-        if done < WARMUP:
-            synchronize(device)
-            seconds.append(time.perf_counter() - start)
-        elif done == WARMUP:
-            begin = start
-        chosen.append(token)
-    synchronize(device)
-    seconds.append((time.perf_counter() - begin) / (tokens - WARMUP))
+        for _ in range(count):
+            token, position = (t.clone() for t in step(token, position))  # the graph's memory is the next step's
+            chosen.append(token)
+        synchronize(device)
+        seconds.append((time.perf_counter() - start) / count)
     return torch.cat(chosen, 1)[0].tolist(), seconds
 
 
@@ -80,10 +74,14 @@ def main() -> None:
     parser.add_argument("--hidden", type=int, default=2048)
     parser.add_argument("--out", type=Path, help="JSON file to write: a list of one entry")
     options = parser.parse_args()
+    if options.tokens <= WARMUP:
+        parser.error(f"--tokens: more than the {WARMUP} of the warm-up")
 
     torch.manual_seed(SEED)
     model = llama(options.device, options.layers, options.hidden)
-    tokens, seconds = decode(model, options.device, options.tokens, options.cache, options.compile)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        tokens, seconds = decode(model, options.device, options.tokens, options.cache, options.compile)
     result: dict[str, Any] = {
         "model": f"llama, {sum(p.numel() for p in model.parameters()) / 1e9:.1f}B",
         "dtype": "bfloat16",
@@ -91,10 +89,10 @@ def main() -> None:
         "device": options.device,
         "adapter": adapter(options.device),
         "torch": torch.__version__,
-        "median_step_s": statistics.median(seconds[-1:]),
+        "median_step_s": seconds[-1],
         "seconds": seconds,
         "losses": [],
-        "fallbacks": [],
+        "fallbacks": fell_back(caught),
         "tokens": tokens,
     }
     print(

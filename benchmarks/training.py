@@ -114,6 +114,11 @@ def train(workload: Workload, device: str, dtype: torch.dtype, steps: int) -> tu
     return losses, seconds
 
 
+def fell_back(caught: list[warnings.WarningMessage]) -> list[str]:
+    """What these warnings say of operators that ran on the CPU."""
+    return sorted({str(w.message) for w in caught if "fall back to run on the CPU" in str(w.message)})
+
+
 def free_memory(device: str) -> None:
     gc.collect()
     if device != "cpu":
@@ -146,7 +151,7 @@ def measure(
         "length": length,
         "median_step_s": statistics.median(seconds[WARMUP:] or seconds),
         "peak_memory_bytes": peak_memory(device),
-        "fallbacks": sorted({str(w.message) for w in caught if "fall back to run on the CPU" in str(w.message)}),
+        "fallbacks": fell_back(caught),
         "losses": losses,
         "seconds": seconds,
     }

@@ -168,6 +168,10 @@ void bind_lists(py::module_& module) {
     for (const Tensor& tensor : tensors) results.push_back(at::empty_like(tensor));
     return results;
   });
+  module.def("lie_alike", [](const TensorList& tensors) {
+    return std::all_of(tensors.begin(), tensors.end(),
+                       [&](const Tensor& tensor) { return is_alike(tensors[0], tensor); });
+  });
   py::class_<ListTables>(module, "ListTables")
       .def(py::init<>())
       .def("of", &ListTables::of)

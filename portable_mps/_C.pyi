@@ -168,6 +168,9 @@ def drawn_numbers(seed: int, counter: int) -> tuple[torch.Tensor, torch.Tensor]:
 def empty_like_each(tensors: Sequence[torch.Tensor]) -> list[torch.Tensor]:
     """torch.empty_like of each."""
 
+def lie_alike(tensors: Sequence[torch.Tensor]) -> bool:
+    """Whether elements at one place of a shape are at one place in memory in all, and all are dense on the device."""
+
 class ListTables:
     """See csrc/lists.cpp; dispatch/lists.py says what is returned."""
 

@@ -82,6 +82,26 @@ def table_of(lists: Sequence[Sequence[torch.Tensor]], aside: int = 0) -> Table |
     return found and Table(*found, len(lists), len(lists[0]))
 
 
+def table_of_copies(
+    lists: Sequence[Sequence[torch.Tensor]], counters: Sequence[Sequence[torch.Tensor]] = ()
+) -> tuple[Table, list[tuple[torch.Tensor, torch.Tensor]]]:
+    """The table of lists whose i-th tensors share a shape, contiguous copies in the place of those that are not alike.
+
+    And (original, copy) of each that was copied, to write back. Each list has one dtype and is on the device, as are
+    the counters, lists of single elements.
+    """
+    copied: list[tuple[torch.Tensor, torch.Tensor]] = []
+    table = table_of([*lists, *counters], len(counters))
+    if table is None:
+        rows = [t if _C.lie_alike(t) else [x.contiguous() for x in t] for t in zip(*lists, strict=True)]
+        dense = list(zip(*rows, strict=True))
+        table = table_of([*dense, *counters], len(counters))
+        assert table is not None
+        for originals, tensors in zip(lists, dense, strict=True):
+            copied += [pair for pair in zip(originals, tensors, strict=True) if pair[0] is not pair[1]]
+    return table, copied
+
+
 def table_of_joined(parts: Sequence[torch.Tensor], dim: int, out: torch.Tensor) -> tuple[Table, int, int] | None:
     """The table of contiguous tensors of one dtype and of where they belong in `out`, joined of them along `dim`.
 

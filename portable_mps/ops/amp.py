@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from portable_mps.dispatch.launch import launch
-from portable_mps.dispatch.lists import ListKernel, table_of, types
+from portable_mps.dispatch.lists import ListKernel, table_of_copies, types
 from portable_mps.dispatch.registry import implements
 from portable_mps.runtime.kernel import Template
 
@@ -35,16 +35,10 @@ def unscale_(self: list[torch.Tensor], found_inf: torch.Tensor, inv_scale: torch
             raise RuntimeError("scaled_grads must be floating point tensors.")
         by_dtype.setdefault(tensor.dtype, []).append(tensor)
     for dtype, tensors in by_dtype.items():
-        dense = tensors
-        table = table_of([tensors])
-        if table is None:
-            dense = [t.contiguous() for t in tensors]
-            table = table_of([dense])
-            assert table is not None
+        table, copied = table_of_copies([tensors])
         _unscale(table, dtype, (found_inf, inv_scale), **types("T", dtype))
-        for tensor, copy in zip(tensors, dense, strict=True):
-            if copy is not tensor:
-                tensor.copy_(copy)
+        for tensor, copy in copied:
+            tensor.copy_(copy)
 
 
 @implements("_amp_update_scale_")

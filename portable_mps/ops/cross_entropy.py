@@ -13,6 +13,7 @@ import torch
 
 from portable_mps import _C
 from portable_mps.dispatch.launch import grid, launch
+from portable_mps.dispatch.lists import types
 from portable_mps.dispatch.promotion import storage
 from portable_mps.ops.loss import MEAN, NONE, reduced_losses
 from portable_mps.runtime import device
@@ -36,14 +37,14 @@ class _CrossEntropy(torch.autograd.Function):
         code = errors.arm("Target {index} is out of bounds.")
         arguments = (scores, target, logs, losses, weights, None, errors.address)
         numbers = (ignored, scores.stride(0), rows, classes, code)
-        _launch(_forward, scores, scores, (*arguments, *numbers), (scores, target), (logs, losses, weights))
+        _launch(_forward, scores, (*arguments, *numbers), (scores, target), (logs, losses, weights))
         if reduction == NONE:
             result, total = losses.to(dtype), None
         else:
             result, total = losses.new_empty((), dtype=dtype), losses.new_empty(())
             reduced_losses(reduction, result, total, losses, weights)
         ctx.save_for_backward(scores, target, logs, *(() if total is None else (total,)))
-        ctx.reduction, ctx.ignored, ctx.dtype = reduction, ignored, torch.promote_types(dtype, scores.dtype)
+        ctx.reduction, ctx.ignored, ctx.dtype = reduction, ignored, dtype
         return result
 
     @staticmethod
@@ -61,23 +62,22 @@ class _CrossEntropy(torch.autograd.Function):
         numbers = (ctx.ignored, scores.stride(0), rows, classes, 0)
         reads = (scores, target, logs, slope, *total)
         reduced = {"REDUCED": int(ctx.reduction != NONE), "COUNTED": int(ctx.reduction == MEAN)}
-        _launch(_backward, slope, scores, (*arguments, *numbers), reads, (gradient,), **reduced)
+        _launch(_backward, scores, (*arguments, *numbers), reads, (gradient,), **reduced, **types("S", slope.dtype))
         return gradient, None, None, None
 
 
 def _launch(
     template: Template,
-    slope: torch.Tensor,
     scores: torch.Tensor,
     arguments: tuple[Any, ...],
     reads: tuple[torch.Tensor, ...],
     writes: tuple[torch.Tensor, ...],
     **defines: Any,
 ) -> None:
-    row, slopes = storage(scores.dtype), storage(slope.dtype)
+    row = storage(scores.dtype)
     variant = {"T": row.type, "LOAD(x)": row.load.format("x"), "STORE(x)": row.store.format("x")}
-    variant |= {"S": slopes.type, "LOAD_S(x)": slopes.load.format("x")}
-    launch(template, grid(len(scores)), arguments, reads, writes, **{"REDUCED": 0, "COUNTED": 0, **variant, **defines})
+    backward = {"REDUCED": 0, "COUNTED": 0, **types("S", torch.float32)}  # which the forward kernel's file has, too
+    launch(template, grid(len(scores)), arguments, reads, writes, **{**backward, **variant, **defines})
 
 
 def cross_entropy(scores: torch.Tensor, target: torch.Tensor, reduction: int, ignore_index: int) -> torch.Tensor:

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from portable_mps.dispatch.lists import ListKernel, table_of, types
+from portable_mps.dispatch.lists import ListKernel, table_of, table_of_copies, types
 from portable_mps.dispatch.registry import register
 
 _adam = ListKernel("optimizer", "step", addresses=3, numbers=9)
@@ -47,23 +47,17 @@ def _step(
             lr_tensor, lr = lr.to(torch.float32), 0.0
         else:
             lr = lr.item()
-    dense = lists
-    table = table_of([*lists, *counters], aside=len(counters))
-    if table is None or any(tensors[0].dtype != dtype for tensors in lists):
-        dense = _dense(lists, steps)
-        table = table_of([*dense, *counters], aside=len(counters))
-        assert table is not None
+    if table_of([*lists, *counters], len(counters)) is None or any(tensors[0].dtype != dtype for tensors in lists):
+        _check_lists(lists, steps)
+    table, copied = table_of_copies(lists, counters)
     defines |= {"STATES": len(lists), **types("T", dtype)}
     kernel(table, dtype, (lr_tensor, *scaling), (lr, *numbers), **defines)
-    if dense is not lists:
-        for tensors, originals in zip(dense, lists, strict=True):
-            for tensor, original in zip(tensors, originals, strict=True):
-                if tensor is not original:
-                    original.copy_(tensor)
+    for tensor, copy in copied:
+        tensor.copy_(copy)
 
 
-def _dense(lists: Sequence[list[torch.Tensor]], steps: list[torch.Tensor] | None) -> list[list[torch.Tensor]]:
-    """The lists with contiguous tensors where they do not lie alike; RuntimeError where there is more to it."""
+def _check_lists(lists: Sequence[list[torch.Tensor]], steps: list[torch.Tensor] | None) -> None:
+    """RuntimeError unless the lists are of one dtype and of the same shapes, on the device."""
     params = lists[0]
     for tensors in lists:
         if any(t.dtype != params[0].dtype for t in tensors):
@@ -72,19 +66,6 @@ def _dense(lists: Sequence[list[torch.Tensor]], steps: list[torch.Tensor] | None
             raise RuntimeError("params, grads and the optimizer's state must share shapes, on the MPS device")
     for number in steps or ():
         _check_number(number)
-    rows = [
-        tensors if _lie_alike(tensors) else [t.contiguous() for t in tensors] for tensors in zip(*lists, strict=True)
-    ]
-    return [list(tensors) for tensors in zip(*rows, strict=True)]
-
-
-def _lie_alike(tensors: Sequence[torch.Tensor]) -> bool:
-    """As csrc/lists.cpp has it, of tensors of one shape."""
-    first = tensors[0]
-    if first.is_contiguous():
-        return all(t.is_contiguous() for t in tensors)
-    is_dense = first.dim() == 4 and first.is_contiguous(memory_format=torch.channels_last)
-    return is_dense and all(t.stride() == first.stride() for t in tensors)
 
 
 def _check_number(number: torch.Tensor | None) -> None:
