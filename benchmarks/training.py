@@ -7,6 +7,7 @@ can be compared. compare.py does that. Needs transformers (bert, gpt2) or torchv
 import argparse
 import gc
 import json
+import re
 import statistics
 import time
 import warnings
@@ -116,7 +117,7 @@ def train(workload: Workload, device: str, dtype: torch.dtype, steps: int) -> tu
 
 def fell_back(caught: list[warnings.WarningMessage]) -> list[str]:
     """What these warnings say of operators that ran on the CPU."""
-    return sorted({str(w.message) for w in caught if "fall back to run on the CPU" in str(w.message)})
+    return sorted({str(w.message) for w in caught if re.search("runs? on the CPU", str(w.message))})
 
 
 def free_memory(device: str) -> None:
