@@ -12,6 +12,7 @@
 #include "quantized.h"
 #include "recorder.h"
 #include "replay.h"
+#include "worker.h"
 
 #include <c10/core/Allocator.h>
 #include <torch/extension.h>
@@ -34,6 +35,7 @@ PYBIND11_MODULE(TORCH_EXTENSION_NAME, module) {
   bind_cross_entropy(module);
   bind_graph_kernel(module);
   bind_lists(module);
+  bind_worker(module);
 
   module.def("allocated_memory", &allocated_memory);
   module.def("driver_memory", &driver_memory);

@@ -180,3 +180,9 @@ class ListTables:
     def joining(
         self, parts: Sequence[torch.Tensor], dim: int, out: torch.Tensor
     ) -> tuple[torch.Tensor, tuple[int, int, int], bool, int, int] | None: ...
+
+def prepare_worker() -> None:
+    """Make what wait_for_worker runs, once; see runtime/workers.py."""
+
+def wait_for_worker() -> None:
+    """Returns when autograd's worker has freed all that it was given before. Nothing where nothing was prepared."""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
+import os
 from typing import Any
 
 import torch
@@ -142,6 +144,14 @@ def _support_cpu_collectives() -> None:
     config.__init__ = init  # type: ignore[method-assign]
 
 
+def _leave_worker_asleep() -> None:
+    """torch wakes autograd's worker, which any backward() starts, when the interpreter is gone, to clear a thread state
+    of Python's that has been freed. It is allowed to sleep on, as it may where workers hang.
+    """
+    # At the end, not now: children would inherit it.
+    atexit.register(os.environ.setdefault, "TORCH_AUTOGRAD_SHUTDOWN_WAIT_LIMIT", "0")
+
+
 def _is_any_autocast_enabled() -> bool:
     """Also on `mps`, which torch's own leaves out.
 
@@ -206,3 +216,4 @@ def install() -> None:
     torch.mps.device = _OnlyDevice  # type: ignore[attr-defined]
     _support_foreach()
     _support_cpu_collectives()
+    _leave_worker_asleep()

@@ -133,6 +133,20 @@ print("done")
     assert done.returncode == 0 and done.stdout == "done\n" and done.stderr == ""
 
 
+def test_autograd_worker_is_left_asleep_at_exit():
+    """torch would wake it when the interpreter is gone; what a child inherits stays as it was."""
+    source = """
+import atexit, os
+limit = lambda: os.environ.get("TORCH_AUTOGRAD_SHUTDOWN_WAIT_LIMIT")
+atexit.register(lambda: print(limit()))
+import torch
+torch.ones(2, requires_grad=True).sum().backward()
+print(limit())
+"""
+    assert output_of(source).split() == ["None", "0"]
+    assert output_of(source, TORCH_AUTOGRAD_SHUTDOWN_WAIT_LIMIT="3").split() == ["3", "3"]
+
+
 def test_exit_after_an_error_in_a_backward_pass():
     """The worker frees the graph after the error has arrived here: nodes of Python ask for the GIL then."""
     source = """
