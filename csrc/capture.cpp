@@ -29,7 +29,7 @@ void Capture::add(const Kernel& kernel, c10::ArrayRef<uint8_t> parameters, const
                   c10::ArrayRef<uint32_t> draws) {
   const bool barrier = hazards_.access(reads, writes);
   lines_.push_back({kernel.shared_from_this(), groups, barrier});
-  const bool is_direct = kernel.pipeline != 0;
+  const bool is_direct = kernel.is_direct();
   uint32_t first_byte = 0;
   if (is_direct) {
     if (steps_.empty() || steps_.back().batch == nullptr) {

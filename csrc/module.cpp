@@ -1,6 +1,7 @@
 // Python's view of the C++ side: `portable_mps._C`.
 #include "allocator.h"
 #include "capture.h"
+#include "compiler.h"
 #include "cross_entropy.h"
 #include "functionality.h"
 #include "generator.h"
@@ -26,6 +27,7 @@ PYBIND11_MODULE(TORCH_EXTENSION_NAME, module) {
   register_pinned_allocator();
   become_the_accelerator();
 
+  bind_compiler(module);
   bind_recorder(module);
   bind_capture(module);
   bind_pointwise(module);

@@ -89,8 +89,8 @@ void Batch::add(const Kernel& kernel, c10::ArrayRef<uint8_t> parameters, const G
                 bool barrier) {
   // The packed block may end in padding that the shader's struct does not have.
   const auto bytes = std::min(static_cast<uint32_t>(parameters.size()), kernel.push_bytes);
-  dispatches_.push_back({kernel.pipeline, kernel.layout, static_cast<uint32_t>(parameters_.size()),
-                         bytes, groups, barrier});
+  dispatches_.push_back({kernel.compilation, kernel.layout,
+                         static_cast<uint32_t>(parameters_.size()), bytes, groups, barrier});
   parameters_.insert(parameters_.end(), parameters.begin(), parameters.begin() + bytes);
 }
 
@@ -100,14 +100,11 @@ Recorder::Recorder(py::object stream, uintptr_t device,
   if (functions.empty()) {
     return;
   }
-  const auto load = [&](auto& function, const char* name) {
-    function = reinterpret_cast<std::decay_t<decltype(function)>>(functions.at(name));
-  };
-  load(create_layout_, "vkCreatePipelineLayout");
-  load(bind_pipeline_, "vkCmdBindPipeline");
-  load(push_constants_, "vkCmdPushConstants");
-  load(dispatch_, "vkCmdDispatch");
-  load(pipeline_barrier_, "vkCmdPipelineBarrier");
+  vk::load(create_layout_, functions, "vkCreatePipelineLayout");
+  vk::load(bind_pipeline_, functions, "vkCmdBindPipeline");
+  vk::load(push_constants_, functions, "vkCmdPushConstants");
+  vk::load(dispatch_, functions, "vkCmdDispatch");
+  vk::load(pipeline_barrier_, functions, "vkCmdPipelineBarrier");
 }
 
 std::shared_ptr<Kernel> Recorder::kernel(py::object python, uint64_t pipeline,
@@ -115,15 +112,29 @@ std::shared_ptr<Kernel> Recorder::kernel(py::object python, uint64_t pipeline,
   auto kernel = std::make_shared<Kernel>();
   kernel->python = std::move(python);
   if (dispatch_ != nullptr && pipeline != 0) {
-    kernel->pipeline = pipeline;
+    kernel->compilation = new Compilation(pipeline);  // as long as the process, as others are
     kernel->layout = layout_for(push_bytes);
     kernel->push_bytes = push_bytes;
   }
   return kernel;
 }
 
-// Only compatible with the pipeline's own layout as far as push constants go, which is all that is
-// used: slang-rhi declares one range for all stages.
+std::shared_ptr<Kernel> Recorder::compile(py::object python,
+                                          const std::shared_ptr<Compiler>& compiler,
+                                          std::string name, std::string text, std::string entry,
+                                          std::string file, uint32_t push_bytes) {
+  auto kernel = std::make_shared<Kernel>();
+  kernel->python = std::move(python);
+  kernel->layout = layout_for(push_bytes);
+  kernel->push_bytes = push_bytes;
+  compiler_ = compiler;
+  kernel->compilation = compiler->start(std::move(name), std::move(text), std::move(entry),
+                                        std::move(file), kernel->layout);
+  return kernel;
+}
+
+// What pipelines are made with here. With those of slang-rhi, which declares one range for all
+// stages, it is compatible as far as push constants go, which is all that is used.
 vk::VkPipelineLayout Recorder::layout_for(uint32_t push_bytes) {
   vk::VkPipelineLayout& layout = layouts_[push_bytes];
   if (layout == 0) {
@@ -148,14 +159,21 @@ py::tuple Recorder::for_python(const Kernel& kernel, c10::ArrayRef<uint8_t> para
 void Recorder::launch(const Kernel& kernel, c10::ArrayRef<uint8_t> parameters, const Groups& groups,
                       const std::vector<Range>& reads, const std::vector<Range>& writes,
                       c10::ArrayRef<uint32_t> draws) {
+  if (kernel.is_direct() && kernel.compilation->has_failed()) {
+    throw std::runtime_error(kernel.compilation->error());
+  }
   const std::lock_guard<StreamLock> held(mutex);
   if (Capture* const capture = capturing()) {
     return capture->add(kernel, parameters, groups, reads, writes, draws);
   }
   const bool barrier = hazards.access(reads, writes);
   ++dispatched;
-  if (direct && kernel.pipeline != 0) {
+  if (direct && kernel.is_direct()) {
     batch_->add(kernel, parameters, groups, barrier);
+  } else if (kernel.is_direct()) {
+    const auto alone = std::make_shared<Batch>();
+    alone->add(kernel, parameters, groups, barrier);
+    in_python([&] { stream_.attr("record_alone")(alone, kernel.python, groups); });
   } else {
     in_python([&] { stream_.attr("record")(*for_python(kernel, parameters, groups, barrier)); });
   }
@@ -166,6 +184,18 @@ void Recorder::launch(const Kernel& kernel, c10::ArrayRef<uint8_t> parameters, c
 
 std::shared_ptr<Batch> Recorder::take() {
   return batch_->empty() ? nullptr : std::exchange(batch_, std::make_shared<Batch>());
+}
+
+void Recorder::prepare(const Batch& batch) const {
+  const py::gil_scoped_release released;
+  for (const auto& dispatch : batch.dispatches_) {
+    if (!dispatch.compilation->is_finished()) {
+      compiler_->wait(*dispatch.compilation);
+    }
+    if (dispatch.compilation->has_failed()) {
+      throw std::runtime_error(dispatch.compilation->error());
+    }
+  }
 }
 
 void Recorder::replay(const Batch& batch, uintptr_t command_buffer) const {
@@ -181,9 +211,10 @@ void Recorder::replay(const Batch& batch, uintptr_t command_buffer) const {
                         vk::VK_PIPELINE_STAGE_COMPUTE_SHADER_BIT, 0, 1, &barrier, 0, nullptr, 0,
                         nullptr);
     }
-    if (dispatch.pipeline != bound) {
-      bind_pipeline_(commands, vk::VK_PIPELINE_BIND_POINT_COMPUTE, dispatch.pipeline);
-      bound = dispatch.pipeline;
+    const vk::VkPipeline pipeline = dispatch.compilation->pipeline();
+    if (pipeline != bound) {
+      bind_pipeline_(commands, vk::VK_PIPELINE_BIND_POINT_COMPUTE, pipeline);
+      bound = pipeline;
     }
     if (dispatch.bytes != 0) {
       push_constants_(commands, dispatch.layout, vk::VK_SHADER_STAGE_ALL, 0, dispatch.bytes,
@@ -221,6 +252,7 @@ void bind_recorder(py::module_& module) {
   py::class_<Recorder, std::shared_ptr<Recorder>>(module, "Recorder")
       .def(py::init<py::object, uintptr_t, const std::map<std::string, uintptr_t>&>())
       .def("kernel", &Recorder::kernel)
+      .def("compile", &Recorder::compile)
       .def("launch",
            torch::wrap_pybind_function(
                [](Recorder& self, const Kernel& kernel, const py::bytes& parameters,
@@ -260,6 +292,8 @@ void bind_recorder(py::module_& module) {
       .def("reset_hazards", [](Recorder& self) { self.hazards.reset(); })
       .def("take", &Recorder::take)
       .def_property_readonly("pending", &Recorder::pending)
+      .def_property_readonly("is_compiling", &Recorder::is_compiling)
+      .def("prepare", &Recorder::prepare)
       .def("replay", &Recorder::replay)
       .def_property_readonly(
           "lock", [](Recorder& self) -> StreamLock& { return self.mutex; },

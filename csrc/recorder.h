@@ -8,6 +8,7 @@
 // ones, Metal.
 #pragma once
 
+#include "compiler.h"
 #include "iterator.h"
 #include "vulkan.h"
 
@@ -36,8 +37,10 @@ class StreamLock {
 struct Kernel : std::enable_shared_from_this<Kernel> {
   ~Kernel();  // without the GIL, too, and after Python has ended
 
+  bool is_direct() const { return compilation != nullptr; }
+
   py::object python;
-  vk::VkPipeline pipeline = 0;  // 0: recorded by Stream.record
+  const Compilation* compilation = nullptr;  // null: recorded by Stream.record
   vk::VkPipelineLayout layout = 0;
   uint32_t push_bytes = 0;
 };
@@ -46,7 +49,7 @@ struct Kernel : std::enable_shared_from_this<Kernel> {
 class Batch {
  public:
   struct Dispatch {
-    vk::VkPipeline pipeline;
+    const Compilation* compilation;
     vk::VkPipelineLayout layout;
     uint32_t first_byte;
     uint32_t bytes;
@@ -56,6 +59,7 @@ class Batch {
 
   void add(const Kernel& kernel, c10::ArrayRef<uint8_t> parameters, const Groups& groups,
            bool barrier);
+  size_t size() const { return dispatches_.size(); }
   bool empty() const { return dispatches_.empty(); }
   std::vector<uint8_t>& parameters() { return parameters_; }
   uint32_t bytes() const { return static_cast<uint32_t>(parameters_.size()); }
@@ -68,12 +72,18 @@ class Batch {
 
 class Recorder {
  public:
-  // stream: has record(kernel, parameters, groups, barrier) and poll(), called with the lock held.
+  // stream: has record(kernel, parameters, groups, barrier), record_alone(batch, kernel, groups)
+  // and poll(), called with the lock held.
   // functions: addresses of Vulkan functions by name; none where `record` shall do everything.
   Recorder(py::object stream, uintptr_t device, const std::map<std::string, uintptr_t>& functions);
 
   // Make `kernel` one of ours where it can be: a pipeline handle and bytes of push constants.
   std::shared_ptr<Kernel> kernel(py::object python, uint64_t pipeline, uint32_t push_bytes);
+
+  // One whose pipeline `compiler` makes, in its own time; see Compiler::start.
+  std::shared_ptr<Kernel> compile(py::object python, const std::shared_ptr<Compiler>& compiler,
+                                  std::string name, std::string text, std::string entry,
+                                  std::string file, uint32_t push_bytes);
 
   // Track the accesses and record; takes the lock. May be called with or without the GIL.
   // draws: offsets of seeds in the parameters, each with its counter behind it.
@@ -87,7 +97,12 @@ class Recorder {
 
   // What is recorded and not yet in a command buffer; null for nothing. Hold the lock.
   std::shared_ptr<Batch> take();
-  bool pending() const { return !batch_->empty(); }
+  size_t pending() const { return batch_->size(); }
+  bool is_compiling() const { return compiler_ != nullptr && compiler_->unfinished() != 0; }
+
+  // Wait for the kernels of a batch, which `replay` then records. Throws what a compiler said, once
+  // for each batch that has such a kernel.
+  void prepare(const Batch& batch) const;
   void replay(const Batch& batch, uintptr_t command_buffer) const;
   const py::object& stream() const { return stream_; }
 
@@ -109,6 +124,7 @@ class Recorder {
   vk::PFN_vkCmdDispatch dispatch_ = nullptr;
   vk::PFN_vkCmdPipelineBarrier pipeline_barrier_ = nullptr;
   std::map<uint32_t, vk::VkPipelineLayout> layouts_;
+  std::shared_ptr<Compiler> compiler_;
   std::shared_ptr<Batch> batch_ = std::make_shared<Batch>();
 };
 

@@ -11,6 +11,14 @@ from portable_mps import settings
 from portable_mps.runtime import cache
 
 USE = "import os, torch; print(torch.ones(2, device='mps').exp().sum().item(), os.getpid())"
+# A user's kernel is compiled by slangpy, in whose database a process then has a slot.
+SLANGPY = """
+import os, torch
+x = torch.ones(2, device="mps")
+source = '[shader("compute")] [numthreads(2, 1, 1)] void twice(uint3 id : SV_DispatchThreadID, uniform float* x)'
+torch.mps.compile_shader(source + " { x[id.x] *= 2; }").twice(x, threads=2)
+print(x.sum().item(), os.getpid())
+"""
 
 
 def readers(table) -> list[int]:
@@ -24,9 +32,9 @@ def test_ended_processes_are_forgotten(tmp_path):
     """However they ended, while another process has the cache in use."""
     source = f"""
 import os, signal, subprocess, sys
-{USE}
-for end in ("", "; os.kill(os.getpid(), 9)", "; os._exit(0)"):
-    subprocess.run([sys.executable, "-c", {USE!r} + end])
+{SLANGPY}
+for end in ("", "os.kill(os.getpid(), 9)", "os._exit(0)"):
+    subprocess.run([sys.executable, "-c", {SLANGPY!r} + end])
 """
     done = run_script(source, PORTABLE_MPS_CACHE=str(tmp_path))
     first, *others = (int(line.split()[1]) for line in done.stdout.splitlines())

@@ -174,7 +174,8 @@ def _host_memory() -> int:
     return 8 << 30  # Windows has no sysconf
 
 
-def _processors() -> int:
+def processors() -> int:
+    """How many this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 0
 
 
@@ -308,7 +309,7 @@ def _describe(index: int, handle: Any) -> Adapter:
         driver=f"{_text(driver.driverName)} {_text(driver.driverInfo)}".strip(),
         kind=kind,
         api_version=_version(properties.apiVersion),
-        cores=_processors() if kind == _SOFTWARE else _cores(handle),
+        cores=processors() if kind == _SOFTWARE else _cores(handle),
         memory=memory,
         max_buffer=buffers.maxBufferSize,
         sure_allocation=allocations.maxMemoryAllocationSize,
@@ -383,12 +384,18 @@ def _workgroup_granularity(handle: Any) -> dict[tuple[str, str, int], tuple[int,
 
 
 # What csrc/recorder.cpp calls.
-_RECORDING = (
+_FUNCTIONS = (
     "vkCreatePipelineLayout",
     "vkCmdBindPipeline",
     "vkCmdPushConstants",
     "vkCmdDispatch",
     "vkCmdPipelineBarrier",
+    "vkCreateShaderModule",
+    "vkDestroyShaderModule",
+    "vkCreatePipelineCache",
+    "vkGetPipelineCacheData",
+    "vkDestroyPipelineCache",
+    "vkCreateComputePipelines",
 )
 _kept_alive: list[Any] = []  # native handles and feature structs that the opened device borrows
 
@@ -434,10 +441,10 @@ def open_device(adapter: Adapter, **options: Any) -> Any:
     )
 
 
-def recording_functions() -> tuple[int, dict[str, int]]:
-    """The opened VkDevice, and the addresses of the functions that record dispatches, by name."""
+def device_functions() -> tuple[int, dict[str, int]]:
+    """The opened VkDevice, and the addresses of the functions that C++ makes and records dispatches with, by name."""
     from vulkan._vulkan import ffi, lib
 
     device = _kept_alive[0]
-    functions = {name: lib.vkGetDeviceProcAddr(device, ffi.new("char[]", name.encode())) for name in _RECORDING}
+    functions = {name: lib.vkGetDeviceProcAddr(device, ffi.new("char[]", name.encode())) for name in _FUNCTIONS}
     return int(ffi.cast("uintptr_t", device)), {n: int(ffi.cast("uintptr_t", f)) for n, f in functions.items()}

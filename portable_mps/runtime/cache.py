@@ -1,4 +1,7 @@
-"""The folder of compiled kernels: slangpy keeps them in LMDB databases that all processes of a user share."""
+"""The folder of compiled kernels, which all processes of a user share.
+
+One file a kernel and step (csrc/compiler.cpp); where slangpy compiles, LMDB databases of its own.
+"""
 
 from __future__ import annotations
 
@@ -35,6 +38,15 @@ def join(name: str) -> Path | None:
         )
         return None
     return folder
+
+
+def below(folder: Path, name: str) -> Path | None:
+    """The folder `name` in that one; None where it cannot be made."""
+    try:
+        (folder / name).mkdir(exist_ok=True)
+    except OSError:
+        return None
+    return folder / name
 
 
 def check(folder: Path) -> None:

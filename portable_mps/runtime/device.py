@@ -12,7 +12,7 @@ from portable_mps.runtime import adapter as adapters
 from portable_mps.runtime import cache as cache_folder
 from portable_mps.runtime import notices, profiler, workers
 from portable_mps.runtime.errors import ErrorRecord
-from portable_mps.runtime.kernel import KERNELS, Compiler
+from portable_mps.runtime.kernel import KERNELS, Compiler, open_pool
 from portable_mps.runtime.memory import Slabs
 from portable_mps.runtime.stream import Stream
 
@@ -37,8 +37,8 @@ class Device:
         cache = cache_folder.join(_folder_name(f"{self.adapter.name} {self.adapter.driver} {spy.SGL_VERSION}"))
         options = spy.SlangCompilerOptions()
         options.include_paths = [str(KERNELS)]
-        mode = spy.SlangFloatingPointMode
-        options.floating_point_mode = mode.fast if settings.fast_math() else mode.precise
+        modes = spy.SlangFloatingPointMode
+        options.floating_point_mode = mode = modes.fast if settings.fast_math() else modes.precise
         self.raw = adapters.open_device(
             self.adapter,
             compiler_options=options,
@@ -49,14 +49,17 @@ class Device:
         )
         self.cache_folder = cache
         self.slabs = Slabs(self.raw)
-        handle, functions = adapters.recording_functions()
-        self.stream = Stream(self.raw, self.slabs, self.adapter.timestamp_period_ns, handle, functions)
+        handle, functions = adapters.device_functions()
+        self.pool = pool = open_pool(self.raw, handle, functions, mode.value)
+        waiting = notices.Compiling(cache is not None, lambda: 0 if pool is None else pool.unfinished)
+        self.stream = Stream(self.raw, self.slabs, self.adapter.timestamp_period_ns, handle, functions, waiting)
         _C.set_recorder(self.stream.recorder)
         self.errors = ErrorRecord(self.stream, self.slabs)
         self.stream.error_check = self.errors.check
-        self.compiler = Compiler(
-            self.raw, self.stream.recorder, self.adapter.max_push_constants, is_cached=cache is not None
-        )
+        # By the mode that the code depends on; slangpy's own caches ask for that themselves.
+        folder = None if cache is None else cache_folder.below(cache, f"kernels-{mode.name}")
+        limit = self.adapter.max_push_constants
+        self.compiler = Compiler(self.raw, self.stream.recorder, limit, waiting, self.pool, folder)
         if self.adapter.is_software:
             notices.software(self.adapter.name)
         _C.set_default_memory_ratio(settings.high_watermark_ratio())
@@ -66,6 +69,8 @@ class Device:
         workers.finish()
         self.stream.submit()
         self.raw.wait_for_idle()
+        if self.pool is not None:
+            self.pool.stop()
 
 
 def _folder_name(text: str) -> str:

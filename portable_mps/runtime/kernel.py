@@ -1,4 +1,6 @@
-"""Kernels: Slang source to a pipeline, compiled once a process and cached on disk.
+"""Kernels: Slang source to a pipeline, compiled once a process and kept on disk.
+
+Most are compiled in other threads (csrc/compiler.h) while dispatches of them are recorded already.
 
 A kernel's source names its parameter struct `Params` and takes it as `PARAMS p`; whether that is a push
 constant or a constant buffer is decided here, by the struct's size and the adapter.
@@ -6,6 +8,7 @@ constant or a constant buffer is decided here, by the struct's size and the adap
 
 from __future__ import annotations
 
+import ctypes
 import functools
 import hashlib
 import re
@@ -15,13 +18,14 @@ from pathlib import Path
 from typing import Any
 
 from portable_mps import _C
+from portable_mps.runtime import adapter
 from portable_mps.runtime.notices import Compiling
 
 KERNELS = Path(__file__).resolve().parent.parent / "kernels"
 
 
 class Pipeline:
-    """A compute pipeline and how its parameters are passed."""
+    """A kernel as Python knows it: its name; where slangpy records it, its pipeline and how parameters are passed."""
 
     __slots__ = ("in_buffer", "name", "pipeline")
 
@@ -32,28 +36,48 @@ class Pipeline:
 
 
 class Compiler:
-    """Compiles Slang for one device, whose `recorder` the kernels are for."""
+    """Compiles Slang for one device, whose `recorder` the kernels are for.
 
-    def __init__(self, device: Any, recorder: _C.Recorder, max_push_constants: int, is_cached: bool) -> None:
+    pool: compiles side by side what takes its parameters as push constants; None has slangpy compile all. folder: where
+    the pool keeps what it has made.
+    """
+
+    def __init__(
+        self,
+        device: Any,
+        recorder: _C.Recorder,
+        max_push_constants: int,
+        waiting: Compiling,
+        pool: _C.Compiler | None,
+        folder: Path | None,
+    ) -> None:
         self._device = device
         self._recorder = recorder
         self._max_push_constants = max_push_constants
         self._lock = threading.Lock()
-        self._compiling = Compiling(is_cached)
+        self._waiting = waiting
+        self._pool = pool
+        self._folder = folder
         self._kernels: dict[tuple[str, str], _C.Kernel] = {}
 
     def compile(self, name: str, source: str, parameter_bytes: int, entry: str = "main") -> _C.Kernel:
-        """The kernel for entry point `entry` of `source`; RuntimeError with the compiler's words when it fails."""
+        """The kernel for entry point `entry` of `source`, which may still be compiled when this returns.
+
+        RuntimeError with the compiler's words when it fails: here, or where somebody waits for the kernel.
+        """
         in_buffer = parameter_bytes > self._max_push_constants
         binding = "uniform ConstantBuffer<Params>" if in_buffer else "uniform Params"
         text = f"#define PARAMS {binding}\n{source}"
-        # The hash makes the module's name unique, as slangpy keeps modules by name.
-        digest = hashlib.sha256(text.encode()).hexdigest()[:16]
+        digest = hashlib.sha256(text.encode()).hexdigest()
         with self._lock:
             known = self._kernels.get((digest, entry))
             if known is None:
-                with self._compiling:
-                    known = self._make(name, f"{name}_{digest}", text, entry, in_buffer)
+                if in_buffer or self._pool is None:
+                    with self._waiting:
+                        # The hash makes the module's name unique, as slangpy keeps modules by name.
+                        known = self._make(name, f"{name}_{digest[:16]}", text, entry, in_buffer)
+                else:
+                    known = self._begin(self._pool, name, text, entry, parameter_bytes)
                 self._kernels[digest, entry] = known
         return known
 
@@ -65,6 +89,41 @@ class Compiler:
         parameters = program.layout.entry_points[0].parameters
         push_bytes = max((p.type_layout.size for p in parameters if p.name == "p"), default=0)
         return self._recorder.kernel(Pipeline(name, pipeline, in_buffer), handle, push_bytes)
+
+    def _begin(self, pool: _C.Compiler, name: str, text: str, entry: str, parameter_bytes: int) -> _C.Kernel:
+        file = ""
+        if self._folder is not None:
+            key = hashlib.sha256("\n".join((library_digest(), entry, text)).encode()).hexdigest()
+            file = str(self._folder / key[:32])
+        python = Pipeline(name, None, in_buffer=False)
+        return self._recorder.compile(python, pool, name, text, entry, file, parameter_bytes)
+
+
+@functools.cache
+def library_digest() -> str:
+    """Of what kernels include."""
+    digest = hashlib.sha256()
+    for path in sorted(KERNELS.rglob("*.slangh")):
+        digest.update(path.read_bytes())
+    return digest.hexdigest()
+
+
+def open_pool(raw: Any, handle: int, functions: dict[str, int], floating_point_mode: int) -> _C.Compiler | None:
+    """Compilers beside slangpy's, one a processor; None where Slang's library is not found.
+
+    raw: slangpy's device. handle and functions: adapter.device_functions().
+    """
+    import slangpy as spy
+
+    libraries = sorted(Path(spy.__file__).parent.glob("*slang-compiler*"))
+    if not functions or not libraries:
+        return None
+    create = ctypes.CDLL(str(libraries[0])).slang_createGlobalSession2
+    address = ctypes.cast(create, ctypes.c_void_p).value
+    profile = raw.supported_shader_model.name.replace("sm_6_7", "sm_6_6")  # as slangpy chooses
+    # Each takes 60 MB, and more than eight are rarely busy.
+    threads = max(min(adapter.processors(), 8), 1)
+    return _C.Compiler(handle, functions, address or 0, str(KERNELS), profile, floating_point_mode, threads)
 
 
 @functools.cache

@@ -10,6 +10,7 @@ import logging
 import sys
 import threading
 import time
+from collections.abc import Callable
 from types import TracebackType
 
 from portable_mps import settings
@@ -37,15 +38,18 @@ def software(name: str) -> None:
 
 
 class Compiling:
-    """A context around each compilation: says what takes so long once they have taken more than two seconds."""
+    """A context around each wait for a compiler: says what takes so long once that was more than two seconds.
 
-    def __init__(self, is_cached: bool) -> None:
+    count: how many kernels are being compiled in other threads.
+    """
+
+    def __init__(self, is_cached: bool, count: Callable[[], int]) -> None:
         self._spent = 0.0
         self._said = False
         self._start = 0.0
         self._timer: threading.Timer | None = None
-        when = "once, as each is kept" if is_cached else "in each process without a cache"
-        self._text = f"compiling kernels; this happens {when}."
+        self._count = count
+        self._when = "once, as each is kept" if is_cached else "in each process without a cache"
 
     def __enter__(self) -> None:
         if not self._said:
@@ -67,4 +71,5 @@ class Compiling:
 
     def _say(self) -> None:
         self._said = True
-        say(self._text)
+        count = max(self._count(), 1)
+        say(f"compiling {count} kernel{'s' * (count > 1)}; this happens {self._when}.")

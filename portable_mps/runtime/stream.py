@@ -7,11 +7,13 @@ from typing import Any
 import numpy as np
 
 from portable_mps import _C
+from portable_mps.runtime.notices import Compiling
 
 Step = _C.Batch | tuple[Any, np.ndarray, tuple[int, int, int], bool]  # the latter: what `record` takes
 
 SUBMIT_AFTER = 8  # calls of `poll` before what is recorded is handed over, whatever the device is doing
 _STAGING_STEP = 1 << 16
+_COMPILED_TOGETHER = 4096  # dispatches that may wait for their kernels
 _MAX_TRANSFER = 1 << 28  # bytes of host memory staged at a time
 
 
@@ -21,16 +23,24 @@ class Stream:
     Dispatches are tracked and kept in C++ (csrc/recorder.h) until a copy or a submission needs their command buffer.
 
     functions: addresses of Vulkan functions by name, with which C++ records dispatches; none where slangpy does.
+    waiting: entered while kernels that are still compiled are waited for.
     """
 
     def __init__(
-        self, device: Any, slabs: Any, timestamp_period_ns: float, handle: int, functions: dict[str, int]
+        self,
+        device: Any,
+        slabs: Any,
+        timestamp_period_ns: float,
+        handle: int,
+        functions: dict[str, int],
+        waiting: Compiling,
     ) -> None:
         import slangpy as spy
 
         self._spy = spy
         self._device = device
         self._slabs = slabs
+        self._waiting = waiting
         self.timestamp_period_ns = timestamp_period_ns
         self._encoder: Any = None
         self._polls = 0
@@ -86,6 +96,16 @@ class Stream:
         if profiler is not None:
             profiler.after(encoder, pipeline.name, groups)
 
+    def record_alone(self, batch: _C.Batch, pipeline: Any, groups: tuple[int, int, int]) -> None:
+        """Record a batch of one dispatch, which the profiler shall see."""
+        encoder = self._open()
+        profiler = self._profiler
+        if profiler is not None:
+            profiler.before(encoder)
+        self._execute(batch)
+        if profiler is not None:
+            profiler.after(encoder, pipeline.name, groups)
+
     def replay(self, steps: list[Step]) -> None:
         """Record what was captured, between barriers."""
         with self.lock:
@@ -100,6 +120,11 @@ class Stream:
             self.poll()
 
     def _execute(self, batch: _C.Batch) -> None:
+        if self.recorder.is_compiling:
+            with self._waiting:
+                self.recorder.prepare(batch)
+        else:
+            self.recorder.prepare(batch)  # which only looks for errors
         self._encoder.execute_callback(lambda commands: self.recorder.replay(batch, commands.value))
 
     @staticmethod
@@ -120,6 +145,8 @@ class Stream:
 
     def poll(self) -> None:
         """Called every few dispatches: hand over what is recorded if the device has run dry, or it is much."""
+        if self.recorder.is_compiling and self.recorder.pending < _COMPILED_TOGETHER:
+            return  # handing over would wait for the compiler, which has more to do if all goes on
         self._polls += 1
         if self._polls >= SUBMIT_AFTER or self._idle():
             self.submit()

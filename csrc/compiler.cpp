@@ -1,0 +1,187 @@
+#include "compiler.h"
+
+#include "files.h"
+
+#include <pybind11/stl.h>
+
+#include <optional>
+
+namespace portable_mps {
+namespace {
+
+constexpr size_t kCacheHeader = 32;  // bytes of a pipeline cache without any pipeline
+
+void check(int32_t result, const char* function) {
+  if (result != vk::VK_SUCCESS) {
+    throw std::runtime_error(std::string(function) + " failed with VkResult " +
+                             std::to_string(result));
+  }
+}
+
+std::vector<uint32_t> words_of(const std::string& bytes) {
+  std::vector<uint32_t> words(bytes.size() / sizeof(uint32_t));
+  std::memcpy(words.data(), bytes.data(), words.size() * sizeof(uint32_t));
+  return words;
+}
+
+}  // namespace
+
+Compiler::Compiler(uintptr_t device, const std::map<std::string, uintptr_t>& functions,
+                   FrontEndOptions options, size_t threads)
+    : device_(reinterpret_cast<vk::VkDevice>(device)),
+      options_(std::move(options)),
+      most_threads_(threads) {
+  vk::load(create_module_, functions, "vkCreateShaderModule");
+  vk::load(destroy_module_, functions, "vkDestroyShaderModule");
+  vk::load(create_cache_, functions, "vkCreatePipelineCache");
+  vk::load(cache_data_, functions, "vkGetPipelineCacheData");
+  vk::load(destroy_cache_, functions, "vkDestroyPipelineCache");
+  vk::load(create_pipelines_, functions, "vkCreateComputePipelines");
+}
+
+Compilation* Compiler::start(std::string name, std::string text, std::string entry,
+                             std::string file, vk::VkPipelineLayout layout) {
+  auto* const result = new Compilation();
+  Job job{std::move(name), std::move(text), std::move(entry), std::move(file), layout, result};
+  ++unfinished_;
+  const std::unique_lock<std::mutex> held(mutex_);
+  if (stopped_) {
+    finish(job, 0, "the process is ending");
+    return result;
+  }
+  jobs_.push_back(std::move(job));
+  if (idle_ < jobs_.size() && threads_.size() < most_threads_) {
+    threads_.emplace_back([this] { work(); });
+  }
+  queued_.notify_one();
+  return result;
+}
+
+void Compiler::finish(const Job& job, vk::VkPipeline pipeline, std::string error) {
+  if (pipeline != 0) {
+    job.result->pipeline_.store(pipeline, std::memory_order_release);
+  } else {
+    job.result->error_ = job.name + ": " + error;
+    job.result->failed_.store(true, std::memory_order_release);
+  }
+  --unfinished_;
+}
+
+void Compiler::wait(const Compilation& compilation) {
+  std::unique_lock<std::mutex> held(mutex_);
+  finished_.wait(held, [&] { return compilation.is_finished(); });
+}
+
+void Compiler::stop() {
+  {
+    const std::unique_lock<std::mutex> held(mutex_);
+    stopped_ = true;
+    for (const Job& job : jobs_) {
+      finish(job, 0, "the process is ending");
+    }
+    jobs_.clear();
+    queued_.notify_all();
+    finished_.notify_all();
+  }
+  for (auto& thread : threads_) {
+    thread.join();
+  }
+  threads_.clear();
+}
+
+void Compiler::work() {
+  FrontEnd front_end(options_);
+  std::unique_lock<std::mutex> held(mutex_);
+  for (;;) {
+    ++idle_;
+    queued_.wait(held, [&] { return stopped_ || !jobs_.empty(); });
+    --idle_;
+    if (stopped_) {
+      return;
+    }
+    const Job job = std::move(jobs_.front());
+    jobs_.pop_front();
+    held.unlock();
+    vk::VkPipeline pipeline = 0;
+    std::string error;
+    try {
+      const std::string kept = job.file.empty() ? "" : job.file + ".spv";
+      std::optional<std::string> bytes = files::read(kept);
+      std::vector<uint32_t> code =
+          bytes ? words_of(*bytes) : front_end.compile(job.text, job.entry);
+      pipeline = create(job, code);
+      if (!bytes) {  // not before: what crashes a driver shall not be kept
+        files::write(kept, code.data(), code.size() * sizeof(uint32_t));
+      }
+    } catch (const std::exception& failure) {
+      error = failure.what();
+    } catch (...) {
+      error = "the compiler failed";
+    }
+    held.lock();
+    finish(job, pipeline, std::move(error));
+    finished_.notify_all();
+  }
+}
+
+// A cache for each pipeline: files of one pipeline are never merged, so processes do not wait for
+// each other.
+vk::VkPipeline Compiler::create(const Job& job, const std::vector<uint32_t>& code) const {
+  vk::VkShaderModuleCreateInfo of_module{};
+  of_module.sType = vk::VK_STRUCTURE_TYPE_SHADER_MODULE_CREATE_INFO;
+  of_module.codeSize = code.size() * sizeof(uint32_t);
+  of_module.pCode = code.data();
+  vk::VkShaderModule module = 0;
+  check(create_module_(device_, &of_module, nullptr, &module), "vkCreateShaderModule");
+
+  const std::string kept = job.file.empty() ? "" : job.file + ".pipeline";
+  const std::optional<std::string> data = files::read(kept);
+  vk::VkPipelineCacheCreateInfo of_cache{};
+  of_cache.sType = vk::VK_STRUCTURE_TYPE_PIPELINE_CACHE_CREATE_INFO;
+  of_cache.initialDataSize = data ? data->size() : 0;
+  of_cache.pInitialData = data ? data->data() : nullptr;
+  vk::VkPipelineCache cache = 0;
+  if (create_cache_(device_, &of_cache, nullptr, &cache) != vk::VK_SUCCESS) {
+    cache = 0;  // it is done without
+  }
+
+  vk::VkComputePipelineCreateInfo info{};
+  info.sType = vk::VK_STRUCTURE_TYPE_COMPUTE_PIPELINE_CREATE_INFO;
+  info.stage.sType = vk::VK_STRUCTURE_TYPE_PIPELINE_SHADER_STAGE_CREATE_INFO;
+  info.stage.stage = vk::VK_SHADER_STAGE_COMPUTE_BIT;
+  info.stage.module = module;
+  info.stage.pName = "main";
+  info.layout = job.layout;
+  vk::VkPipeline pipeline = 0;
+  const int32_t result = create_pipelines_(device_, cache, 1, &info, nullptr, &pipeline);
+  destroy_module_(device_, module, nullptr);
+  if (cache != 0) {
+    size_t size = 0;
+    if (result == vk::VK_SUCCESS && !kept.empty() &&
+        cache_data_(device_, cache, &size, nullptr) == vk::VK_SUCCESS && size > kCacheHeader &&
+        (!data || data->size() != size)) {
+      std::string now(size, '\0');
+      if (cache_data_(device_, cache, &size, now.data()) == vk::VK_SUCCESS) {
+        files::write(kept, now.data(), size);
+      }
+    }
+    destroy_cache_(device_, cache, nullptr);
+  }
+  check(result, "vkCreateComputePipelines");
+  return pipeline;
+}
+
+void bind_compiler(py::module_& module) {
+  py::class_<Compiler, std::shared_ptr<Compiler>>(module, "Compiler")
+      .def(py::init([](uintptr_t device, const std::map<std::string, uintptr_t>& functions,
+                       uintptr_t create_global_session, const std::string& include,
+                       const std::string& profile, int floating_point_mode, size_t threads) {
+        return std::make_shared<Compiler>(
+            device, functions,
+            FrontEndOptions{create_global_session, include, profile, floating_point_mode}, threads);
+      }))
+      .def_property_readonly("unfinished", &Compiler::unfinished)
+      .def("stop", &Compiler::stop, py::call_guard<py::gil_scoped_release>());
+}
+
+}  // namespace portable_mps

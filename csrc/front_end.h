@@ -1,0 +1,46 @@
+// Slang's compiler, called without Python: source to SPIR-V.
+#pragma once
+
+#include "slang.h"
+
+#include <memory>
+#include <string>
+#include <vector>
+
+namespace portable_mps {
+
+// What slangpy's session is made with, too: both give the same code.
+struct FrontEndOptions {
+  uintptr_t create_global_session;  // Slang's function of that name
+  std::string include;              // folder
+  std::string profile;              // "sm_6_0"
+  int floating_point_mode;
+};
+
+template <typename Interface>
+struct Release {
+  void operator()(Interface* object) const { object->release(); }
+};
+template <typename Interface>
+using Owned = std::unique_ptr<Interface, Release<Interface>>;
+
+// One thread's. The first call takes a quarter of a second to read Slang's own library, and so does
+// the first module of each session.
+class FrontEnd {
+ public:
+  explicit FrontEnd(FrontEndOptions options) : options_(std::move(options)) {}
+
+  // The SPIR-V of entry point `entry`, which is called "main" there. std::runtime_error with the
+  // compiler's words where there is none.
+  std::vector<uint32_t> compile(const std::string& text, const std::string& entry);
+
+ private:
+  void open_session();
+
+  FrontEndOptions options_;
+  Owned<slang::IGlobalSession> global_;
+  Owned<slang::ISession> session_;
+  size_t modules_ = 0;
+};
+
+}  // namespace portable_mps
