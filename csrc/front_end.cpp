@@ -12,9 +12,7 @@ using slang::CompilerOptionName;
 // A session keeps every module that it has loaded, several megabytes each.
 constexpr size_t kModulesPerSession = 128;
 
-CompilerOptionEntry option(CompilerOptionName name, int value) {
-  return {name, {0, value}};
-}
+CompilerOptionEntry option(CompilerOptionName name, int value) { return {name, {0, value}}; }
 
 CompilerOptionEntry option(CompilerOptionName name, const char* value) {
   return {name, {1, 0, 0, value}};

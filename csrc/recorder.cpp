@@ -186,16 +186,18 @@ std::shared_ptr<Batch> Recorder::take() {
   return batch_->empty() ? nullptr : std::exchange(batch_, std::make_shared<Batch>());
 }
 
-void Recorder::prepare(const Batch& batch) const {
+std::string Recorder::prepare(const Batch& batch) const {
   const py::gil_scoped_release released;
+  std::string error;
   for (const auto& dispatch : batch.dispatches_) {
     if (!dispatch.compilation->is_finished()) {
       compiler_->wait(*dispatch.compilation);
     }
-    if (dispatch.compilation->has_failed()) {
-      throw std::runtime_error(dispatch.compilation->error());
+    if (error.empty() && dispatch.compilation->has_failed()) {
+      error = dispatch.compilation->error();
     }
   }
+  return error;
 }
 
 void Recorder::replay(const Batch& batch, uintptr_t command_buffer) const {
@@ -212,6 +214,9 @@ void Recorder::replay(const Batch& batch, uintptr_t command_buffer) const {
                         nullptr);
     }
     const vk::VkPipeline pipeline = dispatch.compilation->pipeline();
+    if (pipeline == 0) {
+      continue;
+    }
     if (pipeline != bound) {
       bind_pipeline_(commands, vk::VK_PIPELINE_BIND_POINT_COMPUTE, pipeline);
       bound = pipeline;

@@ -100,9 +100,9 @@ class Recorder {
   size_t pending() const { return batch_->size(); }
   bool is_compiling() const { return compiler_ != nullptr && compiler_->unfinished() != 0; }
 
-  // Wait for the kernels of a batch, which `replay` then records. Throws what a compiler said, once
-  // for each batch that has such a kernel.
-  void prepare(const Batch& batch) const;
+  // Wait for the kernels of a batch. What the compiler said of the first that has failed: `replay`
+  // leaves those out. Hold the GIL.
+  std::string prepare(const Batch& batch) const;
   void replay(const Batch& batch, uintptr_t command_buffer) const;
   const py::object& stream() const { return stream_; }
 

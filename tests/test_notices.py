@@ -53,7 +53,7 @@ class Slowly:
         self.recorder = recorder
     def prepare(self, batch):
         time.sleep({seconds})
-        self.recorder.prepare(batch)
+        return self.recorder.prepare(batch)
     def __getattr__(self, name):
         return getattr(self.recorder, name)
 stream = device.current().stream

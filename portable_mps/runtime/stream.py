@@ -122,10 +122,12 @@ class Stream:
     def _execute(self, batch: _C.Batch) -> None:
         if self.recorder.is_compiling:
             with self._waiting:
-                self.recorder.prepare(batch)
+                error = self.recorder.prepare(batch)
         else:
-            self.recorder.prepare(batch)  # which only looks for errors
+            error = self.recorder.prepare(batch)
         self._encoder.execute_callback(lambda commands: self.recorder.replay(batch, commands.value))
+        if error:  # the others' dispatches are recorded
+            raise RuntimeError(error)
 
     @staticmethod
     def _refuse_in_graphs(what: str) -> None:

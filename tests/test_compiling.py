@@ -1,0 +1,116 @@
+"""Kernels that are compiled side by side: what fails, what is kept, and what an end of the process leaves."""
+
+import os
+import struct
+import subprocess
+import sys
+
+import pytest
+import torch
+from processes import output_of, run_script
+
+from portable_mps.runtime import device
+
+USE = "import torch; x = torch.arange(4.0, device='mps'); print(x.exp().sum().item(), (x * 2).sin().sum().item())"
+FILL = """
+struct Params {{ float* out; float value; uint unused; }};
+[shader("compute")] [numthreads(4, 1, 1)]
+void main(uint3 id : SV_DispatchThreadID, PARAMS p) {{ p.out[id.x] = {value}; }}
+"""
+
+
+def fill(value: str, out: torch.Tensor) -> None:
+    """Launch a kernel that has not been asked for before."""
+    now = device.current()
+    kernel = now.compiler.compile("filling", FILL.format(value=value), 16)
+    parameters = struct.pack("@QfI", out.data_ptr(), 3.0, 0)
+    now.stream.launch(kernel, parameters, (1, 1, 1), [], [out], [0])
+
+
+@pytest.fixture(autouse=True)
+def compiled_in_other_threads():
+    if device.current().pool is None:
+        pytest.skip("slangpy compiles here")
+
+
+def test_dispatches_are_recorded_before_their_kernels_are_there():
+    outs = [torch.zeros(4, device="mps") for _ in range(40)]
+    for number, out in enumerate(outs):
+        fill(f"p.value * {number}", out)
+    assert [out.tolist() for out in outs] == [[3.0 * number] * 4 for number in range(40)]
+
+
+def test_an_error_is_raised_by_whoever_waits_and_then_at_each_call():
+    """Other dispatches of its batch run."""
+    out, other = torch.zeros(4, device="mps"), torch.ones(4, device="mps")
+    fill("nonsense", out)
+    other.mul_(3)
+    with pytest.raises(RuntimeError, match=r"(?s)filling: .*nonsense"):
+        torch.mps.synchronize()
+    with pytest.raises(RuntimeError, match=r"(?s)filling: .*nonsense"):
+        fill("nonsense", out)
+    assert (other.add(1).tolist(), out.tolist()) == ([4.0] * 4, [0.0] * 4)
+
+
+def test_what_is_kept_needs_no_compiler(tmp_path):
+    without = f"""
+import torch
+from portable_mps import _C
+from portable_mps.runtime import device
+calls_nothing = 0
+device.open_pool = lambda raw, handle, functions, mode: _C.Compiler(
+    handle, functions, calls_nothing, "", "sm_6_0", mode, 2)
+{USE}
+"""
+    first = output_of(USE, PORTABLE_MPS_CACHE=str(tmp_path))
+    assert output_of(without, PORTABLE_MPS_CACHE=str(tmp_path)) == first
+
+
+def test_damaged_files_are_made_anew(tmp_path):
+    expected = output_of(USE, PORTABLE_MPS_CACHE=str(tmp_path))
+    kept = {path: path.read_bytes() for path in tmp_path.rglob("*.spv")}
+    assert len(kept) > 2
+    damages = (lambda content: b"", lambda content: content[:-4], lambda content: content[:40] + b"\1" + content[41:])
+    for number, (path, content) in enumerate(kept.items()):
+        path.write_bytes(damages[number % 3](content))
+    assert output_of(USE, PORTABLE_MPS_CACHE=str(tmp_path)) == expected
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*.spv")} == kept
+
+
+def test_processes_share_a_cache(tmp_path):
+    environment = os.environ | {"PORTABLE_MPS": "1", "PORTABLE_MPS_CACHE": str(tmp_path)}
+    started = [
+        subprocess.Popen([sys.executable, "-c", USE], env=environment, stdout=subprocess.PIPE, text=True)
+        for _ in range(3)
+    ]
+    outputs = [process.communicate(timeout=180)[0] for process in started]
+    assert len(set(outputs)) == 1 and [process.returncode for process in started] == [0] * 3
+    (folder,) = tmp_path.glob("*/kernels-*")
+    assert {path.suffix for path in folder.iterdir()} <= {".spv", ".pipeline"}
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="there is no limit of a file's size")
+def test_files_that_cannot_be_written_are_done_without(tmp_path):
+    source = f"""
+import resource, torch
+torch.ones(1, device="mps").sum().item()
+resource.setrlimit(resource.RLIMIT_FSIZE, (64, 64))
+{USE}
+"""
+    assert output_of(source, PORTABLE_MPS_CACHE=str(tmp_path)) == output_of(USE)
+    kept = {path.name for path in tmp_path.rglob("*.spv*")}
+    output_of(USE, PORTABLE_MPS_CACHE=str(tmp_path))
+    assert kept < {path.name for path in tmp_path.rglob("*.spv*")}
+
+
+def test_exit_while_kernels_are_compiled(tmp_path):
+    source = f"""
+import torch
+from portable_mps.runtime import device
+compiler = device.current().compiler
+for number in range(200):
+    compiler.compile("filling", {FILL!r}.format(value=number), 16)
+print("done")
+"""
+    done = run_script(source, PORTABLE_MPS_CACHE=str(tmp_path))
+    assert (done.returncode, done.stdout, done.stderr) == (0, "done\n", "")
