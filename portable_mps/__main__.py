@@ -1,4 +1,4 @@
-"""The command line: portable-mps info | doctor | profile | tune."""
+"""The command line: portable-mps info | doctor | profile | cache | tune."""
 
 from __future__ import annotations
 
@@ -22,6 +22,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     profile.add_argument("--rows", type=int, default=15, help="kernels and gaps to print (default 15)")
     profile.add_argument("script", type=Path)
     profile.add_argument("arguments", nargs=argparse.REMAINDER, help="the script's own")
+    cache = commands.add_parser("cache", help="show what is kept of compiled kernels, forget it, or fill it")
+    actions = cache.add_subparsers(dest="action", metavar="{empty,warm}")
+    actions.add_parser("empty", help="forget every compiled kernel, while no script runs")
+    warm = actions.add_parser("warm", help="run a script, so that its kernels are kept")
+    warm.add_argument("script", type=Path)
+    warm.add_argument("arguments", nargs=argparse.REMAINDER, help="the script's own")
     tune = commands.add_parser("tune", help="measure the tiles of matrix products, and remember the fastest")
     tune.add_argument("shapes", nargs="*", metavar="MxNxK", help="of the products (default: a few common ones)")
     tune.add_argument("--dtype", action="append", default=[], help="float32, float16 or bfloat16 (default: all)")
@@ -33,10 +39,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
         print(info.report())
         return 0
+    if options.command == "cache" and options.action != "warm":
+        return _cache(options.action)
     # What runs from here on is for the device: also where torch has another accelerator.
     os.environ.setdefault("PORTABLE_MPS", "1")
     if options.command == "profile":
         return _profile(profile, options)
+    if options.command == "cache":
+        return _warm(warm, options)
     if options.command == "tune":
         from portable_mps import tune as tuning
 
@@ -44,6 +54,29 @@ def main(arguments: Sequence[str] | None = None) -> int:
     from portable_mps import doctor
 
     return doctor.run()
+
+
+def _cache(action: str | None) -> int:
+    from portable_mps.runtime import cache
+
+    print(f"{cache.empty() / 1e6:.1f} MB are free again" if action == "empty" else cache.report())
+    return 0
+
+
+def _warm(parser: argparse.ArgumentParser, options: argparse.Namespace) -> int:
+    if not options.script.is_file():
+        parser.error(f"there is no script {options.script}")
+    from portable_mps import profile
+    from portable_mps.runtime import cache
+
+    before = sum(count for count, _ in cache.kernels().values())
+    status = profile.run_script(options.script, options.arguments)
+    if (device := sys.modules.get("portable_mps.runtime.device")) is not None and device.is_open():
+        device.current().stream.wait()  # for kernels that no result was asked of
+    now = sum(count for count, _ in cache.kernels().values())
+    sys.stdout.flush()
+    print(f"portable-mps: {now - before} kernels more are kept, {now} in all")
+    return status
 
 
 def _profile(parser: argparse.ArgumentParser, options: argparse.Namespace) -> int:

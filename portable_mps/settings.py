@@ -55,6 +55,16 @@ def cache_folder() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "portable-mps"
 
 
+def compilers() -> int | None:
+    """PORTABLE_MPS_COMPILERS: how many threads compile kernels; 0: none, slangpy compiles. None where nobody says."""
+    text = os.environ.get("PORTABLE_MPS_COMPILERS")
+    if not text:
+        return None
+    if not text.isdecimal():
+        raise RuntimeError(f"invalid PORTABLE_MPS_COMPILERS {text!r}: expected a number of threads")
+    return int(text)
+
+
 def quiet() -> bool:
     """PORTABLE_MPS_QUIET: print no notices on the terminal (a slow software driver, kernels being compiled)."""
     return bool(_flag("PORTABLE_MPS_QUIET"))

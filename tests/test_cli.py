@@ -1,6 +1,7 @@
-"""portable-mps info and doctor."""
+"""portable-mps info, doctor and cache."""
 
 import os
+import re
 import subprocess
 import sys
 
@@ -57,3 +58,22 @@ def test_doctor_says_what_to_do(environment, words):
 
 def test_no_command_is_an_error():
     assert cli().returncode == 2
+
+
+def test_cache(tmp_path):
+    script = tmp_path / "script.py"
+    script.write_text("import sys, torch\nprint(torch.ones(3, device='mps').exp().sum().item(), sys.argv[1:])\n")
+    environment = {"PORTABLE_MPS_CACHE": str(tmp_path / "kept")}
+    assert "nothing is kept" in cli("cache", environment=environment).stdout
+    warmed = cli("cache", "warm", script, "--flag", environment=environment)
+    assert warmed.returncode == 0 and warmed.stdout.startswith("8.15484") and "['--flag']" in warmed.stdout, warmed
+    count = re.search(r"(\d+) kernels more are kept, \1 in all", warmed.stdout)[1]
+    assert "0 kernels more" in cli("cache", "warm", script, environment=environment).stdout
+    shown = cli("cache", environment=environment).stdout
+    assert str(tmp_path / "kept") in shown and f": {count} kernels, " in shown
+    (adapter_folder,) = (tmp_path / "kept").iterdir()
+    (adapter_folder / "tiles.json").write_text("{}")
+    assert " MB are free again" in cli("cache", "empty", environment=environment).stdout
+    assert "nothing is kept" in cli("cache", environment=environment).stdout
+    assert [path.name for path in adapter_folder.iterdir()] == ["tiles.json"]
+    assert "there is no script" in cli("cache", "warm", tmp_path / "none.py", environment=environment).stderr

@@ -114,3 +114,15 @@ print("done")
 """
     done = run_script(source, PORTABLE_MPS_CACHE=str(tmp_path))
     assert (done.returncode, done.stdout, done.stderr) == (0, "done\n", "")
+
+
+@pytest.mark.parametrize("threads", ["0", "1"])
+def test_how_many_threads_compile(threads, tmp_path):
+    source = f"{USE}; from portable_mps.runtime import device; print(device.current().pool is None)"
+    printed = output_of(source, PORTABLE_MPS_COMPILERS=threads, PORTABLE_MPS_CACHE=str(tmp_path)).splitlines()
+    assert printed == [output_of(USE), str(threads == "0")]
+
+
+def test_a_number_of_threads_that_is_none():
+    done = run_script(USE, PORTABLE_MPS_COMPILERS="many")
+    assert "invalid PORTABLE_MPS_COMPILERS 'many'" in done.stderr and done.returncode == 1

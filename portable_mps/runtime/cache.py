@@ -40,6 +40,42 @@ def join(name: str) -> Path | None:
     return folder
 
 
+def kernels() -> dict[str, tuple[int, int]]:
+    """By folder of an adapter and driver: how many kernels are kept, and the bytes of all that is kept."""
+    found = {}
+    for folder in sorted(path for path in settings.cache_folder().glob("*") if path.is_dir()):
+        files = [path for path in folder.rglob("*") if path.is_file() and _is_compiled(path.relative_to(folder))]
+        if files:
+            sizes = sum(path.stat().st_size for path in files)
+            found[folder.name] = sum(path.suffix == ".spv" for path in files), sizes
+    return found
+
+
+def report() -> str:
+    """For `portable-mps cache`."""
+    lines = [str(settings.cache_folder())]
+    for name, (count, size) in kernels().items():
+        lines.append(f"  {name}: {count} kernel{'s' * (count != 1)}, {size / 1e6:.1f} MB")
+    return "\n".join(lines if len(lines) > 1 else [*lines, "  nothing is kept"])
+
+
+def empty() -> int:
+    """Forget every compiled kernel, but not what `portable-mps tune` measured; the bytes that are free now.
+
+    Not while a process compiles: it would find its folder gone, and keep nothing more.
+    """
+    freed = sum(size for _, size in kernels().values())
+    for folder in settings.cache_folder().glob("*"):
+        for part in folder.glob("*"):
+            if _is_compiled(part.relative_to(folder)):
+                shutil.rmtree(part)
+    return freed
+
+
+def _is_compiled(path: Path) -> bool:
+    return path.parts[0] in ("shaders", "modules") or path.parts[0].startswith("kernels-")
+
+
 def below(folder: Path, name: str) -> Path | None:
     """The folder `name` in that one; None where it cannot be made."""
     try:

@@ -66,11 +66,13 @@ class Device:
 
     def close(self) -> None:
         """Wait for work in flight; the driver's own objects go with the process."""
-        workers.finish()
-        self.stream.submit()
-        self.raw.wait_for_idle()
-        if self.pool is not None:
-            self.pool.stop()
+        try:
+            workers.finish()
+            self.stream.submit()
+            self.raw.wait_for_idle()
+        finally:  # what cannot be submitted may be a kernel that does not compile
+            if self.pool is not None:
+                self.pool.stop()
 
 
 def _folder_name(text: str) -> str:

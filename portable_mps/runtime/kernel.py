@@ -17,10 +17,11 @@ import threading
 from pathlib import Path
 from typing import Any
 
-from portable_mps import _C
+from portable_mps import _C, settings
 from portable_mps.runtime import adapter
 from portable_mps.runtime.notices import Compiling
 
+_MOST_COMPILERS = 8  # each takes 60 MB, and more are rarely busy
 KERNELS = Path(__file__).resolve().parent.parent / "kernels"
 
 
@@ -109,20 +110,21 @@ def library_digest() -> str:
 
 
 def open_pool(raw: Any, handle: int, functions: dict[str, int], floating_point_mode: int) -> _C.Compiler | None:
-    """Compilers beside slangpy's, one a processor; None where Slang's library is not found.
+    """Compilers beside slangpy's, one a processor; None where there shall be none, or Slang's library is not found.
 
     raw: slangpy's device. handle and functions: adapter.device_functions().
     """
     import slangpy as spy
 
+    threads = settings.compilers()
+    if threads is None:
+        threads = min(adapter.processors(), _MOST_COMPILERS)
     libraries = sorted(Path(spy.__file__).parent.glob("*slang-compiler*"))
-    if not functions or not libraries:
+    if threads == 0 or not functions or not libraries:
         return None
     create = ctypes.CDLL(str(libraries[0])).slang_createGlobalSession2
     address = ctypes.cast(create, ctypes.c_void_p).value
     profile = raw.supported_shader_model.name.replace("sm_6_7", "sm_6_6")  # as slangpy chooses
-    # Each takes 60 MB, and more than eight are rarely busy.
-    threads = max(min(adapter.processors(), 8), 1)
     return _C.Compiler(handle, functions, address or 0, str(KERNELS), profile, floating_point_mode, threads)
 
 
