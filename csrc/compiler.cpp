@@ -5,6 +5,7 @@
 #include <pybind11/stl.h>
 
 #include <optional>
+#include <system_error>
 
 namespace portable_mps {
 namespace {
@@ -51,7 +52,15 @@ Compilation* Compiler::start(std::string name, std::string text, std::string ent
   }
   jobs_.push_back(std::move(job));
   if (idle_ < jobs_.size() && threads_.size() < most_threads_) {
-    threads_.emplace_back([this] { work(); });
+    try {
+      threads_.emplace_back([this] { work(); });
+    } catch (const std::system_error& failure) {  // the process has too many
+      if (threads_.empty()) {
+        finish(jobs_.back(), 0, failure.what());
+        jobs_.pop_back();
+        return result;
+      }
+    }
   }
   queued_.notify_one();
   return result;

@@ -1,6 +1,7 @@
 """Kernels that are compiled side by side: what fails, what is kept, and what an end of the process leaves."""
 
 import os
+import shutil
 import struct
 import subprocess
 import sys
@@ -9,7 +10,7 @@ import pytest
 import torch
 from processes import output_of, run_script
 
-from portable_mps.runtime import device
+from portable_mps.runtime import device, kernel
 
 USE = "import torch; x = torch.arange(4.0, device='mps'); print(x.exp().sum().item(), (x * 2).sin().sum().item())"
 FILL = """
@@ -22,9 +23,9 @@ void main(uint3 id : SV_DispatchThreadID, PARAMS p) {{ p.out[id.x] = {value}; }}
 def fill(value: str, out: torch.Tensor) -> None:
     """Launch a kernel that has not been asked for before."""
     now = device.current()
-    kernel = now.compiler.compile("filling", FILL.format(value=value), 16)
+    filling = now.compiler.compile("filling", FILL.format(value=value), 16)
     parameters = struct.pack("@QfI", out.data_ptr(), 3.0, 0)
-    now.stream.launch(kernel, parameters, (1, 1, 1), [], [out], [0])
+    now.stream.launch(filling, parameters, (1, 1, 1), [], [out], [0])
 
 
 @pytest.fixture(autouse=True)
@@ -56,7 +57,7 @@ def test_what_is_kept_needs_no_compiler(tmp_path):
     without = f"""
 import torch
 from portable_mps import _C
-from portable_mps.runtime import device
+from portable_mps.runtime import device, kernel
 calls_nothing = 0
 device.open_pool = lambda raw, handle, functions, mode: _C.Compiler(
     handle, functions, calls_nothing, "", "sm_6_0", mode, 2)
@@ -64,6 +65,17 @@ device.open_pool = lambda raw, handle, functions, mode: _C.Compiler(
 """
     first = output_of(USE, PORTABLE_MPS_CACHE=str(tmp_path))
     assert output_of(without, PORTABLE_MPS_CACHE=str(tmp_path)) == first
+
+
+@pytest.mark.parametrize("name", ["lib/dtypes.slang", "lib/strided.slangh", "matmul.slang"])
+def test_a_kernel_is_compiled_anew_after_a_change_of_what_it_may_import(tmp_path, monkeypatch, name):
+    copied = shutil.copytree(kernel.KERNELS, tmp_path / "kernels")
+    monkeypatch.setattr(kernel, "KERNELS", copied)
+    digest = kernel.library_digest.__wrapped__
+    assert digest() == kernel.library_digest()
+    with (copied / name).open("a") as file:
+        file.write("\n")
+    assert digest() != kernel.library_digest()
 
 
 def test_damaged_files_are_made_anew(tmp_path):
@@ -106,7 +118,7 @@ resource.setrlimit(resource.RLIMIT_FSIZE, (64, 64))
 def test_exit_while_kernels_are_compiled(tmp_path):
     source = f"""
 import torch
-from portable_mps.runtime import device
+from portable_mps.runtime import device, kernel
 compiler = device.current().compiler
 for number in range(200):
     compiler.compile("filling", {FILL!r}.format(value=number), 16)

@@ -102,10 +102,10 @@ class Compiler:
 
 @functools.cache
 def library_digest() -> str:
-    """Of what kernels include."""
+    """Of all that kernels may import or include."""
     digest = hashlib.sha256()
-    for path in sorted(KERNELS.rglob("*.slangh")):
-        digest.update(path.read_bytes())
+    for path in sorted(path for path in KERNELS.rglob("*") if path.suffix in (".slang", ".slangh")):
+        digest.update(str(path.relative_to(KERNELS)).encode() + b"\0" + path.read_bytes())
     return digest.hexdigest()
 
 
