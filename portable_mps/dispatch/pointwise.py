@@ -46,7 +46,8 @@ class Pointwise:
     the CPU; so do complex ones unless by_type has "Complex" or `complex` says that the expressions hold for them.
     in_double: as by_type, where the adapter has float64 and the compute type alone is too rough. in_half: a shorter
     expression of lib.rounded for common dtypes of 16 bits. like: the ATen operator whose dtypes on the CPU are the
-    row's; that of the first registration, if not said.
+    row's; that of the first registration, if not said. unroll: False for long functions, of which four copies in a
+    kernel take drivers up to a minute to compile, and gain nothing.
     """
 
     name: str
@@ -58,6 +59,7 @@ class Pointwise:
     by_type: dict[str, str] = field(default_factory=dict)
     in_double: dict[str, str] = field(default_factory=dict)
     in_half: str = ""
+    unroll: bool = True
     only: str = ""
     complex: bool = False
     check: Check = Check.NONE
@@ -174,6 +176,7 @@ class _Body:
         self.inputs, self.outputs, self.expressions = inputs, outputs, expressions
         self.promotion, self.common, self.scalar_mask = row.promotion, common, scalar_mask
         self.compute = "int" if common.compute == "bool" else common.compute
+        self.loop = "ForceUnroll" if row.unroll else "loop"
 
     def _as_common(self, value: str, operand: Storage) -> str:
         """`value`, in the compute type, wrapped or rounded to a common dtype that is narrower than that."""
@@ -245,7 +248,7 @@ def _vector_body(body: _Body, index: str) -> list[str]:
             vector = f"vector<{operand.type}, {_VECTOR}>"
             lines.append(f"    {vector} v{i + count} = (({vector}*)p.p{i + count})[i];")
     lines += [f"    vector<{o.type}, {_VECTOR}> v{i};" for i, o in enumerate(body.outputs)]
-    lines.append(f"    [ForceUnroll] for (int k = 0; k < {_VECTOR}; ++k) {{")
+    lines.append(f"    [{body.loop}] for (int k = 0; k < {_VECTOR}; ++k) {{")
     for i in range(len(body.inputs)):
         is_scalar = body.scalar_mask >> i & 1
         lines.append("    " + body.loaded(i, f"p.p{i + count}" if is_scalar else f"v{i + count}", "k"))

@@ -121,7 +121,7 @@ def nextafter_out(self: torch.Tensor, other: torch.Tensor, *, out: torch.Tensor)
 
 register(Pointwise("xlogy", ("maths::xlogy(a, b)",), 2, promotion=Promotion.FLOAT), "xlogy.OutTensor")
 register(Pointwise("xlog1py", ("maths::xlog1py(a, b)",), 2, promotion=Promotion.FLOAT), "special_xlog1py.out")
-_zeta = Pointwise("zeta", ("maths::zeta(a, b)",), 2, promotion=Promotion.FLOAT, modules=("lib.special",))
+_zeta = Pointwise("zeta", ("maths::zeta(a, b)",), 2, promotion=Promotion.FLOAT, modules=("lib.special",), unroll=False)
 register(_zeta, "special_zeta.out")
 
 # Bits.

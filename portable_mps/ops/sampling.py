@@ -26,10 +26,11 @@ register(
         2,
         promotion=Promotion.SAME,
         modules=("lib.samplers",),
+        unroll=False,
     ),
     "_standard_gamma_grad",
 )
-_dirichlet = Pointwise("dirichlet_grad", ("dirichlet_grad(a, b, c)",), 3, modules=("lib.samplers",))
+_dirichlet = Pointwise("dirichlet_grad", ("dirichlet_grad(a, b, c)",), 3, modules=("lib.samplers",), unroll=False)
 
 
 @implements("_dirichlet_grad")

@@ -15,7 +15,14 @@ for _name in _POLYNOMIALS:
     for _prefix, _argument in {"": "a", "shifted_": "a + a - C(1)"}.items():
         _expression = f"maths::{_name}({_argument}, {_DEGREE})"
         register(
-            Pointwise(_prefix + _kind, (_expression,), 2, promotion=Promotion.FLOAT, modules=("lib.polynomials",)),
+            Pointwise(
+                _prefix + _kind,
+                (_expression,),
+                2,
+                promotion=Promotion.FLOAT,
+                modules=("lib.polynomials",),
+                unroll=False,
+            ),
             f"special_{_prefix}{_kind}.out",
         )
 for _name in ("hermite_h", "hermite_he", "laguerre_l", "legendre_p"):
@@ -29,6 +36,7 @@ for _name in ("hermite_h", "hermite_he", "laguerre_l", "legendre_p"):
             2,
             promotion=Promotion.FLOAT,
             modules=("lib.polynomials",),
+            unroll=False,
             in_double=_in_double,
         ),
         f"special_{_kind}.out",
@@ -36,7 +44,7 @@ for _name in ("hermite_h", "hermite_he", "laguerre_l", "legendre_p"):
 
 for _name in ("igamma", "igammac"):
     register(
-        Pointwise(_name, (f"maths::{_name}(a, b)",), 2, modules=("lib.incomplete",), only="floating"),
+        Pointwise(_name, (f"maths::{_name}(a, b)",), 2, modules=("lib.incomplete",), unroll=False, only="floating"),
         f"{_name}.out",
     )
 
@@ -48,6 +56,7 @@ for _name in ("i0", "i1"):
             1,
             promotion=Promotion.FLOAT,
             modules=("lib.special",),
+            unroll=False,
         ),
         f"special_modified_bessel_{_name}.out",
     )
@@ -57,7 +66,7 @@ register(
 )
 
 register(
-    Pointwise("airy_ai", ("maths::airy_ai(a)",), 1, promotion=Promotion.FLOAT, modules=("lib.airy",)),
+    Pointwise("airy_ai", ("maths::airy_ai(a)",), 1, promotion=Promotion.FLOAT, modules=("lib.airy",), unroll=False),
     "special_airy_ai.out",
 )
 

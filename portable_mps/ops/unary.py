@@ -13,7 +13,8 @@ from portable_mps.dispatch.strided import castable, resized, resized_like
 # Results are floating point: integers are promoted to the default dtype first.
 _ELEMENTARY = "acos acosh asin asinh atan atanh cos cosh exp exp2 expm1 log log10 log1p log2 rsqrt sigmoid sin sinc"
 _ELEMENTARY += " sinh sqrt tan tanh"
-_SPECIAL = "digamma erf erfc erfinv i0 lgamma"
+_ERROR = "erf erfc"
+_SPECIAL = "digamma erfinv i0 lgamma"
 _SPECIAL_NAMESPACE = "erfcx i0e i1 i1e log_ndtr ndtri"
 _ROUNDED = {"sigmoid", "tanh"}  # of which lib.rounded has shorter ones
 _BESSEL = "bessel_j0 bessel_j1 bessel_y0 bessel_y1 modified_bessel_k0 modified_bessel_k1"
@@ -21,7 +22,12 @@ _BESSEL += " scaled_modified_bessel_k0 scaled_modified_bessel_k1"
 
 
 def _register_float(
-    names: str, module: str | None, prefix: str = "", forms: tuple[str, ...] = (), complex: bool = False
+    names: str,
+    module: str | None,
+    prefix: str = "",
+    forms: tuple[str, ...] = (),
+    complex: bool = False,
+    unroll: bool = True,
 ) -> None:
     """Rows for functions of the shader library that carry the operator's name; `forms` are other overloads of it."""
     for name in names.split():
@@ -33,6 +39,7 @@ def _register_float(
             promotion=Promotion.FLOAT,
             modules=modules,
             complex=complex,
+            unroll=unroll,
             in_half=f"rounded::{name}(a)" if name in _ROUNDED else "",
         )
         register(row, f"{prefix}{name}.out", *(form.format(prefix + name) for form in forms))
@@ -40,9 +47,10 @@ def _register_float(
 
 _register_float(_ELEMENTARY, None, forms=("{}", "{}_"), complex=True)
 _register_float("entr", None, "special_")
-_register_float(_SPECIAL, "lib.special")
-_register_float(_SPECIAL_NAMESPACE, "lib.special", "special_")
-_register_float(_BESSEL, "lib.bessel", "special_")
+_register_float(_ERROR, "lib.special")
+_register_float(_SPECIAL, "lib.special", unroll=False)
+_register_float(_SPECIAL_NAMESPACE, "lib.special", "special_", unroll=False)
+_register_float(_BESSEL, "lib.bessel", "special_", unroll=False)
 register(
     Pointwise("reciprocal", ("maths::div(C(1), a)",), 1, promotion=Promotion.FLOAT, complex=True), "reciprocal.out"
 )
@@ -238,7 +246,7 @@ def logit_(self: torch.Tensor, eps: float | None = None) -> torch.Tensor:
 
 
 _polygamma = Pointwise(
-    "polygamma", ("maths::polygamma(s0, a)",), 1, "i", promotion=Promotion.FLOAT, modules=("lib.special",)
+    "polygamma", ("maths::polygamma(s0, a)",), 1, "i", promotion=Promotion.FLOAT, modules=("lib.special",), unroll=False
 )
 
 
