@@ -383,7 +383,7 @@ def _workgroup_granularity(handle: Any) -> dict[tuple[str, str, int], tuple[int,
     return result
 
 
-# What csrc/recorder.cpp calls.
+# What csrc/recorder.cpp and csrc/compiler.cpp call.
 _FUNCTIONS = (
     "vkCreatePipelineLayout",
     "vkCmdBindPipeline",

@@ -78,7 +78,7 @@ class Compiler:
                         # The hash makes the module's name unique, as slangpy keeps modules by name.
                         known = self._make(name, f"{name}_{digest[:16]}", text, entry, in_buffer)
                 else:
-                    known = self._begin(self._pool, name, text, entry, parameter_bytes)
+                    known = self._begin(self._pool, name, text, digest, entry, parameter_bytes)
                 self._kernels[digest, entry] = known
         return known
 
@@ -91,10 +91,12 @@ class Compiler:
         push_bytes = max((p.type_layout.size for p in parameters if p.name == "p"), default=0)
         return self._recorder.kernel(Pipeline(name, pipeline, in_buffer), handle, push_bytes)
 
-    def _begin(self, pool: _C.Compiler, name: str, text: str, entry: str, parameter_bytes: int) -> _C.Kernel:
+    def _begin(
+        self, pool: _C.Compiler, name: str, text: str, digest: str, entry: str, parameter_bytes: int
+    ) -> _C.Kernel:
         file = ""
         if self._folder is not None:
-            key = hashlib.sha256("\n".join((library_digest(), entry, text)).encode()).hexdigest()
+            key = hashlib.sha256("\n".join((library_digest(), entry, digest)).encode()).hexdigest()
             file = str(self._folder / key[:32])
         python = Pipeline(name, None, in_buffer=False)
         return self._recorder.compile(python, pool, name, text, entry, file, parameter_bytes)

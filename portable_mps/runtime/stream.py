@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import Any
 
 import numpy as np
@@ -120,10 +121,7 @@ class Stream:
             self.poll()
 
     def _execute(self, batch: _C.Batch) -> None:
-        if self.recorder.is_compiling:
-            with self._waiting:
-                error = self.recorder.prepare(batch)
-        else:
+        with self._waiting if self.recorder.is_compiling else contextlib.nullcontext():
             error = self.recorder.prepare(batch)
         self._encoder.execute_callback(lambda commands: self.recorder.replay(batch, commands.value))
         if error:  # the others' dispatches are recorded
