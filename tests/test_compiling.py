@@ -44,9 +44,11 @@ def test_dispatches_are_recorded_before_their_kernels_are_there():
 def test_an_error_is_raised_by_whoever_waits_and_then_at_each_call():
     """Other dispatches of its batch run."""
     out, other = torch.zeros(4, device="mps"), torch.ones(4, device="mps")
-    fill("nonsense", out)
+    for number in range(16):  # the compilers are busy: "nonsense" is most often recorded before it fails
+        fill(f"p.value / {number + 1}", torch.empty_like(out))
     other.mul_(3)
     with pytest.raises(RuntimeError, match=r"(?s)filling: .*nonsense"):
+        fill("nonsense", out)
         torch.mps.synchronize()
     with pytest.raises(RuntimeError, match=r"(?s)filling: .*nonsense"):
         fill("nonsense", out)
