@@ -65,6 +65,12 @@ def compilers() -> int | None:
     return int(text)
 
 
+def collection() -> Path | None:
+    """PORTABLE_MPS_COLLECT: a folder that gets the source of every kernel that is asked for, for other compilers."""
+    folder = os.environ.get("PORTABLE_MPS_COLLECT")
+    return Path(folder) if folder else None
+
+
 def quiet() -> bool:
     """PORTABLE_MPS_QUIET: print no notices on the terminal (a slow software driver, kernels being compiled)."""
     return bool(_flag("PORTABLE_MPS_QUIET"))

@@ -131,6 +131,21 @@ print("done")
 
 
 @pytest.mark.parametrize("threads", ["0", "1"])
+def test_sources_are_collected(threads, tmp_path):
+    """Each is whole but for what it includes; entry points of one text are files of their own."""
+    source = f"{USE}; x.requires_grad_().softmax(0)[0].backward()"
+    output_of(source, PORTABLE_MPS_COLLECT=str(tmp_path / "sources"), PORTABLE_MPS_COMPILERS=threads)
+    firsts = {}
+    for path in (tmp_path / "sources").iterdir():
+        first, text = path.read_text().split("\n", 1)
+        comment, name, entry, parameter_bytes = first.split()
+        assert comment == "//" and f" {entry}(" in text and "#define PARAMS " in text and int(parameter_bytes) > 0
+        assert path.name.endswith(f"_{entry}.slang")
+        firsts[name] = entry
+    assert {"exp", "sin", "sum"} <= firsts.keys() and {"forward", "backward"} <= set(firsts.values())
+
+
+@pytest.mark.parametrize("threads", ["0", "1"])
 def test_how_many_threads_compile(threads, tmp_path):
     source = f"{USE}; from portable_mps.runtime import device; print(device.current().pool is None)"
     printed = output_of(source, PORTABLE_MPS_COMPILERS=threads, PORTABLE_MPS_CACHE=str(tmp_path)).splitlines()

@@ -11,6 +11,7 @@ from __future__ import annotations
 import ctypes
 import functools
 import hashlib
+import os
 import re
 import struct
 import threading
@@ -59,6 +60,7 @@ class Compiler:
         self._waiting = waiting
         self._pool = pool
         self._folder = folder
+        self._collection = settings.collection()
         self._kernels: dict[tuple[str, str], _C.Kernel] = {}
 
     def compile(self, name: str, source: str, parameter_bytes: int, entry: str = "main") -> _C.Kernel:
@@ -73,6 +75,8 @@ class Compiler:
         with self._lock:
             known = self._kernels.get((digest, entry))
             if known is None:
+                if self._collection is not None:
+                    _collect(self._collection / f"{digest[:32]}_{entry}.slang", name, text, entry, parameter_bytes)
                 if in_buffer or self._pool is None:
                     with self._waiting:
                         # The hash makes the module's name unique, as slangpy keeps modules by name.
@@ -100,6 +104,15 @@ class Compiler:
             file = str(self._folder / key[:32])
         python = Pipeline(name, None, in_buffer=False)
         return self._recorder.compile(python, pool, name, text, entry, file, parameter_bytes)
+
+
+def _collect(path: Path, name: str, text: str, entry: str, parameter_bytes: int) -> None:
+    """Write what a compiler needs to know, unless it is there: the first line has all but the text."""
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        written = path.with_suffix(f".{os.getpid()}")  # other processes may write the same
+        written.write_text(f"// {name} {entry} {parameter_bytes}\n{text}")
+        written.replace(path)
 
 
 @functools.cache
