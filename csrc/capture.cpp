@@ -30,21 +30,21 @@ void Capture::add(const Kernel& kernel, c10::ArrayRef<uint8_t> parameters, const
   const bool barrier = hazards_.access(reads, writes);
   lines_.push_back({kernel.shared_from_this(), groups, barrier});
   const bool is_direct = kernel.is_direct();
-  uint32_t first_byte = 0;
+  size_t dispatch = 0;
   if (is_direct) {
     if (steps_.empty() || steps_.back().batch == nullptr) {
       steps_.push_back({std::make_shared<Batch>(), nullptr, {}});
     }
     Batch& batch = *steps_.back().batch;
-    first_byte = batch.bytes();
-    batch.add(kernel, parameters, groups, barrier);
+    dispatch = batch.size();
+    batch.add(kernel, parameters, groups, barrier, recorder().parameter_buffer().alignment);
   } else {
     steps_.push_back({nullptr, kernel.shared_from_this(), parameters.vec(), groups, barrier});
   }
   for (const uint32_t offset : draws) {
     uint64_t counter = 0;
     std::memcpy(&counter, parameters.data() + offset + sizeof(counter), sizeof(counter));
-    draws_.push_back({steps_.size() - 1, first_byte + offset, counter});
+    draws_.push_back({steps_.size() - 1, dispatch, offset, counter});
   }
 }
 
@@ -78,8 +78,9 @@ void Capture::replay(Recorder& recorder) {
         step.batch = std::make_shared<Batch>(*step.batch);
         are_own[draw.step] = true;
       }
-      auto& parameters = step.batch != nullptr ? step.batch->parameters() : step.parameters;
-      put_draw(parameters.data() + draw.first_byte, {seed, start + draw.counter});
+      uint8_t* const parameters =
+          step.batch != nullptr ? step.batch->parameters(draw.dispatch) : step.parameters.data();
+      put_draw(parameters + draw.first_byte, {seed, start + draw.counter});
     }
   }
   in_python([&] {

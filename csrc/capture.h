@@ -46,7 +46,8 @@ class Capture {
   };
   struct Draw {
     size_t step;
-    uint32_t first_byte;  // of the seed, in the step's parameters
+    size_t dispatch;      // of the step's batch
+    uint32_t first_byte;  // of the seed, in its parameters
     uint64_t counter;
   };
   struct Line {

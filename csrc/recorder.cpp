@@ -13,6 +13,9 @@
 namespace portable_mps {
 namespace {
 
+// Bytes of parameters that are written at once: what vkCmdUpdateBuffer may.
+constexpr uint32_t kMostUploaded = 65536;
+
 std::atomic<Recorder*> current_recorder{nullptr};
 
 std::vector<Range> ranges_of(const std::vector<at::Tensor>& tensors) {
@@ -86,12 +89,21 @@ Kernel::~Kernel() {
 }
 
 void Batch::add(const Kernel& kernel, c10::ArrayRef<uint8_t> parameters, const Groups& groups,
-                bool barrier) {
+                bool barrier, uint32_t alignment) {
   // The packed block may end in padding that the shader's struct does not have.
-  const auto bytes = std::min(static_cast<uint32_t>(parameters.size()), kernel.push_bytes);
-  dispatches_.push_back({kernel.compilation, kernel.layout,
-                         static_cast<uint32_t>(parameters_.size()), bytes, groups, barrier});
-  parameters_.insert(parameters_.end(), parameters.begin(), parameters.begin() + bytes);
+  const auto bytes = std::min(static_cast<uint32_t>(parameters.size()), kernel.parameter_bytes);
+  auto& all = kernel.in_buffer ? blocks_ : parameters_;
+  if (kernel.in_buffer) {
+    all.resize((all.size() + alignment - 1) / alignment * alignment);
+  }
+  dispatches_.push_back({kernel.compilation, kernel.layout, kernel.in_buffer,
+                         static_cast<uint32_t>(all.size()), bytes, groups, barrier});
+  all.insert(all.end(), parameters.begin(), parameters.begin() + bytes);
+}
+
+uint8_t* Batch::parameters(size_t dispatch) {
+  const Dispatch& found = dispatches_[dispatch];
+  return (found.in_buffer ? blocks_ : parameters_).data() + found.first_byte;
 }
 
 Recorder::Recorder(py::object stream, uintptr_t device,
@@ -103,6 +115,8 @@ Recorder::Recorder(py::object stream, uintptr_t device,
   vk::load(create_layout_, functions, "vkCreatePipelineLayout");
   vk::load(bind_pipeline_, functions, "vkCmdBindPipeline");
   vk::load(push_constants_, functions, "vkCmdPushConstants");
+  vk::load(update_buffer_, functions, "vkCmdUpdateBuffer");
+  vk::load(bind_sets_, functions, "vkCmdBindDescriptorSets");
   vk::load(dispatch_, functions, "vkCmdDispatch");
   vk::load(pipeline_barrier_, functions, "vkCmdPipelineBarrier");
 }
@@ -113,8 +127,8 @@ std::shared_ptr<Kernel> Recorder::kernel(py::object python, uint64_t pipeline,
   kernel->python = std::move(python);
   if (dispatch_ != nullptr && pipeline != 0) {
     kernel->compilation = new Compilation(pipeline);  // as long as the process, as others are
-    kernel->layout = layout_for(push_bytes);
-    kernel->push_bytes = push_bytes;
+    kernel->layout = layout_for(push_bytes, false);
+    kernel->parameter_bytes = push_bytes;
   }
   return kernel;
 }
@@ -122,11 +136,13 @@ std::shared_ptr<Kernel> Recorder::kernel(py::object python, uint64_t pipeline,
 std::shared_ptr<Kernel> Recorder::compile(py::object python,
                                           const std::shared_ptr<Compiler>& compiler,
                                           std::string name, std::string text, std::string entry,
-                                          std::string file, uint32_t push_bytes) {
+                                          std::string file, uint32_t parameter_bytes,
+                                          bool in_buffer) {
   auto kernel = std::make_shared<Kernel>();
   kernel->python = std::move(python);
-  kernel->layout = layout_for(push_bytes);
-  kernel->push_bytes = push_bytes;
+  kernel->layout = layout_for(parameter_bytes, in_buffer);
+  kernel->parameter_bytes = parameter_bytes;
+  kernel->in_buffer = in_buffer;
   compiler_ = compiler;
   kernel->compilation = compiler->start(std::move(name), std::move(text), std::move(entry),
                                         std::move(file), kernel->layout);
@@ -135,13 +151,15 @@ std::shared_ptr<Kernel> Recorder::compile(py::object python,
 
 // What pipelines are made with here. With those of slang-rhi, which declares one range for all
 // stages, it is compatible as far as push constants go, which is all that is used.
-vk::VkPipelineLayout Recorder::layout_for(uint32_t push_bytes) {
-  vk::VkPipelineLayout& layout = layouts_[push_bytes];
+vk::VkPipelineLayout Recorder::layout_for(uint32_t parameter_bytes, bool in_buffer) {
+  vk::VkPipelineLayout& layout = in_buffer ? layout_in_buffer_ : layouts_[parameter_bytes];
   if (layout == 0) {
-    const vk::VkPushConstantRange range{vk::VK_SHADER_STAGE_ALL, 0, push_bytes};
+    const vk::VkPushConstantRange range{vk::VK_SHADER_STAGE_ALL, 0, parameter_bytes};
     vk::VkPipelineLayoutCreateInfo info{};
     info.sType = vk::VK_STRUCTURE_TYPE_PIPELINE_LAYOUT_CREATE_INFO;
-    info.pushConstantRangeCount = push_bytes == 0 ? 0 : 1;
+    info.setLayoutCount = in_buffer ? 1 : 0;
+    info.pSetLayouts = &parameter_buffer_.set_layout;
+    info.pushConstantRangeCount = in_buffer || parameter_bytes == 0 ? 0 : 1;
     info.pPushConstantRanges = &range;
     const int32_t result = create_layout_(device_, &info, nullptr, &layout);
     TORCH_CHECK(result == vk::VK_SUCCESS, "vkCreatePipelineLayout failed with VkResult ", result);
@@ -169,10 +187,10 @@ void Recorder::launch(const Kernel& kernel, c10::ArrayRef<uint8_t> parameters, c
   const bool barrier = hazards.access(reads, writes);
   ++dispatched;
   if (direct && kernel.is_direct()) {
-    batch_->add(kernel, parameters, groups, barrier);
+    batch_->add(kernel, parameters, groups, barrier, parameter_buffer_.alignment);
   } else if (kernel.is_direct()) {
     const auto alone = std::make_shared<Batch>();
-    alone->add(kernel, parameters, groups, barrier);
+    alone->add(kernel, parameters, groups, barrier, parameter_buffer_.alignment);
     in_python([&] { stream_.attr("record_alone")(alone, kernel.python, groups); });
   } else {
     in_python([&] { stream_.attr("record")(*for_python(kernel, parameters, groups, barrier)); });
@@ -200,6 +218,24 @@ std::string Recorder::prepare(const Batch& batch) const {
   return error;
 }
 
+// Have blocks from byte `begin` of a batch's on in the parameter buffer; where they end. Dispatches
+// before may still read those that are there.
+uint32_t Recorder::upload(const Batch& batch, uint32_t begin, vk::VkCommandBuffer commands) const {
+  const auto left = static_cast<uint32_t>(batch.blocks_.size()) - begin;
+  const uint32_t bytes = std::min(left, kMostUploaded);
+  vk::VkMemoryBarrier barrier{};
+  barrier.sType = vk::VK_STRUCTURE_TYPE_MEMORY_BARRIER;
+  pipeline_barrier_(commands, vk::VK_PIPELINE_STAGE_COMPUTE_SHADER_BIT,
+                    vk::VK_PIPELINE_STAGE_TRANSFER_BIT, 0, 1, &barrier, 0, nullptr, 0, nullptr);
+  update_buffer_(commands, parameter_buffer_.buffer, 0, bytes, batch.blocks_.data() + begin);
+  barrier.srcAccessMask = vk::VK_ACCESS_TRANSFER_WRITE_BIT;
+  barrier.dstAccessMask = vk::VK_ACCESS_UNIFORM_READ_BIT;
+  pipeline_barrier_(commands, vk::VK_PIPELINE_STAGE_TRANSFER_BIT,
+                    vk::VK_PIPELINE_STAGE_COMPUTE_SHADER_BIT, 0, 1, &barrier, 0, nullptr, 0,
+                    nullptr);
+  return begin + bytes;
+}
+
 void Recorder::replay(const Batch& batch, uintptr_t command_buffer) const {
   auto* const commands = reinterpret_cast<vk::VkCommandBuffer>(command_buffer);
   vk::VkMemoryBarrier barrier{};
@@ -207,6 +243,8 @@ void Recorder::replay(const Batch& batch, uintptr_t command_buffer) const {
   barrier.srcAccessMask = vk::VK_ACCESS_SHADER_READ_BIT | vk::VK_ACCESS_SHADER_WRITE_BIT;
   barrier.dstAccessMask = barrier.srcAccessMask;
   vk::VkPipeline bound = 0;
+  uint32_t uploaded_begin = 0;
+  uint32_t uploaded_end = 0;
   for (const auto& dispatch : batch.dispatches_) {
     if (dispatch.barrier) {
       pipeline_barrier_(commands, vk::VK_PIPELINE_STAGE_COMPUTE_SHADER_BIT,
@@ -221,7 +259,15 @@ void Recorder::replay(const Batch& batch, uintptr_t command_buffer) const {
       bind_pipeline_(commands, vk::VK_PIPELINE_BIND_POINT_COMPUTE, pipeline);
       bound = pipeline;
     }
-    if (dispatch.bytes != 0) {
+    if (dispatch.in_buffer) {
+      if (dispatch.first_byte + dispatch.bytes > uploaded_end) {
+        uploaded_begin = dispatch.first_byte;
+        uploaded_end = upload(batch, uploaded_begin, commands);
+      }
+      const uint32_t offset = dispatch.first_byte - uploaded_begin;
+      bind_sets_(commands, vk::VK_PIPELINE_BIND_POINT_COMPUTE, dispatch.layout, 0, 1,
+                 &parameter_buffer_.set, 1, &offset);
+    } else if (dispatch.bytes != 0) {
       push_constants_(commands, dispatch.layout, vk::VK_SHADER_STAGE_ALL, 0, dispatch.bytes,
                       batch.parameters_.data() + dispatch.first_byte);
     }
@@ -258,6 +304,9 @@ void bind_recorder(py::module_& module) {
       .def(py::init<py::object, uintptr_t, const std::map<std::string, uintptr_t>&>())
       .def("kernel", &Recorder::kernel)
       .def("compile", &Recorder::compile)
+      .def("use_parameter_buffer",
+           [](Recorder& self, uint64_t buffer, uint64_t set_layout, uint64_t set,
+              uint32_t alignment) { self.use({buffer, set_layout, set, alignment}); })
       .def("launch",
            torch::wrap_pybind_function(
                [](Recorder& self, const Kernel& kernel, const py::bytes& parameters,

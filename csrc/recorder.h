@@ -1,11 +1,10 @@
 // What every dispatch passes through: the stream's lock, its hazards, and the dispatches recorded
 // since the last hand-over.
 //
-// slangpy's own recording costs several microseconds a dispatch. On Vulkan a kernel whose
-// parameters are push constants is kept here as a few words, and written into slangpy's command
-// buffer when that is made (CommandEncoder.execute_callback). Everything else goes through
-// `Stream.record` of portable_mps/runtime/stream.py: kernels with a parameter buffer, profiled
-// ones, Metal.
+// slangpy's own recording costs several microseconds a dispatch. On Vulkan a dispatch is kept here
+// as a few words, and written into slangpy's command buffer when that is made
+// (CommandEncoder.execute_callback). Everything else goes through `Stream.record` of
+// portable_mps/runtime/stream.py: users' own kernels, Metal.
 #pragma once
 
 #include "compiler.h"
@@ -42,7 +41,18 @@ struct Kernel : std::enable_shared_from_this<Kernel> {
   py::object python;
   const Compilation* compilation = nullptr;  // null: recorded by Stream.record
   vk::VkPipelineLayout layout = 0;
-  uint32_t push_bytes = 0;
+  uint32_t parameter_bytes = 0;
+  bool in_buffer = false;  // the parameters: more than push constants can be
+};
+
+// Where kernels read the parameters that are more than push constants can be
+// (portable_mps/runtime/parameters.py makes it): a buffer behind a descriptor set of one uniform
+// buffer with a dynamic offset.
+struct ParameterBuffer {
+  vk::VkBuffer buffer = 0;
+  vk::VkDescriptorSetLayout set_layout = 0;
+  vk::VkDescriptorSet set = 0;
+  uint32_t alignment = 1;  // of a kernel's parameters, in bytes
 };
 
 // Recorded dispatches on their way into a command buffer.
@@ -51,23 +61,26 @@ class Batch {
   struct Dispatch {
     const Compilation* compilation;
     vk::VkPipelineLayout layout;
-    uint32_t first_byte;
+    bool in_buffer;
+    uint32_t first_byte;  // in parameters_ or blocks_
     uint32_t bytes;
     Groups groups;
     bool barrier;
   };
 
+  // alignment: of what goes to the parameter buffer.
   void add(const Kernel& kernel, c10::ArrayRef<uint8_t> parameters, const Groups& groups,
-           bool barrier);
+           bool barrier, uint32_t alignment);
   size_t size() const { return dispatches_.size(); }
   bool empty() const { return dispatches_.empty(); }
-  std::vector<uint8_t>& parameters() { return parameters_; }
-  uint32_t bytes() const { return static_cast<uint32_t>(parameters_.size()); }
+  // Of the dispatch of that number.
+  uint8_t* parameters(size_t dispatch);
 
  private:
   friend class Recorder;
   std::vector<Dispatch> dispatches_;
-  std::vector<uint8_t> parameters_;
+  std::vector<uint8_t> parameters_;  // push constants
+  std::vector<uint8_t> blocks_;      // for the parameter buffer
 };
 
 class Recorder {
@@ -77,13 +90,17 @@ class Recorder {
   // functions: addresses of Vulkan functions by name; none where `record` shall do everything.
   Recorder(py::object stream, uintptr_t device, const std::map<std::string, uintptr_t>& functions);
 
+  void use(const ParameterBuffer& buffer) { parameter_buffer_ = buffer; }
+  const ParameterBuffer& parameter_buffer() const { return parameter_buffer_; }
+
   // Make `kernel` one of ours where it can be: a pipeline handle and bytes of push constants.
   std::shared_ptr<Kernel> kernel(py::object python, uint64_t pipeline, uint32_t push_bytes);
 
-  // One whose pipeline `compiler` makes, in its own time; see Compiler::start.
+  // One whose pipeline `compiler` makes, in its own time; see Compiler::start. in_buffer: its
+  // parameters are a constant buffer at binding 0 of set 0.
   std::shared_ptr<Kernel> compile(py::object python, const std::shared_ptr<Compiler>& compiler,
                                   std::string name, std::string text, std::string entry,
-                                  std::string file, uint32_t push_bytes);
+                                  std::string file, uint32_t parameter_bytes, bool in_buffer);
 
   // Track the accesses and record; takes the lock. May be called with or without the GIL.
   // draws: offsets of seeds in the parameters, each with its counter behind it.
@@ -114,16 +131,21 @@ class Recorder {
  private:
   static constexpr uint64_t kPollEvery = 16;
 
-  vk::VkPipelineLayout layout_for(uint32_t push_bytes);
+  vk::VkPipelineLayout layout_for(uint32_t parameter_bytes, bool in_buffer);
+  uint32_t upload(const Batch& batch, uint32_t begin, vk::VkCommandBuffer commands) const;
 
   py::object stream_;
   vk::VkDevice device_;
   vk::PFN_vkCreatePipelineLayout create_layout_ = nullptr;
   vk::PFN_vkCmdBindPipeline bind_pipeline_ = nullptr;
   vk::PFN_vkCmdPushConstants push_constants_ = nullptr;
+  vk::PFN_vkCmdUpdateBuffer update_buffer_ = nullptr;
+  vk::PFN_vkCmdBindDescriptorSets bind_sets_ = nullptr;
   vk::PFN_vkCmdDispatch dispatch_ = nullptr;
   vk::PFN_vkCmdPipelineBarrier pipeline_barrier_ = nullptr;
-  std::map<uint32_t, vk::VkPipelineLayout> layouts_;
+  ParameterBuffer parameter_buffer_;
+  vk::VkPipelineLayout layout_in_buffer_ = 0;
+  std::map<uint32_t, vk::VkPipelineLayout> layouts_;  // by bytes of push constants
   std::shared_ptr<Compiler> compiler_;
   std::shared_ptr<Batch> batch_ = std::make_shared<Batch>();
 };

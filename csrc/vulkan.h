@@ -19,6 +19,9 @@ namespace portable_mps::vk {
 
 using VkDevice = struct VkDevice_T*;
 using VkCommandBuffer = struct VkCommandBuffer_T*;
+using VkBuffer = uint64_t;
+using VkDescriptorSet = uint64_t;
+using VkDescriptorSetLayout = uint64_t;
 using VkPipeline = uint64_t;
 using VkPipelineLayout = uint64_t;
 using VkPipelineCache = uint64_t;
@@ -33,10 +36,13 @@ constexpr uint32_t VK_STRUCTURE_TYPE_PIPELINE_LAYOUT_CREATE_INFO = 30;
 constexpr uint32_t VK_STRUCTURE_TYPE_MEMORY_BARRIER = 46;
 constexpr uint32_t VK_PIPELINE_BIND_POINT_COMPUTE = 1;
 constexpr uint32_t VK_PIPELINE_STAGE_COMPUTE_SHADER_BIT = 0x800;
+constexpr uint32_t VK_PIPELINE_STAGE_TRANSFER_BIT = 0x1000;
 constexpr uint32_t VK_SHADER_STAGE_COMPUTE_BIT = 0x20;
 constexpr uint32_t VK_SHADER_STAGE_ALL = 0x7FFFFFFF;
+constexpr uint32_t VK_ACCESS_UNIFORM_READ_BIT = 0x8;
 constexpr uint32_t VK_ACCESS_SHADER_READ_BIT = 0x20;
 constexpr uint32_t VK_ACCESS_SHADER_WRITE_BIT = 0x40;
+constexpr uint32_t VK_ACCESS_TRANSFER_WRITE_BIT = 0x1000;
 
 struct VkPushConstantRange {
   uint32_t stageFlags;
@@ -49,7 +55,7 @@ struct VkPipelineLayoutCreateInfo {
   const void* pNext;
   uint32_t flags;
   uint32_t setLayoutCount;
-  const void* pSetLayouts;
+  const VkDescriptorSetLayout* pSetLayouts;
   uint32_t pushConstantRangeCount;
   const VkPushConstantRange* pPushConstantRanges;
 };
@@ -114,6 +120,12 @@ using PFN_vkCreatePipelineLayout = int32_t(VKAPI_PTR*)(VkDevice, const VkPipelin
 using PFN_vkCmdBindPipeline = void(VKAPI_PTR*)(VkCommandBuffer, uint32_t bindPoint, VkPipeline);
 using PFN_vkCmdPushConstants = void(VKAPI_PTR*)(VkCommandBuffer, VkPipelineLayout, uint32_t stages,
                                                 uint32_t offset, uint32_t size, const void*);
+using PFN_vkCmdUpdateBuffer = void(VKAPI_PTR*)(VkCommandBuffer, VkBuffer, uint64_t offset,
+                                               uint64_t size, const void*);
+using PFN_vkCmdBindDescriptorSets = void(VKAPI_PTR*)(VkCommandBuffer, uint32_t bindPoint,
+                                                     VkPipelineLayout, uint32_t first,
+                                                     uint32_t count, const VkDescriptorSet*,
+                                                     uint32_t offsetCount, const uint32_t* offsets);
 using PFN_vkCmdDispatch = void(VKAPI_PTR*)(VkCommandBuffer, uint32_t x, uint32_t y, uint32_t z);
 using PFN_vkCmdPipelineBarrier = void(VKAPI_PTR*)(VkCommandBuffer, uint32_t sourceStages,
                                                   uint32_t destinationStages, uint32_t flags,

@@ -44,8 +44,17 @@ class Recorder:
     def __init__(self, stream: Any, device: int, functions: dict[str, int]) -> None: ...
     def kernel(self, pipeline: Any, handle: int, push_bytes: int) -> Kernel: ...
     def compile(
-        self, pipeline: Any, compiler: Compiler, name: str, text: str, entry: str, file: str, push_bytes: int
+        self,
+        pipeline: Any,
+        compiler: Compiler,
+        name: str,
+        text: str,
+        entry: str,
+        file: str,
+        parameter_bytes: int,
+        in_buffer: bool,
     ) -> Kernel: ...
+    def use_parameter_buffer(self, buffer: int, set_layout: int, set: int, alignment: int) -> None: ...
     def launch(
         self,
         kernel: Kernel,

@@ -41,6 +41,28 @@ def test_dispatches_are_recorded_before_their_kernels_are_there():
     assert [out.tolist() for out in outs] == [[3.0 * number] * 4 for number in range(40)]
 
 
+def test_parameters_that_are_more_than_push_constants():
+    """And dispatches whose parameters are together more than is written at once."""
+    now = device.current()
+    count = now.adapter.max_push_constants // 4
+    unused = " ".join(f"uint unused{number};" for number in range(count))
+    source = FILL.format(value="p.value + p.last").replace("uint unused;", f"{unused} uint last;")
+    size = 12 + 4 * count + 4
+    filling = now.compiler.compile("filling", source, size)
+    outs = torch.zeros(500, 4, device="mps")
+    expected = torch.zeros(500, 4)
+    for number in list(range(500)) + list(range(0, 500, 7)):
+        parameters = struct.pack(f"@Qf{4 * count}xI", outs[number].data_ptr(), number, 2 * number)
+        now.stream.launch(filling, parameters, (1, 1, 1), [], [outs[number]], [0])
+        expected[number] = 3 * number
+    assert torch.equal(outs.cpu(), expected)
+
+
+def test_parameters_that_are_more_than_any_buffer():
+    with pytest.raises(RuntimeError, match="filling: its parameters take 16388 bytes, of at most 16384"):
+        device.current().compiler.compile("filling", FILL.format(value="0"), 16388)
+
+
 def test_an_error_is_raised_by_whoever_waits_and_then_at_each_call():
     """Other dispatches of its batch run."""
     out, other = torch.zeros(4, device="mps"), torch.ones(4, device="mps")

@@ -388,6 +388,8 @@ _FUNCTIONS = (
     "vkCreatePipelineLayout",
     "vkCmdBindPipeline",
     "vkCmdPushConstants",
+    "vkCmdUpdateBuffer",
+    "vkCmdBindDescriptorSets",
     "vkCmdDispatch",
     "vkCmdPipelineBarrier",
     "vkCreateShaderModule",
@@ -441,10 +443,15 @@ def open_device(adapter: Adapter, **options: Any) -> Any:
     )
 
 
+def opened() -> Any:
+    """The opened VkDevice, as the bindings have it."""
+    return _kept_alive[0]
+
+
 def device_functions() -> tuple[int, dict[str, int]]:
     """The opened VkDevice, and the addresses of the functions that C++ makes and records dispatches with, by name."""
     from vulkan._vulkan import ffi, lib
 
-    device = _kept_alive[0]
+    device = opened()
     functions = {name: lib.vkGetDeviceProcAddr(device, ffi.new("char[]", name.encode())) for name in _FUNCTIONS}
     return int(ffi.cast("uintptr_t", device)), {n: int(ffi.cast("uintptr_t", f)) for n, f in functions.items()}

@@ -14,6 +14,7 @@ from portable_mps.runtime import notices, profiler, workers
 from portable_mps.runtime.errors import ErrorRecord
 from portable_mps.runtime.kernel import KERNELS, Compiler, open_pool
 from portable_mps.runtime.memory import Slabs
+from portable_mps.runtime.parameters import ParameterBuffer
 from portable_mps.runtime.stream import Stream
 
 _SHADER_CACHE_BYTES = 1 << 32  # what the cache may grow to; a full one keeps nothing new
@@ -53,6 +54,8 @@ class Device:
         self.pool = pool = open_pool(self.raw, handle, functions, mode.value)
         waiting = notices.Compiling(cache is not None, lambda: 0 if pool is None else pool.unfinished)
         self.stream = Stream(self.raw, self.slabs, self.adapter.timestamp_period_ns, handle, functions, waiting)
+        self._parameters = ParameterBuffer(self.raw, adapters.opened(), self.adapter.handle)
+        self.stream.recorder.use_parameter_buffer(*self._parameters.handles)
         _C.set_recorder(self.stream.recorder)
         self.errors = ErrorRecord(self.stream, self.slabs)
         self.stream.error_check = self.errors.check

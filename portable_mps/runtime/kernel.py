@@ -21,6 +21,7 @@ from typing import Any
 from portable_mps import _C, settings
 from portable_mps.runtime import adapter
 from portable_mps.runtime.notices import Compiling
+from portable_mps.runtime.parameters import MOST_BYTES
 
 _MOST_COMPILERS = 8  # each takes 60 MB, and more are rarely busy
 KERNELS = Path(__file__).resolve().parent.parent / "kernels"
@@ -40,8 +41,7 @@ class Pipeline:
 class Compiler:
     """Compiles Slang for one device, whose `recorder` the kernels are for.
 
-    pool: compiles side by side what takes its parameters as push constants; None has slangpy compile all. folder: where
-    the pool keeps what it has made.
+    pool: compiles side by side; None has slangpy compile. folder: where the pool keeps what it has made.
     """
 
     def __init__(
@@ -68,6 +68,8 @@ class Compiler:
 
         RuntimeError with the compiler's words when it fails: here, or where somebody waits for the kernel.
         """
+        if parameter_bytes > MOST_BYTES:
+            raise RuntimeError(f"{name}: its parameters take {parameter_bytes} bytes, of at most {MOST_BYTES}")
         in_buffer = parameter_bytes > self._max_push_constants
         binding = "uniform ConstantBuffer<Params>" if in_buffer else "uniform Params"
         text = f"#define PARAMS {binding}\n{source}"
@@ -77,12 +79,12 @@ class Compiler:
             if known is None:
                 if self._collection is not None:
                     _collect(self._collection / f"{digest[:32]}_{entry}.slang", name, text, entry, parameter_bytes)
-                if in_buffer or self._pool is None:
+                if self._pool is None:
                     with self._waiting:
                         # The hash makes the module's name unique, as slangpy keeps modules by name.
                         known = self._make(name, f"{name}_{digest[:16]}", text, entry, in_buffer)
                 else:
-                    known = self._begin(self._pool, name, text, digest, entry, parameter_bytes)
+                    known = self._begin(self._pool, name, text, digest, entry, parameter_bytes, in_buffer)
                 self._kernels[digest, entry] = known
         return known
 
@@ -96,14 +98,14 @@ class Compiler:
         return self._recorder.kernel(Pipeline(name, pipeline, in_buffer), handle, push_bytes)
 
     def _begin(
-        self, pool: _C.Compiler, name: str, text: str, digest: str, entry: str, parameter_bytes: int
+        self, pool: _C.Compiler, name: str, text: str, digest: str, entry: str, parameter_bytes: int, in_buffer: bool
     ) -> _C.Kernel:
         file = ""
         if self._folder is not None:
             key = hashlib.sha256("\n".join((library_digest(), entry, digest)).encode()).hexdigest()
             file = str(self._folder / key[:32])
-        python = Pipeline(name, None, in_buffer=False)
-        return self._recorder.compile(python, pool, name, text, entry, file, parameter_bytes)
+        python = Pipeline(name, None, in_buffer)
+        return self._recorder.compile(python, pool, name, text, entry, file, parameter_bytes, in_buffer)
 
 
 def _collect(path: Path, name: str, text: str, entry: str, parameter_bytes: int) -> None:
