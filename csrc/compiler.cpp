@@ -4,6 +4,7 @@
 
 #include <pybind11/stl.h>
 
+#include <filesystem>
 #include <optional>
 #include <system_error>
 
@@ -25,12 +26,26 @@ std::vector<uint32_t> words_of(const std::string& bytes) {
   return words;
 }
 
+// The file of that name in a folder; "" without a folder.
+std::string file_in(const std::string& folder, const std::string& name) {
+  return folder.empty() ? "" : (std::filesystem::path(folder) / name).string();
+}
+
+// Compile for a folder of what is shipped.
+void keep(FrontEnd& front_end, const std::string& text, const std::string& entry,
+          const std::string& file) {
+  const std::vector<uint32_t> code = front_end.compile(text, entry);
+  files::write(file, code.data(), code.size() * sizeof(uint32_t));
+}
+
 }  // namespace
 
 Compiler::Compiler(uintptr_t device, const std::map<std::string, uintptr_t>& functions,
-                   FrontEndOptions options, size_t threads)
+                   FrontEndOptions options, std::string kept, std::string shipped, size_t threads)
     : device_(reinterpret_cast<vk::VkDevice>(device)),
       options_(std::move(options)),
+      kept_(std::move(kept)),
+      shipped_(std::move(shipped)),
       most_threads_(threads) {
   vk::load(create_module_, functions, "vkCreateShaderModule");
   vk::load(destroy_module_, functions, "vkDestroyShaderModule");
@@ -40,10 +55,10 @@ Compiler::Compiler(uintptr_t device, const std::map<std::string, uintptr_t>& fun
   vk::load(create_pipelines_, functions, "vkCreateComputePipelines");
 }
 
-Compilation* Compiler::start(std::string name, std::string text, std::string entry,
-                             std::string file, vk::VkPipelineLayout layout) {
+Compilation* Compiler::start(std::string name, std::string text, std::string entry, std::string key,
+                             vk::VkPipelineLayout layout) {
   auto* const result = new Compilation();
-  Job job{std::move(name), std::move(text), std::move(entry), std::move(file), layout, result};
+  Job job{std::move(name), std::move(text), std::move(entry), std::move(key), layout, result};
   ++unfinished_;
   const std::unique_lock<std::mutex> held(mutex_);
   if (stopped_) {
@@ -114,14 +129,7 @@ void Compiler::work() {
     vk::VkPipeline pipeline = 0;
     std::string error;
     try {
-      const std::string kept = job.file.empty() ? "" : job.file + ".spv";
-      std::optional<std::string> bytes = files::read(kept);
-      std::vector<uint32_t> code =
-          bytes ? words_of(*bytes) : front_end.compile(job.text, job.entry);
-      pipeline = create(job, code);
-      if (!bytes) {  // not before: what crashes a driver shall not be kept
-        files::write(kept, code.data(), code.size() * sizeof(uint32_t));
-      }
+      pipeline = make(job, front_end);
     } catch (const std::exception& failure) {
       error = failure.what();
     } catch (...) {
@@ -131,6 +139,21 @@ void Compiler::work() {
     finish(job, pipeline, std::move(error));
     finished_.notify_all();
   }
+}
+
+vk::VkPipeline Compiler::make(const Job& job, FrontEnd& front_end) const {
+  const std::string name = job.key + ".spv";
+  const std::string kept = file_in(kept_, name);
+  for (const std::string& file : {kept, file_in(shipped_, name)}) {
+    if (const auto bytes = files::read(file)) {
+      return create(job, words_of(*bytes));
+    }
+  }
+  const std::vector<uint32_t> code = front_end.compile(job.text, job.entry);
+  const vk::VkPipeline pipeline = create(job, code);
+  // Not before: what crashes a driver shall not be kept.
+  files::write(kept, code.data(), code.size() * sizeof(uint32_t));
+  return pipeline;
 }
 
 // A cache for each pipeline: files of one pipeline are never merged, so processes do not wait for
@@ -143,7 +166,7 @@ vk::VkPipeline Compiler::create(const Job& job, const std::vector<uint32_t>& cod
   vk::VkShaderModule module = 0;
   check(create_module_(device_, &of_module, nullptr, &module), "vkCreateShaderModule");
 
-  const std::string kept = job.file.empty() ? "" : job.file + ".pipeline";
+  const std::string kept = file_in(kept_, job.key + ".pipeline");
   const std::optional<std::string> data = files::read(kept);
   vk::VkPipelineCacheCreateInfo of_cache{};
   of_cache.sType = vk::VK_STRUCTURE_TYPE_PIPELINE_CACHE_CREATE_INFO;
@@ -181,13 +204,17 @@ vk::VkPipeline Compiler::create(const Job& job, const std::vector<uint32_t>& cod
 }
 
 void bind_compiler(py::module_& module) {
+  py::class_<FrontEndOptions>(module, "FrontEndOptions")
+      .def(py::init<uintptr_t, std::string, std::string, int>(), py::arg("create_global_session"),
+           py::arg("include"), py::arg("profile"), py::arg("floating_point_mode"));
+  py::class_<FrontEnd>(module, "FrontEnd")
+      .def(py::init<FrontEndOptions>())
+      .def("keep", &keep, py::call_guard<py::gil_scoped_release>());
   py::class_<Compiler, std::shared_ptr<Compiler>>(module, "Compiler")
       .def(py::init([](uintptr_t device, const std::map<std::string, uintptr_t>& functions,
-                       uintptr_t create_global_session, const std::string& include,
-                       const std::string& profile, int floating_point_mode, size_t threads) {
-        return std::make_shared<Compiler>(
-            device, functions,
-            FrontEndOptions{create_global_session, include, profile, floating_point_mode}, threads);
+                       const FrontEndOptions& options, const std::string& kept,
+                       const std::string& shipped, size_t threads) {
+        return std::make_shared<Compiler>(device, functions, options, kept, shipped, threads);
       }))
       .def_property_readonly("unfinished", &Compiler::unfinished)
       .def("stop", &Compiler::stop, py::call_guard<py::gil_scoped_release>());

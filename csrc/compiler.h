@@ -42,14 +42,15 @@ class Compilation {
 
 class Compiler {
  public:
-  // functions: addresses of Vulkan functions by name. threads: at most so many.
+  // functions: addresses of Vulkan functions by name. kept, shipped: folders of what was made
+  // before, here and where we were built; "" for none. threads: at most so many.
   Compiler(uintptr_t device, const std::map<std::string, uintptr_t>& functions,
-           FrontEndOptions options, size_t threads);
+           FrontEndOptions options, std::string kept, std::string shipped, size_t threads);
   ~Compiler() { stop(); }
 
-  // Begin; what is returned is never destroyed. name: for the error. file: where the results are
-  // kept or to be kept, less its ending; "" for nowhere.
-  Compilation* start(std::string name, std::string text, std::string entry, std::string file,
+  // Begin; what is returned is never destroyed. name: for the error. key: stands for all that the
+  // results follow from; their files are called so.
+  Compilation* start(std::string name, std::string text, std::string entry, std::string key,
                      vk::VkPipelineLayout layout);
 
   // Until it has finished. Call it without the GIL.
@@ -63,13 +64,14 @@ class Compiler {
 
  private:
   struct Job {
-    std::string name, text, entry, file;
+    std::string name, text, entry, key;
     vk::VkPipelineLayout layout;
     Compilation* result;
   };
 
   void work();
   void finish(const Job& job, vk::VkPipeline pipeline, std::string error);
+  vk::VkPipeline make(const Job& job, FrontEnd& front_end) const;
   vk::VkPipeline create(const Job& job, const std::vector<uint32_t>& code) const;
 
   vk::VkDevice device_;
@@ -80,6 +82,7 @@ class Compiler {
   vk::PFN_vkDestroyPipelineCache destroy_cache_ = nullptr;
   vk::PFN_vkCreateComputePipelines create_pipelines_ = nullptr;
   FrontEndOptions options_;
+  std::string kept_, shipped_;
   size_t most_threads_;
 
   std::mutex mutex_;

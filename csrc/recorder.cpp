@@ -136,7 +136,7 @@ std::shared_ptr<Kernel> Recorder::kernel(py::object python, uint64_t pipeline,
 std::shared_ptr<Kernel> Recorder::compile(py::object python,
                                           const std::shared_ptr<Compiler>& compiler,
                                           std::string name, std::string text, std::string entry,
-                                          std::string file, uint32_t parameter_bytes,
+                                          std::string key, uint32_t parameter_bytes,
                                           bool in_buffer) {
   auto kernel = std::make_shared<Kernel>();
   kernel->python = std::move(python);
@@ -145,7 +145,7 @@ std::shared_ptr<Kernel> Recorder::compile(py::object python,
   kernel->in_buffer = in_buffer;
   compiler_ = compiler;
   kernel->compilation = compiler->start(std::move(name), std::move(text), std::move(entry),
-                                        std::move(file), kernel->layout);
+                                        std::move(key), kernel->layout);
   return kernel;
 }
 

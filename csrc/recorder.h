@@ -100,7 +100,7 @@ class Recorder {
   // parameters are a constant buffer at binding 0 of set 0.
   std::shared_ptr<Kernel> compile(py::object python, const std::shared_ptr<Compiler>& compiler,
                                   std::string name, std::string text, std::string entry,
-                                  std::string file, uint32_t parameter_bytes, bool in_buffer);
+                                  std::string key, uint32_t parameter_bytes, bool in_buffer);
 
   // Track the accesses and record; takes the lock. May be called with or without the GIL.
   // draws: offsets of seeds in the parameters, each with its counter behind it.

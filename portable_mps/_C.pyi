@@ -20,6 +20,18 @@ class Kernel:
 
 class Batch: ...
 
+class FrontEndOptions:
+    """See csrc/front_end.h."""
+
+    def __init__(self, create_global_session: int, include: str, profile: str, floating_point_mode: int) -> None: ...
+
+class FrontEnd:
+    """See csrc/front_end.h. For one thread."""
+
+    def __init__(self, options: FrontEndOptions) -> None: ...
+    def keep(self, text: str, entry: str, file: str) -> None:
+        """Compile, and write SPIR-V as a Compiler reads it. Lets go of the GIL."""
+
 class Compiler:
     """See csrc/compiler.h."""
 
@@ -27,10 +39,9 @@ class Compiler:
         self,
         device: int,
         functions: dict[str, int],
-        create_global_session: int,
-        include: str,
-        profile: str,
-        floating_point_mode: int,
+        options: FrontEndOptions,
+        kept: str,
+        shipped: str,
         threads: int,
     ) -> None: ...
     @property
@@ -50,7 +61,7 @@ class Recorder:
         name: str,
         text: str,
         entry: str,
-        file: str,
+        key: str,
         parameter_bytes: int,
         in_buffer: bool,
     ) -> Kernel: ...

@@ -65,6 +65,11 @@ def compilers() -> int | None:
     return int(text)
 
 
+def uses_shipped() -> bool:
+    """PORTABLE_MPS_SHIPPED: 0 has every kernel compiled here, those too whose SPIR-V came with the package."""
+    return _flag("PORTABLE_MPS_SHIPPED") is not False
+
+
 def collection() -> Path | None:
     """PORTABLE_MPS_COLLECT: a folder that gets the source of every kernel that is asked for, for other compilers."""
     folder = os.environ.get("PORTABLE_MPS_COLLECT")

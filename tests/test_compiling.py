@@ -82,9 +82,9 @@ def test_what_is_kept_needs_no_compiler(tmp_path):
 import torch
 from portable_mps import _C
 from portable_mps.runtime import device, kernel
-calls_nothing = 0
-device.open_pool = lambda raw, handle, functions, mode: _C.Compiler(
-    handle, functions, calls_nothing, "", "sm_6_0", mode, 2)
+calls_nothing = _C.FrontEndOptions(0, "", "sm_6_0", 1)
+device.open_pool = lambda raw, handle, functions, mode, kept: _C.Compiler(
+    handle, functions, calls_nothing, str(kept), "", 2)
 {USE}
 """
     first = output_of(USE, PORTABLE_MPS_CACHE=str(tmp_path))
@@ -162,7 +162,7 @@ def test_sources_are_collected(threads, tmp_path):
         first, text = path.read_text().split("\n", 1)
         comment, name, entry, parameter_bytes = first.split()
         assert comment == "//" and f" {entry}(" in text and "#define PARAMS " in text and int(parameter_bytes) > 0
-        assert path.name.endswith(f"_{entry}.slang")
+        assert path.stem == kernel.kernel_key(text, entry)
         firsts[name] = entry
     assert {"exp", "sin", "sum"} <= firsts.keys() and {"forward", "backward"} <= set(firsts.values())
 

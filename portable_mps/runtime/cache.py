@@ -13,6 +13,7 @@ import warnings
 from pathlib import Path
 
 from portable_mps import settings
+from portable_mps.runtime.kernel import SHIPPED
 
 if sys.platform != "win32":
     import fcntl
@@ -53,10 +54,12 @@ def kernels() -> dict[str, tuple[int, int]]:
 
 def report() -> str:
     """For `portable-mps cache`."""
-    lines = [str(settings.cache_folder())]
+    shipped = [path.stat().st_size for path in SHIPPED.glob("*.spv")]
+    came = f"{len(shipped)} kernels came with the package, {sum(shipped) / 1e6:.1f} MB"
+    lines = [came, str(settings.cache_folder())]
     for name, (count, size) in kernels().items():
         lines.append(f"  {name}: {count} kernel{'s' * (count != 1)}, {size / 1e6:.1f} MB")
-    return "\n".join(lines if len(lines) > 1 else [*lines, "  nothing is kept"])
+    return "\n".join(lines if len(lines) > 2 else [*lines, "  nothing is kept"])
 
 
 def empty() -> int:

@@ -25,6 +25,7 @@ from portable_mps.runtime.parameters import MOST_BYTES
 
 _MOST_COMPILERS = 8  # each takes 60 MB, and more are rarely busy
 KERNELS = Path(__file__).resolve().parent.parent / "kernels"
+SHIPPED = KERNELS.parent / "spirv"  # scripts/ship.py fills it when a wheel is made
 
 
 class Pipeline:
@@ -41,7 +42,7 @@ class Pipeline:
 class Compiler:
     """Compiles Slang for one device, whose `recorder` the kernels are for.
 
-    pool: compiles side by side; None has slangpy compile. folder: where the pool keeps what it has made.
+    pool: compiles side by side; None has slangpy compile.
     """
 
     def __init__(
@@ -51,7 +52,6 @@ class Compiler:
         max_push_constants: int,
         waiting: Compiling,
         pool: _C.Compiler | None,
-        folder: Path | None,
     ) -> None:
         self._device = device
         self._recorder = recorder
@@ -59,9 +59,8 @@ class Compiler:
         self._lock = threading.Lock()
         self._waiting = waiting
         self._pool = pool
-        self._folder = folder
         self._collection = settings.collection()
-        self._kernels: dict[tuple[str, str], _C.Kernel] = {}
+        self._kernels: dict[str, _C.Kernel] = {}
 
     def compile(self, name: str, source: str, parameter_bytes: int, entry: str = "main") -> _C.Kernel:
         """The kernel for entry point `entry` of `source`, which may still be compiled when this returns.
@@ -73,19 +72,22 @@ class Compiler:
         in_buffer = parameter_bytes > self._max_push_constants
         binding = "uniform ConstantBuffer<Params>" if in_buffer else "uniform Params"
         text = f"#define PARAMS {binding}\n{source}"
-        digest = hashlib.sha256(text.encode()).hexdigest()
+        key = kernel_key(text, entry)
         with self._lock:
-            known = self._kernels.get((digest, entry))
+            known = self._kernels.get(key)
             if known is None:
                 if self._collection is not None:
-                    _collect(self._collection / f"{digest[:32]}_{entry}.slang", name, text, entry, parameter_bytes)
+                    _collect(self._collection / f"{key}.slang", name, text, entry, parameter_bytes)
                 if self._pool is None:
                     with self._waiting:
-                        # The hash makes the module's name unique, as slangpy keeps modules by name.
-                        known = self._make(name, f"{name}_{digest[:16]}", text, entry, in_buffer)
+                        # The key makes the module's name unique, as slangpy keeps modules by name.
+                        known = self._make(name, f"{name}_{key}", text, entry, in_buffer)
                 else:
-                    known = self._begin(self._pool, name, text, digest, entry, parameter_bytes, in_buffer)
-                self._kernels[digest, entry] = known
+                    python = Pipeline(name, None, in_buffer)
+                    known = self._recorder.compile(
+                        python, self._pool, name, text, entry, key, parameter_bytes, in_buffer
+                    )
+                self._kernels[key] = known
         return known
 
     def _make(self, name: str, module_name: str, text: str, entry: str, in_buffer: bool) -> _C.Kernel:
@@ -96,16 +98,6 @@ class Compiler:
         parameters = program.layout.entry_points[0].parameters
         push_bytes = max((p.type_layout.size for p in parameters if p.name == "p"), default=0)
         return self._recorder.kernel(Pipeline(name, pipeline, in_buffer), handle, push_bytes)
-
-    def _begin(
-        self, pool: _C.Compiler, name: str, text: str, digest: str, entry: str, parameter_bytes: int, in_buffer: bool
-    ) -> _C.Kernel:
-        file = ""
-        if self._folder is not None:
-            key = hashlib.sha256("\n".join((library_digest(), entry, digest)).encode()).hexdigest()
-            file = str(self._folder / key[:32])
-        python = Pipeline(name, None, in_buffer)
-        return self._recorder.compile(python, pool, name, text, entry, file, parameter_bytes, in_buffer)
 
 
 def _collect(path: Path, name: str, text: str, entry: str, parameter_bytes: int) -> None:
@@ -126,23 +118,38 @@ def library_digest() -> str:
     return digest.hexdigest()
 
 
-def open_pool(raw: Any, handle: int, functions: dict[str, int], floating_point_mode: int) -> _C.Compiler | None:
-    """Compilers beside slangpy's, one a processor; None where there shall be none, or Slang's library is not found.
+def kernel_key(text: str, entry: str) -> str:
+    """Stands for all that a kernel's SPIR-V follows from, beside the floating-point mode."""
+    return hashlib.sha256("\n".join((library_digest(), entry, text)).encode()).hexdigest()[:32]
 
-    raw: slangpy's device. handle and functions: adapter.device_functions().
-    """
+
+def front_end_options(profile: str, floating_point_mode: int) -> _C.FrontEndOptions | None:
+    """For Slang's own interface; None where its library is not found."""
     import slangpy as spy
 
-    threads = settings.compilers()
-    if threads is None:
-        threads = min(adapter.processors(), _MOST_COMPILERS)
     libraries = sorted(Path(spy.__file__).parent.glob("*slang-compiler*"))
-    if threads == 0 or not functions or not libraries:
+    if not libraries:
         return None
     create = ctypes.CDLL(str(libraries[0])).slang_createGlobalSession2
     address = ctypes.cast(create, ctypes.c_void_p).value
+    return _C.FrontEndOptions(address or 0, str(KERNELS), profile, floating_point_mode)
+
+
+def open_pool(raw: Any, handle: int, functions: dict[str, int], mode: Any, kept: Path | None) -> _C.Compiler | None:
+    """Compilers beside slangpy's, one a processor; None where there shall be none, or Slang's library is not found.
+
+    raw: slangpy's device, mode: its SlangFloatingPointMode. handle and functions: adapter.device_functions(). kept: the
+    folder of what was made here before.
+    """
+    threads = settings.compilers()
+    if threads is None:
+        threads = min(adapter.processors(), _MOST_COMPILERS)
     profile = raw.supported_shader_model.name.replace("sm_6_7", "sm_6_6")  # as slangpy chooses
-    return _C.Compiler(handle, functions, address or 0, str(KERNELS), profile, floating_point_mode, threads)
+    options = front_end_options(profile, mode.value)
+    if threads == 0 or not functions or options is None:
+        return None
+    shipped = str(SHIPPED) if mode.name == "precise" and settings.uses_shipped() else ""
+    return _C.Compiler(handle, functions, options, "" if kept is None else str(kept), shipped, threads)
 
 
 @functools.cache
