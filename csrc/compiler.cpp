@@ -4,6 +4,7 @@
 
 #include <pybind11/stl.h>
 
+#include <chrono>
 #include <filesystem>
 #include <optional>
 #include <system_error>
@@ -30,6 +31,18 @@ std::vector<uint32_t> words_of(const std::string& bytes) {
 std::string file_in(const std::string& folder, const std::string& name) {
   return folder.empty() ? "" : (std::filesystem::path(folder) / name).string();
 }
+
+// Adds the seconds of its life.
+class Timer {
+ public:
+  explicit Timer(double& seconds) : seconds_(seconds) {}
+  ~Timer() { seconds_ += std::chrono::duration<double>(Clock::now() - start_).count(); }
+
+ private:
+  using Clock = std::chrono::steady_clock;
+  double& seconds_;
+  Clock::time_point start_ = Clock::now();
+};
 
 // Compile for a folder of what is shipped.
 void keep(FrontEnd& front_end, const std::string& text, const std::string& entry,
@@ -96,6 +109,11 @@ void Compiler::wait(const Compilation& compilation) {
   finished_.wait(held, [&] { return compilation.is_finished(); });
 }
 
+std::vector<CompileTimes> Compiler::times() {
+  const std::unique_lock<std::mutex> held(mutex_);
+  return times_;
+}
+
 void Compiler::stop() {
   {
     const std::unique_lock<std::mutex> held(mutex_);
@@ -128,29 +146,41 @@ void Compiler::work() {
     held.unlock();
     vk::VkPipeline pipeline = 0;
     std::string error;
+    CompileTimes times{job.name};
     try {
-      pipeline = make(job, front_end);
+      pipeline = make(job, front_end, times);
     } catch (const std::exception& failure) {
       error = failure.what();
     } catch (...) {
       error = "the compiler failed";
     }
     held.lock();
+    if (pipeline != 0) {
+      times_.push_back(std::move(times));
+    }
     finish(job, pipeline, std::move(error));
     finished_.notify_all();
   }
 }
 
-vk::VkPipeline Compiler::make(const Job& job, FrontEnd& front_end) const {
+vk::VkPipeline Compiler::make(const Job& job, FrontEnd& front_end, CompileTimes& times) const {
+  const auto created = [&](const std::vector<uint32_t>& code) {
+    const Timer timer(times.driver);
+    return create(job, code);
+  };
   const std::string name = job.key + ".spv";
   const std::string kept = file_in(kept_, name);
   for (const std::string& file : {kept, file_in(shipped_, name)}) {
     if (const auto bytes = files::read(file)) {
-      return create(job, words_of(*bytes));
+      return created(words_of(*bytes));
     }
   }
-  const std::vector<uint32_t> code = front_end.compile(job.text, job.entry);
-  const vk::VkPipeline pipeline = create(job, code);
+  std::vector<uint32_t> code;
+  {
+    const Timer timer(times.front_end);
+    code = front_end.compile(job.text, job.entry);
+  }
+  const vk::VkPipeline pipeline = created(code);
   // Not before: what crashes a driver shall not be kept.
   files::write(kept, code.data(), code.size() * sizeof(uint32_t));
   return pipeline;
@@ -216,6 +246,14 @@ void bind_compiler(py::module_& module) {
                        const std::string& shipped, size_t threads) {
         return std::make_shared<Compiler>(device, functions, options, kept, shipped, threads);
       }))
+      .def("times",
+           [](Compiler& self) {
+             py::list all;
+             for (const CompileTimes& times : self.times()) {
+               all.append(py::make_tuple(times.name, times.front_end, times.driver));
+             }
+             return all;
+           })
       .def_property_readonly("unfinished", &Compiler::unfinished)
       .def("stop", &Compiler::stop, py::call_guard<py::gil_scoped_release>());
 }

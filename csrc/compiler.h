@@ -40,6 +40,13 @@ class Compilation {
   std::string error_;
 };
 
+// What a kernel cost: seconds in Slang, 0 where SPIR-V was there, and in the driver.
+struct CompileTimes {
+  std::string name;
+  double front_end = 0;
+  double driver = 0;
+};
+
 class Compiler {
  public:
   // functions: addresses of Vulkan functions by name. kept, shipped: folders of what was made
@@ -59,6 +66,9 @@ class Compiler {
   // How many have not finished.
   size_t unfinished() const { return unfinished_.load(std::memory_order_acquire); }
 
+  // Of each kernel that has its pipeline, in the order in which they were finished.
+  std::vector<CompileTimes> times();
+
   // End the threads; what has not begun fails.
   void stop();
 
@@ -71,7 +81,7 @@ class Compiler {
 
   void work();
   void finish(const Job& job, vk::VkPipeline pipeline, std::string error);
-  vk::VkPipeline make(const Job& job, FrontEnd& front_end) const;
+  vk::VkPipeline make(const Job& job, FrontEnd& front_end, CompileTimes& times) const;
   vk::VkPipeline create(const Job& job, const std::vector<uint32_t>& code) const;
 
   vk::VkDevice device_;
@@ -89,6 +99,7 @@ class Compiler {
   std::condition_variable queued_, finished_;
   std::deque<Job> jobs_;
   std::vector<std::thread> threads_;
+  std::vector<CompileTimes> times_;
   size_t idle_ = 0;
   bool stopped_ = false;
   std::atomic<size_t> unfinished_{0};

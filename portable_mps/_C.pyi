@@ -46,6 +46,9 @@ class Compiler:
     ) -> None: ...
     @property
     def unfinished(self) -> int: ...
+    def times(self) -> list[tuple[str, float, float]]:
+        """Of each kernel that has its pipeline: its name, seconds in Slang, and seconds in the driver."""
+
     def stop(self) -> None: ...
 
 class Recorder:

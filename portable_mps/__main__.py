@@ -19,6 +19,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     profile.add_argument("--trace", type=Path, metavar="FILE", help="a trace to write, which Perfetto opens")
     words = "torch's operators in the trace too, which slows the script down"
     profile.add_argument("--operators", action="store_true", help=words)
+    words = "instead: what each kernel took to compile, and how many had not to be"
+    profile.add_argument("--compile", action="store_true", help=words)
     profile.add_argument("--rows", type=int, default=15, help="kernels and gaps to print (default 15)")
     profile.add_argument("script", type=Path)
     profile.add_argument("arguments", nargs=argparse.REMAINDER, help="the script's own")
@@ -71,8 +73,7 @@ def _warm(parser: argparse.ArgumentParser, options: argparse.Namespace) -> int:
 
     before = sum(count for count, _ in cache.kernels().values())
     status = profile.run_script(options.script, options.arguments)
-    if (device := sys.modules.get("portable_mps.runtime.device")) is not None and device.is_open():
-        device.current().stream.wait()  # for kernels that no result was asked of
+    profile.wait_for_kernels()
     now = sum(count for count, _ in cache.kernels().values())
     sys.stdout.flush()
     print(f"portable-mps: {now - before} kernels more are kept, {now} in all")
@@ -85,6 +86,8 @@ def _profile(parser: argparse.ArgumentParser, options: argparse.Namespace) -> in
         parser.error(f"there is no script {options.script}")
     if options.operators and options.trace is None:
         parser.error("--operators: only a trace shows them; name it with --trace FILE")
+    if options.compile and options.trace is not None:
+        parser.error("--compile: there is no trace of it")
     if options.trace is not None:
         try:
             options.trace.open("w").close()
@@ -92,6 +95,8 @@ def _profile(parser: argparse.ArgumentParser, options: argparse.Namespace) -> in
             parser.error(f"--trace: {error}")
     from portable_mps import profile
 
+    if options.compile:
+        return profile.run_compiling(options.script, options.arguments, max(1, options.rows))
     return profile.run(options.script, options.arguments, options.trace, options.operators, max(1, options.rows))
 
 

@@ -45,6 +45,28 @@ def run(script: Path, arguments: Sequence[str], trace: Path | None, with_operato
     return status
 
 
+def run_compiling(script: Path, arguments: Sequence[str], rows: int) -> int:
+    """Run `script`, print what compiling its kernels took, the `rows` slowest by name; the script's exit status."""
+    status = run_script(script, arguments)
+    device = wait_for_kernels()
+    pool = None if device is None else device.current().pool
+    sys.stdout.flush()
+    if device is not None and pool is None:
+        print("slangpy compiled the kernels (PORTABLE_MPS_COMPILERS=0): it tells no times.")
+    else:
+        print(compile_report([] if pool is None else pool.times(), rows))
+    return status
+
+
+def wait_for_kernels() -> Any:
+    """Compile those, too, whose results nobody has asked for; runtime.device, or None where it is not open."""
+    device = sys.modules.get("portable_mps.runtime.device")
+    if device is None or not device.is_open():
+        return None
+    device.current().stream.wait()
+    return device
+
+
 def run_script(script: Path, arguments: Sequence[str]) -> int:
     """Run a file as python would: the exit status, its error printed. The caller has seen that there is one."""
     with io.open_code(str(script)) as file:
@@ -187,6 +209,24 @@ def report(dispatches: Sequence[Dispatch], rows: int) -> str:
     ]
     for gap, k in idle[:rows]:
         lines.append(f"{gap / 1e3:>10.1f}  {k:>8}  {dispatches[k - 1].name} -> {dispatches[k].name}")
+    return "\n".join(lines)
+
+
+def compile_report(times: Sequence[tuple[str, float, float]], rows: int) -> str:
+    """Totals, then the `rows` kernels that took longest: seconds in Slang and in the driver."""
+    if not times:
+        return "No kernel ran on mps."
+    slang, driver = sum(row[1] for row in times), sum(row[2] for row in times)
+    made = sum(1 for row in times if row[1] > 0)
+    lines = [
+        f"{_count(len(times), 'kernel')}, {made} of them compiled from source here: "
+        f"{slang:.2f} s in Slang, {driver:.2f} s in the driver, in several threads",
+        "",
+    ]
+    slowest = sorted(times, key=lambda row: -row[1] - row[2])[:rows]
+    width = max(len(row[0]) for row in slowest)
+    lines.append(f"{'kernel':<{width}} {'Slang ms':>10} {'driver ms':>10}")
+    lines += [f"{name:<{width}} {a * 1e3:>10.1f} {b * 1e3:>10.1f}" for name, a, b in slowest]
     return "\n".join(lines)
 
 

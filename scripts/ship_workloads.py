@@ -137,6 +137,7 @@ def models() -> None:
     import transformers as t
     from training import bert, gpt2
 
+    images, labels = torch.empty(32, 3, 224, 224, device="mps"), torch.zeros(32, dtype=torch.int64, device="mps")
     for dtype in (torch.float32, torch.bfloat16, torch.float16):
         for build, batch, length in ((bert, 32, 128), (gpt2, 8, 1024)):
             workload = build("mps", batch, length)
@@ -144,7 +145,6 @@ def models() -> None:
             if build is gpt2:
                 with torch.no_grad():
                     workload.model.to(dtype).generate(workload.data[0][:1, :8], max_new_tokens=4, pad_token_id=0)
-        images, labels = torch.empty(32, 3, 224, 224, device="mps"), torch.zeros(32, dtype=torch.int64, device="mps")
         for made in (t.ViTForImageClassification(t.ViTConfig()), t.ResNetForImageClassification(t.ResNetConfig())):
             model = made.to("mps")
             optimizer = torch.optim.AdamW(model.parameters())
@@ -161,20 +161,59 @@ def operators() -> None:
         _ = -x, x.abs(), x**2, x.sum(), x.sum(1), x.max(), x.min(), x.argmax(1), x.max(1), x.sort(1), x.topk(3)
         _ = x.cumsum(1), x.t().contiguous(), torch.cat([x, y]), torch.stack([x, y]), torch.where(x > 0, x, y), x[x > 0]
         _ = x[torch.zeros(3, dtype=torch.int64, device="mps")], x.gather(1, torch.zeros_like(x, dtype=torch.int64))
-        _ = x.float(), x.half(), x.to(torch.bfloat16), x.long(), x.int(), x.bool(), x.tolist(), (x > 0).any(), x.unique()
+        _ = x.float(), x.half(), x.to(torch.bfloat16), x.long(), x.int()
+        _ = x.bool(), x.tolist(), (x > 0).any(), x.unique()
         _ = torch.arange(5, dtype=dtype, device="mps"), torch.ones(5, dtype=dtype, device="mps"), x.clamp(0, 1)
         if dtype.is_floating_point:
-            _ = x.exp(), x.log(), x.sqrt(), x.rsqrt(), x.sin(), x.cos(), x.tanh(), x.sigmoid(), x.pow(0.5), x.reciprocal()
-            _ = x.mean(), x.mean(1), x.std(), x.var(1), x.norm(), x.softmax(1), x.log_softmax(1), x.isnan(), x.isfinite()
+            _ = x.exp(), x.log(), x.sqrt(), x.rsqrt(), x.sin()
+            _ = x.cos(), x.tanh(), x.sigmoid(), x.pow(0.5), x.reciprocal()
+            _ = x.mean(), x.mean(1), x.std(), x.var(1), x.norm()
+            _ = x.softmax(1), x.log_softmax(1), x.isnan(), x.isfinite()
             _ = F.relu(x), F.gelu(x), F.silu(x), F.softplus(x), F.leaky_relu(x), F.mse_loss(x, y), F.l1_loss(x, y)
             _ = torch.rand(5, dtype=dtype, device="mps"), torch.randn(5, dtype=dtype, device="mps"), F.dropout(x)
             _ = x @ y.t(), x @ y[0], torch.bmm(x[None], y.t()[None]), torch.einsum("ij,kj->ik", x, y), x.lerp(y, 0.5)
+
+
+def sampling() -> None:
+    """Rows picked at random, noise, predictions, and text by its next token."""
+    data, images = torch.empty(1000, dtype=torch.uint8, device="mps"), torch.empty(100, 3, 8, 8, device="mps")
+    labels = torch.zeros(100, dtype=torch.int64, device="mps")
+    starts = torch.randint(900, (8, 1), device="mps")
+    _ = data[starts + torch.arange(9, device="mps")].long(), data.long()[starts + torch.arange(9, device="mps")]
+    for rows in torch.randperm(100, device="mps").split(32):
+        _ = images[rows], labels[rows], images.view(100, -1)[rows]
+    _ = torch.rand(3, 4, device="mps"), torch.randn(3, 4, device="mps")
+    _ = torch.bernoulli(images), torch.randn_like(images)
+    images.uniform_(-1, 1), images.normal_(0, 0.02), nn.init.kaiming_uniform_(images), nn.init.trunc_normal_(images)
+    scores = torch.empty(100, 10, device="mps")
+    right = scores.argmax(1) == labels
+    _ = right.sum().item(), right.float().mean().item(), (~right).any().item(), right.int().argsort(stable=True)
+    chances = scores.softmax(-1)
+    _ = torch.multinomial(chances, 1), torch.multinomial(chances[:1], 1)
+    _ = chances.topk(5), chances.gather(1, labels[:, None])
+    _ = scores.sort(descending=True), scores.masked_fill(scores < 0, -torch.inf), F.one_hot(labels, 10)
+
+
+def attention() -> None:
+    """Widths and lengths of heads, with the masks that models have: a training step, and one query as in decoding."""
+    for dtype in (torch.float32, torch.float16, torch.bfloat16):
+        for width in (32, 64, 80, 96, 128):
+            for length in (32, 256, 1024):
+                for more in ({}, {"is_causal": True}, {"attn_mask": torch.empty(length, length, dtype=torch.bool)}):
+                    given = {k: v.to("mps") if isinstance(v, torch.Tensor) else v for k, v in more.items()}
+                    q, k, v = (torch.empty(2, 4, length, width, dtype=dtype, device="mps") for _ in range(3))
+                    q.requires_grad_(), k.requires_grad_(), v.requires_grad_()
+                    F.scaled_dot_product_attention(q, k, v, **given).sum().backward()
+                with torch.no_grad():
+                    F.scaled_dot_product_attention(q[:, :, :1], k, v)
 
 
 def main() -> None:
     warnings.simplefilter("ignore")
     pretend(sys.argv[1])
     operators()
+    sampling()
+    attention()
     for dtype in (torch.float32, torch.bfloat16, torch.float16):
         for name, model, loss in networks():
             for optimizer in optimizers(model):

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 
@@ -108,6 +109,27 @@ def test_beside_the_settings_that_log_a_profile(script):
     assert done.returncode == 0 and "exp " in done.stdout
 
 
+def test_what_compiling_took(script, tmp_path):
+    there = script(f"{TRAIN}\nimport sys; sys.exit(3)")
+    for made in (True, False):
+        done = run("--compile", "--rows", 2, there, PORTABLE_MPS_CACHE=str(tmp_path / "cache"))
+        assert done.returncode == 3 and "script [] True True" in done.stdout, done.stderr
+        *_, total, nothing, heads, first, second = done.stdout.splitlines()
+        count, compiled = map(
+            int, re.match(r"(\d+) kernels, (\d+) of them compiled from source here: ", total).groups()
+        )
+        assert count >= 3 and compiled == (count if made else 0) and (nothing, heads.split()[0]) == ("", "kernel")
+        sums = [sum(map(float, line.split()[1:])) for line in (first, second)]
+        assert sums == sorted(sums, reverse=True) and sums[1] > 0
+    done = run("--compile", script("print('hello')"))
+    assert done.returncode == 0 and done.stdout == "hello\nNo kernel ran on mps.\n"
+
+
+def test_who_compiles_tells_no_times(script):
+    done = run("--compile", script("import torch; torch.ones(4, device='mps')"), PORTABLE_MPS_COMPILERS="0")
+    assert done.returncode == 0 and "slangpy compiled the kernels" in done.stdout
+
+
 def test_wrong_arguments(script, tmp_path):
     there = script("print('ran')")
     for arguments, words in (
@@ -115,6 +137,7 @@ def test_wrong_arguments(script, tmp_path):
         ([tmp_path], "there is no script"),
         (["--trace", tmp_path / "no" / "trace.json", there], "--trace: "),
         (["--operators", there], "name it with --trace FILE"),
+        (["--compile", "--trace", tmp_path / "trace.json", there], "--compile: there is no trace of it"),
         ([], "script"),
     ):
         done = run(*arguments)
