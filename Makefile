@@ -11,7 +11,7 @@ export PORTABLE_MPS ?= 1
 export PYTHON VENV
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test operators compiled models ecosystem numerics lint format bench overhead clean
+.PHONY: help setup demo test operators compiled models ecosystem numerics lint format bench overhead wheel clean
 
 help:
 	@echo "make setup   install the system packages that are missing, make $(VENV), build"
@@ -25,6 +25,7 @@ help:
 	@echo "make numerics    sweep the functions of kernels/lib against mpmath, write docs/numerics.md"
 	@echo "make bench   time operators against CUDA (or the CPU), write docs/performance.md (ARGS='--families products')"
 	@echo "make overhead    what a small operator costs the host (ARGS='--profile add' shows where, ARGS=--graphs in graphs)"
+	@echo "make wheel   build a wheel in dist/, with SPIR-V of the kernels that most programs need (minutes)"
 	@echo "make clean   remove $(VENV) and what was built"
 
 setup: $(READY)
@@ -80,6 +81,10 @@ bench: $(READY)
 overhead: $(READY)
 	$(RUN) benchmarks/overhead.py $(ARGS)
 
+wheel: $(DEVELOP)
+	$(RUN) scripts/ship.py
+	$(RUN) -m pip --disable-pip-version-check wheel --no-build-isolation --no-deps --wheel-dir dist .
+
 clean:
-	rm -rf $(VENV) build *.egg-info portable_mps/_C.*
+	rm -rf $(VENV) build dist *.egg-info portable_mps/_C.* portable_mps/spirv
 	find . -name __pycache__ -prune -exec rm -rf {} +
