@@ -6,13 +6,18 @@ Also the error of the operators that have no other way, and the way of adapters 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 
 from portable_mps.dispatch import atomics
 
-COMBINED = {"sum": torch.add, "prod": torch.mul, "amin": torch.minimum, "amax": torch.maximum}
+COMBINED: dict[str, Callable[[torch.Tensor, torch.Tensor], torch.Tensor]] = {
+    "sum": torch.add,
+    "prod": torch.mul,
+    "amin": torch.minimum,
+    "amax": torch.maximum,
+}
 
 
 def alert(name: str) -> None:
