@@ -55,8 +55,8 @@ def others(device):
     zeros = torch.zeros(20, dtype=torch.int64, device=device)
     whole = zeros.index_add(0, index, index), zeros.scatter_reduce(0, index, index * index, "amax"), index.bincount()
     results = a @ b, a.sort(1).values, a.cumsum(0), torch.fft.rfft(a).abs(), torch.linalg.inv(a[:6, :6]), a.std(0)
-    half = a.bfloat16() @ b.bfloat16()
-    return [each.cpu() for each in (*whole, *results, a.unique()[:9], half)]
+    half, turned = a.bfloat16() @ b.bfloat16(), torch.arange(20000, device=device).view(100, 200).t().contiguous()
+    return [each.cpu() for each in (*whole, *results, a.unique()[:9], half, turned)]
 
 torch.testing.assert_close(train("mps"), train("cpu"), rtol=1e-4, atol=1e-5)
 for mine, expected in zip(others("mps"), others("cpu"), strict=True):
