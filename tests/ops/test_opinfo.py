@@ -9,13 +9,14 @@ import pytest
 import torch
 from opinfo import failures, judge, sweep
 from opinfo.faults import faulty
-from support import hidden_in
+from support import hidden_in, skip_without_float64
 from torch._subclasses.fake_tensor import FakeTensor
 from torch.utils import _pytree as pytree
 
 from portable_mps.dispatch import fallback
 
 EXPECTED = failures.load()
+IN_FLOAT64 = ("special.hermite_polynomial_h", "special.hermite_polynomial_he")
 TIMEOUT = 240  # seconds for one check
 
 
@@ -62,6 +63,8 @@ def assert_as_listed(judged, op, dtype, checks, quick):
 
 
 def test_operator(judged, op, dtype, quick):
+    if op.full_name in IN_FLOAT64 and dtype == torch.float32:
+        skip_without_float64("the recurrence is rounded at each step")
     checks = judge.quick_checks_of(op, dtype) if quick else judge.checks_of(op, dtype)
     assert_as_listed(judged, op, judge.name_of(dtype), checks, quick)
 
