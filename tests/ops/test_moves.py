@@ -48,11 +48,12 @@ def test_permuted(shape, order, dtype):
 def test_tiles_fit_into_shared_memory(monkeypatch, shared):
     torch.ones(1, device="mps")
     opened = device.current()
+    has_as_much = shared <= opened.adapter.max_shared_memory
     monkeypatch.setattr(opened, "adapter", dataclasses.replace(opened.adapter, max_shared_memory=shared))
     for item in (1, 2, 4, 8, 16):
         tile = moves._tile(item)
         assert tile * (tile + 1) * item <= shared
-        if opened.adapter.features["float64"] or item < 16:
+        if has_as_much and (opened.adapter.features["float64"] or item < 16):
             dtype = {1: torch.uint8, 2: torch.int16, 4: torch.float32, 8: torch.int64, 16: torch.complex128}[item]
             x = numbers(70, 130, dtype=dtype)
             assert_same(to_mps(x).t().contiguous(), x.t().contiguous())
