@@ -11,12 +11,13 @@ export PORTABLE_MPS ?= 1
 export PYTHON VENV
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test operators compiled models ecosystem numerics lint format bench overhead wheel clean
+.PHONY: help setup demo test validate operators compiled models ecosystem numerics lint format bench overhead wheel clean
 
 help:
 	@echo "make setup   install the system packages that are missing, make $(VENV), build"
 	@echo "make demo    train a network on handwritten digits on the mps device"
 	@echo "make test    run the tests (ARGS='-k softmax' selects)"
+	@echo "make validate    run the tests under the Khronos validation layer (ARGS='-n 2 tests/ops' selects)"
 	@echo "make operators   run torch's operator database, write docs/operators.md (ARGS='--operators fft.*' selects)"
 	@echo "make compiled    compare torch.compile with eager: operators, architectures; write docs/compile.md"
 	@echo "make models  compare the architectures of transformers, where that is installed, write docs/models.md"
@@ -47,6 +48,9 @@ demo: $(READY)
 test: $(DEVELOP)
 	$(RUN) -m pytest -n 2 --ignore=tests/compiled $(ARGS) || [ $$? -eq 5 ]
 	$(RUN) -m pytest -n 2 tests/compiled $(ARGS) || [ $$? -eq 5 ]
+
+validate: $(DEVELOP)
+	$(RUN) scripts/validate.py $(ARGS)
 
 operators: $(DEVELOP)
 	PYTHONPATH=tests $(RUN) -m opinfo --table docs/operators.md $(ARGS)

@@ -32,8 +32,10 @@ def report() -> str:
     try:
         found = adapter.adapters()
         chosen = adapter.choose().index if found else None
-    except adapter.NoAdapterError as error:
+    except RuntimeError as error:  # a wrong setting, too
         return "\n".join([*lines, f"adapter        none: {error}"])
+    if settings.hidden():
+        lines.append(f"hidden         {', '.join(settings.hidden())}")
     for each in found:
         lines += ["", *_describe(each, each.index == chosen)]
     return "\n".join(lines)

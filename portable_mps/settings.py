@@ -25,6 +25,11 @@ def adapter() -> str | None:
     return os.environ.get("PORTABLE_MPS_ADAPTER") or None
 
 
+def hidden() -> list[str]:
+    """PORTABLE_MPS_HIDE: features that the adapter shall seem to lack, and limits (`push_constants=128`), by comma."""
+    return [item.strip() for item in os.environ.get("PORTABLE_MPS_HIDE", "").split(",") if item.strip()]
+
+
 def matrix_engine() -> str | None:
     """PORTABLE_MPS_MATRIX: `workgroup`, `subgroup` or `plain` instead of the best that the adapter has."""
     return os.environ.get("PORTABLE_MPS_MATRIX") or None

@@ -18,6 +18,19 @@ def pytest_addoption(parser):
     parser.addoption("--opinfo", choices=("quick", "full"), default="quick", help="torch's operator database: how much")
 
 
+@pytest.hookimpl(wrapper=True)
+def pytest_pyfunc_call(pyfuncitem):
+    """A test that needs what PORTABLE_MPS_HIDE hides does not apply there, and says so."""
+    try:
+        return (yield)
+    except Exception as problem:
+        from support import hidden_need
+
+        if need := hidden_need(problem):
+            pytest.skip(f"needs {need}, which PORTABLE_MPS_HIDE hides: {str(problem).splitlines()[0]}")
+        raise
+
+
 @pytest.fixture(autouse=True)
 def nothing_to_replay():
     """Tests that change how operators run must not meet what others have recorded."""

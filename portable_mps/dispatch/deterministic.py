@@ -1,14 +1,23 @@
 """torch.use_deterministic_algorithms: what atomics do in any order, in the order of the elements.
 
-Also the error of the operators that have no other way.
+Also the error of the operators that have no other way, and the way of adapters that lack the atomics.
 """
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
+
+from portable_mps.dispatch import atomics
+
+COMBINED: dict[str, Callable[[torch.Tensor, torch.Tensor], torch.Tensor]] = {
+    "sum": torch.add,
+    "prod": torch.mul,
+    "amin": torch.minimum,
+    "amax": torch.maximum,
+}
 
 
 def alert(name: str) -> None:
@@ -28,9 +37,11 @@ def alert(name: str) -> None:
 def is_wanted(action: str, dtype: torch.dtype) -> bool:
     """Whether threads must not race for an element: several writes to it, or sums and products that round.
 
-    Products of complex numbers always, for want of an atomic that multiplies them.
+    Always for want of an atomic: products of complex numbers, and 64 bits on some adapters.
     """
     if action == "prod" and dtype.is_complex:
+        return True
+    if action in COMBINED and not atomics.has_for(dtype):
         return True
     if not torch.are_deterministic_algorithms_enabled():
         return False
@@ -55,24 +66,24 @@ def places(
 
 
 def grouped(action: str, at: torch.Tensor, values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Each place once, and what the values for it come to: the last one, or their sum or product in order."""
+    """Each place once, and what the values for it come to: the last one, or what they combine to in order."""
     ordered, order = at.reshape(-1).sort(stable=True)
     unique, counts = torch.unique_consecutive(ordered, return_counts=True)
     values = values.reshape(-1)[order]
     if action == "put":
         return unique, values[counts.cumsum(0) - 1]
-    if values.is_complex():
-        return unique, _products(values, counts)
-    return unique, torch.segment_reduce(values, action, lengths=counts)
+    if values.is_floating_point() and action in ("sum", "prod"):
+        return unique, torch.segment_reduce(values, action, lengths=counts)
+    return unique, _folded(action, values, counts)
 
 
-def _products(values: torch.Tensor, counts: torch.Tensor) -> torch.Tensor:
-    """The product of each segment, of neighbours at a time; counts, at least one each: the lengths of the segments."""
+def _folded(action: str, values: torch.Tensor, counts: torch.Tensor) -> torch.Tensor:
+    """What each segment combines to, neighbours at a time; counts, at least one each: the lengths of the segments."""
     while values.numel() > counts.numel():
         ends = counts.cumsum(0)
         within = torch.arange(values.numel(), device="mps") - torch.repeat_interleave(ends - counts, counts)
         last = torch.repeat_interleave(counts, counts) - 1
-        factors = torch.where(within < last, values.roll(-1), 1)
-        values = (values * factors)[within % 2 == 0]
+        pairs = COMBINED[action](values, values.roll(-1))
+        values = torch.where(within < last, pairs, values)[within % 2 == 0]
         counts = (counts + 1).div(2, rounding_mode="floor")
     return values

@@ -6,10 +6,11 @@ import torch
 
 from portable_mps.dispatch.launch import grid, launch
 from portable_mps.dispatch.strided import collapse, word
+from portable_mps.runtime import device
 from portable_mps.runtime.kernel import Template
 
 _transpose = Template("transpose", "transpose", "QQqqqqqqqqiiiii")
-_TILE = 64  # of transpose.slang, along both dimensions
+_TILES = (64, 32, 16)  # of transpose.slang, along both dimensions
 _NARROWEST = 16  # of what is worth a tile
 _LEAST = 1 << 16  # bytes from which it pays to look
 _WIDER = (torch.int64, torch.int32, torch.int16)
@@ -62,12 +63,19 @@ def transpose(destination: torch.Tensor, source: torch.Tensor) -> bool:
     for size, *_ in outer:
         count *= size
     outer += [(1, 0, 0)] * (3 - len(outer))
-    tiles = -(-columns[0] // _TILE)
-    groups = tiles * -(-rows[0] // _TILE) * count
+    tile = _tile(source.dtype.itemsize)
+    tiles = -(-columns[0] // tile)
+    groups = tiles * -(-rows[0] // tile) * count
     if max(rows[0], columns[0], groups) >= 2**31:
         return False
     numbers = (columns[1], rows[2], *(dim[1] for dim in outer), *(dim[2] for dim in outer))
     sizes = (columns[0], rows[0], tiles, outer[0][0], outer[1][0])
     arguments = (destination, source, *numbers, *sizes)
-    launch(_transpose, grid(groups), arguments, (source,), (destination,), T=word(source.dtype))
+    launch(_transpose, grid(groups), arguments, (source,), (destination,), T=word(source.dtype), TILE=tile)
     return True
+
+
+def _tile(item: int) -> int:
+    """The largest tile whose elements of so many bytes fit into a workgroup's memory: 64 takes 33 KiB for 8 bytes."""
+    shared = device.current().adapter.max_shared_memory
+    return next(tile for tile in _TILES if tile * (tile + 1) * item <= shared)

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 
 import torch
 
+from portable_mps.runtime import device
+
 
 class Promotion(enum.IntEnum):
     """How an operator's operand dtypes relate. The values are those of csrc/iterator.h."""
@@ -99,11 +101,21 @@ def storage(dtype: torch.dtype, complex: bool = False, float8: bool = False) -> 
     complex, float8: the kernel takes complex dtypes, or 8-bit floats, too; it imports the row's module.
     """
     try:
-        return (_BY_DTYPE_WITH_COMPLEX if complex else _BY_DTYPE_WITH_FLOAT8 if float8 else BY_DTYPE)[dtype]
+        return _there((_BY_DTYPE_WITH_COMPLEX if complex else _BY_DTYPE_WITH_FLOAT8 if float8 else BY_DTYPE)[dtype])
     except KeyError:
         raise NotImplementedError(
             f"Trying to use {dtype} on the MPS device, which this operator does not support"
         ) from None
+
+
+def _there(row: Storage) -> Storage:
+    """The row; NotImplementedError where the adapter lacks its type. (Tensors of float64 cannot even be made there.)"""
+    if "half" in row.type.lower() and not device.current().adapter.features["float16"]:
+        raise NotImplementedError(
+            f"Trying to use {row.dtype} on the MPS device, whose adapter has no 16-bit floats (shaderFloat16). Please "
+            "use float32 or bfloat16 instead."
+        )
+    return row
 
 
 def scalar_type(dtype: torch.dtype) -> str:
@@ -141,7 +153,7 @@ def summed_in(dtype: torch.dtype) -> torch.dtype:
 def storage_of_code(code: int) -> Storage:
     """The row of a ScalarType number."""
     try:
-        return BY_CODE[code]
+        return _there(BY_CODE[code])
     except KeyError:
         raise NotImplementedError(
             f"Trying to use dtype number {code} on the MPS device, which this operator does not support"

@@ -34,6 +34,7 @@ from torch._inductor.utils import IndentedBuffer, prefix_is_reduction, sympy_pro
 from torch._inductor.virtualized import V
 from torch.utils._ordered_set import OrderedSet
 
+from portable_mps.dispatch import atomics
 from portable_mps.dispatch.launch import GROUP_ROW
 from portable_mps.dispatch.promotion import storage
 from portable_mps.inductor.overrides import SlangOverrides, compute_type, rounded_through
@@ -204,6 +205,7 @@ class SlangKernel(SIMDKernel):
             together = vectors and vectors.write(name, pointer, index, row)
             line = f"{together or f'p.{pointer}[{where}]'} = {row.store.format(value)};"
         elif mode == "atomic_add":
+            atomics.require("A graph's scatter with additions", V.graph.get_dtype(name))
             self.modules.add("lib.atomics")
             line = f"atomic_apply<AtomicAdd>(p.{pointer} + {where}, cast_{row.compute}({value}));"
         else:

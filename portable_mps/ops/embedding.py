@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import torch
 
-from portable_mps.dispatch import deterministic
+from portable_mps.dispatch import atomics, deterministic
 from portable_mps.dispatch.launch import check_turns
 from portable_mps.dispatch.registry import implements
 from portable_mps.dispatch.strided import Linear, dtype_defines
@@ -141,6 +141,7 @@ def _embedding_bag_dense_backward(
     many = combining(torch.zeros((copies, num_weights, width), dtype=grad.dtype, device=grad.device))
     if count and bags:
         deterministic.alert("_embedding_bag_dense_backward")
+        atomics.require("_embedding_bag_dense_backward", many.dtype)
         _backward(
             count,
             (0, indices, 0, 0 if factors is None else factors, grad, *tables, many, 0,

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import torch
 
-from portable_mps.dispatch import deterministic
+from portable_mps.dispatch import atomics, deterministic
 from portable_mps.dispatch.registry import register
 from portable_mps.dispatch.strided import Linear, dtype_defines
 
@@ -94,6 +94,7 @@ def _register(dims: int) -> None:
         grad_input = None
         if output_mask[0]:
             deterministic.alert(f"grid_sampler_{dims}d_backward")
+            atomics.require(f"grid_sampler_{dims}d_backward", accumulator)
             grad_input = torch.zeros(input.shape, dtype=accumulator, device=input.device)
         grad_grid = torch.empty(grid.shape, dtype=grid.dtype, device=grid.device)
         places = grid.numel() // dims

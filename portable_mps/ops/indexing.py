@@ -145,7 +145,7 @@ def _elements_of_a_word(access: _Access, indices: Sequence[torch.Tensor]) -> int
 
 
 def _launch_in_order(access: _Access) -> None:
-    """Without races, for torch.use_deterministic_algorithms; the host waits for the number of places."""
+    """Without races, for `deterministic.is_wanted`; the host waits for the number of places."""
     action, base = access.action, access.base
     inside = []
     for dim, index, (size, _) in zip(access.dims, access.indices, access.extents, strict=True):
@@ -160,8 +160,7 @@ def _launch_in_order(access: _Access) -> None:
     unique, results = deterministic.grouped(action, at, access.values)
     flat = base.as_strided((base.untyped_storage().nbytes() // base.element_size() - base.storage_offset(),), (1,))
     if action != "put":
-        before = flat.index_select(0, unique)
-        results = before + results if action == "sum" else before * results
+        results = deterministic.COMBINED[action](flat.index_select(0, unique), results)
     _launch(access._replace(
         action="put", base=flat, base_strides=(0,), values=results, indices=(unique,), extents=((flat.numel(), 1),),
         wrap=False, dims=(0,),

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch._prims_common import suggest_memory_format
 
-from portable_mps.dispatch import deterministic
+from portable_mps.dispatch import atomics, deterministic
 from portable_mps.dispatch.checks import COMPLEX, FLOATS, INTEGERS, require_dtype
 from portable_mps.dispatch.lists import ListKernel, table_of_joined
 from portable_mps.dispatch.probe import refuse_as_cpu
@@ -422,6 +422,7 @@ def pad_backward(
     source = grad.to(dtype).contiguous()
     if source.numel():
         deterministic.alert(f"{name}_backward")
+        atomics.require(f"{name}_backward", dtype)
         arguments = (source, total, source.numel(), *padded, *own, *before)
         defines = {"PAD": int(not reflect), "FORWARD": 0, **dtype_defines("T", dtype)}
         _pad(source.numel(), arguments, [source], [total], **defines)

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from portable_mps.dispatch import deterministic
+from portable_mps.dispatch import atomics, deterministic
 from portable_mps.dispatch.launch import check_turns
 from portable_mps.dispatch.products import product, summed_product
 from portable_mps.dispatch.promotion import scalar_type
@@ -190,6 +190,7 @@ def deform_conv2d_backward(
     problem = _check(input, weight, offset, mask, bias, *geometry)
     groups = problem.groups
     deterministic.alert("deform_conv2d_backward")
+    atomics.require("deform_conv2d_backward", grad.dtype)
     gradient = _computed(grad).view(input.size(0) * groups, weight.size(0) // groups, problem.spots)
     image, moved, matrix = _computed(input), _computed(offset), _computed(weight)
     weights = _computed(mask) if problem.masked else None

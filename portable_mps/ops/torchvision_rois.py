@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import torch
 
+from portable_mps.dispatch import atomics
 from portable_mps.dispatch.promotion import scalar_type
 from portable_mps.dispatch.strided import Linear
 from portable_mps.runtime import device
@@ -75,6 +76,7 @@ class _Operator(NamedTuple):
     ) -> torch.Tensor:
         """The gradient of an input of this shape. Channels of bins are computed again."""
         _check(f"_{self.name}_backward", grad, rois, "grad")
+        atomics.require(f"_{self.name}_backward", grad.dtype)
         pooled = _computed(grad)
         image = torch.zeros(shape, dtype=pooled.dtype, device=grad.device)
         if sources is not None:

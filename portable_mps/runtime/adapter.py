@@ -31,12 +31,35 @@ EXTENSIONS = (
     "VK_EXT_memory_budget",
     "VK_KHR_portability_subset",
 )
+# Features by the name that `Adapter.features` and PORTABLE_MPS_HIDE have for them: the struct of the feature chain, and
+# its fields. The kernels use the first; the others would let them do the same elsewhere in memory.
+_FIELDS = {
+    "float16": ("core12", "shaderFloat16"),
+    "float64": ("core", "shaderFloat64"),
+    "shaderInt64": ("core", "shaderInt64"),
+    "shaderInt16": ("core", "shaderInt16"),
+    "shaderInt8": ("core12", "shaderInt8"),
+    "storage8": ("core12", "storageBuffer8BitAccess", "uniformAndStorageBuffer8BitAccess"),
+    "storage16": ("core11", "storageBuffer16BitAccess", "uniformAndStorageBuffer16BitAccess"),
+    "bufferDeviceAddress": ("core12", "bufferDeviceAddress"),
+    "int64_atomics": ("core12", "shaderBufferInt64Atomics", "shaderSharedInt64Atomics"),
+}
+# Those that are extensions: what to leave out.
+_OF_EXTENSIONS = {
+    "float32_atomics": ("VK_EXT_shader_atomic_float", "VK_EXT_shader_atomic_float2"),
+    "cooperative_matrix": ("VK_KHR_cooperative_matrix", "VK_NV_cooperative_matrix2"),
+    "bfloat16": ("VK_KHR_shader_bfloat16",),
+    "workgroup_matrix": ("VK_NV_cooperative_matrix2",),
+}
+# Limits that may be lowered, and the least that Vulkan 1.3 has every driver offer.
+_LIMITS = {"push_constants": 128, "shared": 16384}
 # 32-bit registers that a thread can fill before the compiler spills, by VkDriverId: AMD's have 256, of which compilers
 # leave some, Intel's threads share 4 KiB of them among 16 lanes. No driver tells; others have about 255.
 _REGISTERS = {1: 224, 2: 224, 3: 224, 5: 64, 6: 64}
 # RDNA 3 keeps a copy of a product's operands in every 16 threads of a subgroup ("How to accelerate AI applications on
 # RDNA 3 using WMMA", GPUOpen).
 _SPREAD = {1: 16, 2: 16, 3: 16}
+_NEEDED = ("bufferDeviceAddress", "shaderInt64", "shaderInt16", "shaderInt8", "storage8", "storage16")
 _SOFTWARE = "software (CPU)"
 _KINDS = {0: "other", 1: "integrated GPU", 2: "discrete GPU", 3: "virtual GPU", 4: _SOFTWARE}
 _PREFERENCE = {2: 0, 1: 1, 3: 2, 0: 3, 4: 4}
@@ -103,8 +126,11 @@ class Adapter:
 
     @property
     def missing(self) -> list[str]:
-        """Features that no kernel can do without and this adapter lacks."""
-        return [name for name in ("bufferDeviceAddress", "shaderInt64", "shaderInt8") if not self.features[name]]
+        """Features that no kernel can do without and this adapter lacks.
+
+        Addresses and offsets are 64-bit integers, bool is stored in 8 bits, bfloat16 in the 16 of an integer.
+        """
+        return [name for name in _NEEDED if not self.features[name]]
 
 
 def _vulkan() -> Any:
@@ -237,10 +263,34 @@ def _version(number: int) -> str:
     return f"{number >> 22}.{number >> 12 & 0x3FF}.{number & 0xFFF}"
 
 
+def hidden() -> dict[str, int]:
+    """What PORTABLE_MPS_HIDE names: features, each with 0, and limits with what they are lowered to.
+
+    RuntimeError for what is neither.
+    """
+    result = {}
+    for item in settings.hidden():
+        name, _, number = item.partition("=")
+        is_limit = number.isdecimal() and int(number) >= _LIMITS.get(name, sys.maxsize)
+        if not is_limit and (number or name not in {*_FIELDS, *_OF_EXTENSIONS}):
+            limits = " and ".join(f"{limit}=N (N at least {least})" for limit, least in _LIMITS.items())
+            raise RuntimeError(
+                f"invalid PORTABLE_MPS_HIDE {item!r}: expected {', '.join((*_FIELDS, *_OF_EXTENSIONS))}, {limits}, "
+                "separated by commas"
+            )
+        result[name] = int(number or 0)
+    return result
+
+
 def _feature_chain(handle: Any) -> tuple[Any, dict[str, Any], list[str]]:
-    """All feature structs that the driver knows, filled: (head of the chain, structs by name, extensions)."""
+    """All feature structs that the driver knows, filled: (head of the chain, structs by name, extensions).
+
+    What PORTABLE_MPS_HIDE names is left out, so that the opened device does not have it either.
+    """
     vk = _vulkan()
+    hides = hidden()
     available = {e.extensionName for e in vk.vkEnumerateDeviceExtensionProperties(handle, None)}
+    available -= {extension for name in hides for extension in _OF_EXTENSIONS.get(name, ())}
     extensions = [name for name in EXTENSIONS if name in available]
     structs: dict[str, Any] = {}
     chain = None
@@ -261,6 +311,11 @@ def _feature_chain(handle: Any) -> tuple[Any, dict[str, Any], list[str]]:
     structs["core11"] = chain = vk.VkPhysicalDeviceVulkan11Features(pNext=chain)
     structs["head"] = head = vk.VkPhysicalDeviceFeatures2(pNext=chain)
     vk.vkGetPhysicalDeviceFeatures2(handle, head)
+    structs["core"] = head.features
+    for name in hides.keys() & _FIELDS.keys():
+        struct, *fields = _FIELDS[name]
+        for field_name in fields:
+            setattr(structs[struct], field_name, 0)
     return head, structs, extensions
 
 
@@ -272,6 +327,7 @@ def _pointer(struct: Any) -> Any:
 
 def _describe(index: int, handle: Any) -> Adapter:
     vk = _vulkan()
+    hides = hidden()
     subgroup = vk.VkPhysicalDeviceSubgroupProperties()
     buffers = vk.VkPhysicalDeviceMaintenance4Properties(pNext=subgroup)
     allocations = vk.VkPhysicalDeviceMaintenance3Properties(pNext=buffers)
@@ -280,17 +336,8 @@ def _describe(index: int, handle: Any) -> Adapter:
     vk.vkGetPhysicalDeviceProperties2(handle, properties2)
     properties = properties2.properties
     _, structs, extensions = _feature_chain(handle)
-    core, core12, core11 = structs["head"].features, structs["core12"], structs["core11"]
-    features = {
-        "float16": bool(core12.shaderFloat16),
-        "float64": bool(core.shaderFloat64),
-        "shaderInt64": bool(core.shaderInt64),
-        "shaderInt16": bool(core.shaderInt16),
-        "shaderInt8": bool(core12.shaderInt8),
-        "storage8": bool(core12.storageBuffer8BitAccess),
-        "storage16": bool(core11.storageBuffer16BitAccess),
-        "bufferDeviceAddress": bool(core12.bufferDeviceAddress),
-        "int64_atomics": bool(core12.shaderBufferInt64Atomics),
+    features = {name: bool(getattr(structs[of], fields[0])) for name, (of, *fields) in _FIELDS.items()}
+    features |= {
         "float32_atomics": "atomics" in structs and bool(structs["atomics"].shaderBufferFloat32AtomicAdd),
         "cooperative_matrix": "cooperative" in structs and bool(structs["cooperative"].cooperativeMatrix),
         "bfloat16": "VK_KHR_shader_bfloat16" in extensions,
@@ -314,8 +361,8 @@ def _describe(index: int, handle: Any) -> Adapter:
         max_buffer=buffers.maxBufferSize,
         sure_allocation=allocations.maxMemoryAllocationSize,
         subgroup_size=subgroup.subgroupSize,
-        max_push_constants=limits.maxPushConstantsSize,
-        max_shared_memory=limits.maxComputeSharedMemorySize,
+        max_push_constants=min(limits.maxPushConstantsSize, hides.get("push_constants", sys.maxsize)),
+        max_shared_memory=min(limits.maxComputeSharedMemorySize, hides.get("shared", sys.maxsize)),
         registers=_REGISTERS.get(driver.driverID, 255),
         max_workgroup=limits.maxComputeWorkGroupInvocations,
         max_groups=(count[0], count[1], count[2]),

@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from support import assert_same, compare, to_mps
+from support import assert_same, compare, skip_without_float64, to_mps
 
 DTYPES = (torch.complex64, torch.complex128)
 both_widths = pytest.mark.parametrize("dtype", DTYPES)
@@ -148,6 +148,7 @@ def test_zeros_and_infinities():
 
 
 def test_powers_keep_their_digits():
+    skip_without_float64("the logarithm is rounded before it is multiplied")
     bases = torch.polar(torch.tensor([0.1, 0.9, 1.0, 3.0, 9.0]), torch.tensor([-3.1, -1.0, 0.2, 2.0, 3.0]))
     exponents = sample(200) * 4
     exact = torch.pow(bases[:, None].to(torch.complex128), exponents.to(torch.complex128)).to(torch.complex64)

@@ -1,10 +1,13 @@
 """Copies that only move memory: transposed in tiles, in words wider than an element, apart in one memory or not."""
 
+import dataclasses
+
 import pytest
 import torch
 from support import assert_same, to_mps
 
 from portable_mps.dispatch import moves
+from portable_mps.runtime import device
 
 DTYPES = [torch.float32, torch.bfloat16, torch.int64, torch.uint8, torch.bool, torch.complex64, torch.float8_e4m3fn]
 
@@ -39,6 +42,21 @@ def test_permuted(shape, order, dtype):
     back = to_mps(target).permute(tuple(order.index(d) for d in range(len(order))))
     back.copy_(ours)
     assert_same(back, x)
+
+
+@pytest.mark.parametrize("shared", [16 << 10, 32 << 10, 48 << 10])
+def test_tiles_fit_into_shared_memory(monkeypatch, shared):
+    torch.ones(1, device="mps")
+    opened = device.current()
+    has_as_much = shared <= opened.adapter.max_shared_memory
+    monkeypatch.setattr(opened, "adapter", dataclasses.replace(opened.adapter, max_shared_memory=shared))
+    for item in (1, 2, 4, 8, 16):
+        tile = moves._tile(item)
+        assert tile * (tile + 1) * item <= shared
+        if has_as_much and (opened.adapter.features["float64"] or item < 16):
+            dtype = {1: torch.uint8, 2: torch.int16, 4: torch.float32, 8: torch.int64, 16: torch.complex128}[item]
+            x = numbers(70, 130, dtype=dtype)
+            assert_same(to_mps(x).t().contiguous(), x.t().contiguous())
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)

@@ -9,12 +9,14 @@ import pytest
 import torch
 from opinfo import failures, judge, sweep
 from opinfo.faults import faulty
+from support import hidden_in, skip_without_float64
 from torch._subclasses.fake_tensor import FakeTensor
 from torch.utils import _pytree as pytree
 
 from portable_mps.dispatch import fallback
 
 EXPECTED = failures.load()
+IN_FLOAT64 = ("special.hermite_polynomial_h", "special.hermite_polynomial_he")
 TIMEOUT = 240  # seconds for one check
 
 
@@ -41,7 +43,7 @@ def quick(request):
 
 
 def assert_as_listed(judged, op, dtype, checks, quick):
-    surprises = []
+    surprises, refused = [], []
     for check in checks:
         row = EXPECTED.get((op.full_name, dtype, check))
         verdict = judged(sweep.Task(op.full_name, dtype, check, quick))
@@ -49,14 +51,20 @@ def assert_as_listed(judged, op, dtype, checks, quick):
         if unlisted:
             surprises.append(f"{check} ran on the CPU: {', '.join(unlisted)}")
         expected = row is not None and (row.quick or not quick)
-        if verdict["failed"] and not expected:
+        if hidden_in(verdict["error"] or ""):
+            refused.append(f"{check}: {verdict['error'].splitlines()[0]}")
+        elif verdict["failed"] and not expected:
             surprises.append(f"{check}: {verdict['failed']} of {verdict['judged']} failed: {verdict['error']}")
         if expected and not verdict["failed"]:
             surprises.append(f"{check} passes: take its row out of failures.json ({row.reason})")
     assert not surprises, "\n".join(surprises)
+    if refused:
+        pytest.skip(f"needs what PORTABLE_MPS_HIDE hides: {'; '.join(refused)}")
 
 
 def test_operator(judged, op, dtype, quick):
+    if op.full_name in IN_FLOAT64 and dtype == torch.float32:
+        skip_without_float64("the recurrence is rounded at each step")
     checks = judge.quick_checks_of(op, dtype) if quick else judge.checks_of(op, dtype)
     assert_as_listed(judged, op, judge.name_of(dtype), checks, quick)
 
@@ -105,7 +113,10 @@ WRONG = {
 def test_each_further_check_notices(check, monkeypatch):
     name, dtype, wrong = WRONG[check]
     op = judge.OPERATORS[name]
-    assert not judge.judge(op, dtype, check, quick=True).failed or (name, judge.name_of(dtype), check) in EXPECTED
+    verdict = judge.judge(op, dtype, check, quick=True)
+    if hidden_in(verdict.error or ""):
+        pytest.skip(f"needs what PORTABLE_MPS_HIDE hides: {verdict.error}")
+    assert not verdict.failed or (name, judge.name_of(dtype), check) in EXPECTED
     right = op.op
 
     def function(*args, **kwargs):

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from support import compare
+from support import compare, skip_without_float64
 
 COUNT = 4000
 
@@ -73,6 +73,8 @@ def test_gamma_gradient(scale):
 
 @pytest.mark.parametrize("scale", [1, 6, 60])
 def test_dirichlet_gradient(scale):
+    if scale == 60:
+        skip_without_float64("the gradient's terms cancel")
     alpha = torch.rand(100, 3) * scale + 0.01
     x = torch._sample_dirichlet(alpha)
     total = alpha.sum(-1, keepdim=True).expand_as(alpha)

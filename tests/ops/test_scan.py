@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from support import FLOATS, INTEGERS, assert_same, compare
+from support import FLOATS, INTEGERS, assert_same, compare, skip_without_float64
 
 # Short and long rows (several tiles, several workgroups), along each dimension, and scalars.
 CASES = [((), 0), ((1,), -1), ((5,), 0), ((3, 4, 5), 0), ((3, 4, 5), 1), ((3, 4, 5), -1), ((7, 133), 1), ((133, 7), 0)]
@@ -77,6 +77,8 @@ def test_gradients(dim):
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.complex64])
 def test_log_sums_are_rounded_once(dtype):
+    if dtype.is_complex:
+        skip_without_float64("complex sums are not kept in two floats")
     # Each of a hundred merges would round to a multiple of 1e-3.
     x = (sample(3, 100) + torch.tensor([[1e4], [-1e4], [0]])).to(dtype)
     exact = x.to(torch.complex128 if dtype.is_complex else torch.float64).logcumsumexp(1).to(dtype)
