@@ -320,6 +320,8 @@ def subgroup_defines(problem: Problem, mode: str, *others: torch.Tensor) -> tupl
         is_high = tile.own > max(32, 2 * own) or (mode != FORWARD and tile.height > 16)
         if is_high or not _fits(tile, shape, width, depth, mode):
             continue
+        # Where drivers keep copies of operands, those of the keys' two sums are too many if all are loaded ahead.
+        has_copies = adapter.operand_lanes < adapter.subgroup_size
         defines = {
             **problem.variant(),
             "E": "half" if dtype == torch.float16 else "BFloat16",
@@ -332,7 +334,7 @@ def subgroup_defines(problem: Problem, mode: str, *others: torch.Tensor) -> tupl
             "W": width,
             "D": depth,
             "ALIGNED": int(_is_aligned(problem.query, problem.key, problem.value, *others, elements=8)),
-            "WRITTEN_OUT": int(not adapter.is_software),
+            "WRITTEN_OUT": int(not adapter.is_software and not (mode == KEYS and has_copies)),
         }
         return tile, defines
     return None
