@@ -2,8 +2,8 @@
 # usage: vendor_drivers.sh FOLDER
 # Puts AMD's and Intel's Vulkan drivers of Mesa 22.3 and 25.0 into FOLDER (Debian's packages, unpacked), and a stub of
 # Intel's kernel driver, built from Mesa's source, so that kernels can be compiled for cards that are not there.
-# What is there already is left alone, and nothing is installed in the system. Needs apt-get, dpkg, a C compiler, ninja, and a python3
-# that can make virtual environments.
+# A folder that is complete is left alone, and nothing is installed in the system. Needs apt-get, dpkg, a C compiler,
+# ninja, pkg-config, and a python3 that can make virtual environments.
 set -euo pipefail
 
 folder=$(mkdir -p "$1" && cd "$1" && pwd)
