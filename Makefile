@@ -11,7 +11,8 @@ export PORTABLE_MPS ?= 1
 export PYTHON VENV
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test validate operators compiled models ecosystem numerics lint format bench overhead wheel clean
+.PHONY: help setup demo test validate operators compiled models ecosystem vendors numerics lint format bench overhead wheel \
+        clean
 
 help:
 	@echo "make setup   install the system packages that are missing, make $(VENV), build"
@@ -22,6 +23,7 @@ help:
 	@echo "make compiled    compare torch.compile with eager: operators, architectures; write docs/compile.md"
 	@echo "make models  compare the architectures of transformers, where that is installed, write docs/models.md"
 	@echo "make ecosystem   try the libraries that are installed, write docs/ecosystem.md"
+	@echo "make vendors     compile the tests' kernels with AMD's and Intel's drivers, write docs/vendors.md (ARGS='--every 16')"
 	@echo "make lint    ruff, mypy, clang-format; make format repairs what they can"
 	@echo "make numerics    sweep the functions of kernels/lib against mpmath, write docs/numerics.md"
 	@echo "make bench   time operators against CUDA (or the CPU), write docs/performance.md (ARGS='--families products')"
@@ -63,6 +65,10 @@ models: $(DEVELOP)
 
 ecosystem: $(DEVELOP)
 	PYTHONPATH=tests $(RUN) -m ecosystem --write docs/ecosystem.md $(ARGS)
+
+# Hours with all of them: ARGS='--every 16 --older-every 32' takes a part, and --sources FOLDER what was collected before.
+vendors: $(DEVELOP)
+	PYTHONPATH=tests $(RUN) -m vendors --write docs/vendors.md $(ARGS)
 
 numerics: $(READY)
 	$(RUN) scripts/numerics.py --write docs/numerics.md $(ARGS)

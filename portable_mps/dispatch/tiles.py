@@ -167,12 +167,13 @@ _OFFERS = {PLAIN: _plain, SUBGROUP: _subgroup, WORKGROUP: _workgroup}
 def fitting(shape: Shape, engine: str) -> list[Tile]:
     """The engine's tiles within the adapter's limits; never none of the plain one."""
     adapter = device.current().adapter
+    registers = adapter.matrix_registers if engine == SUBGROUP else adapter.registers
     tiles = [
         tile
         for tile in _OFFERS[engine](adapter, shape)
         if tile.shared <= adapter.max_shared_memory
         and tile.threads <= adapter.max_workgroup
-        and (tile.registers <= adapter.registers or adapter.is_software)
+        and (tile.registers <= registers or adapter.is_software)
     ]
     if not tiles and engine == PLAIN:
         least = (("TM", 4), ("TN", 4), ("UNROLL", 2))

@@ -143,6 +143,10 @@ def plain_tile(problem: Problem, rows: int, mode: str) -> dict[str, int]:
     def sums(tile: tuple[int, int]) -> int:
         return squares * tile[0] * tile[1] + results * tile[0] * each * groups
 
+    # Where registers are few, parts of wide rows on their way to shared memory fill them: Intel's compiler was seen to.
+    sides = 2 if mode == KEYS else 1
+    if adapter.registers < 128 and sides * each * groups > 8:
+        large = 1
     # A quarter of the registers for all that is not sums: with less, compilers were seen to spill.
     tiles = [(1 if rows <= 16 else height, across) for height, across in ((large, large), (2, 2), (1, 2))]
     height, across = next((tile for tile in tiles if sums(tile) <= adapter.registers * 3 // 4), tiles[-1])
@@ -320,6 +324,8 @@ def subgroup_defines(problem: Problem, mode: str, *others: torch.Tensor) -> tupl
         is_high = tile.own > max(32, 2 * own) or (mode != FORWARD and tile.height > 16)
         if is_high or not _fits(tile, shape, width, depth, mode):
             continue
+        # Where drivers keep copies of operands, those of the keys' two sums are too many if all are loaded ahead.
+        has_copies = adapter.operand_lanes < adapter.subgroup_size
         defines = {
             **problem.variant(),
             "E": "half" if dtype == torch.float16 else "BFloat16",
@@ -332,7 +338,7 @@ def subgroup_defines(problem: Problem, mode: str, *others: torch.Tensor) -> tupl
             "W": width,
             "D": depth,
             "ALIGNED": int(_is_aligned(problem.query, problem.key, problem.value, *others, elements=8)),
-            "WRITTEN_OUT": int(not adapter.is_software),
+            "WRITTEN_OUT": int(not adapter.is_software and not (mode == KEYS and has_copies)),
         }
         return tile, defines
     return None
@@ -360,7 +366,7 @@ def _fits(tile: SubgroupTile, shape: tuple[int, int, int], width: int, depth: in
     rows = 2 * tile.height * parts // lanes if mode == FORWARD else 0
     registers = tile.height * operands // 2 // spread + tile.height * sums // lanes
     registers += max(step, 16 * patches) + rows + 28
-    return shared <= adapter.max_shared_memory and (registers <= adapter.registers or adapter.is_software)
+    return shared <= adapter.max_shared_memory and (registers <= adapter.matrix_registers or adapter.is_software)
 
 
 def subgroup_turns(defines: dict[str, Any]) -> int:

@@ -56,6 +56,8 @@ _LIMITS = {"push_constants": 128, "shared": 16384}
 # 32-bit registers that a thread can fill before the compiler spills, by VkDriverId: AMD's have 256, of which compilers
 # leave some, Intel's threads share 4 KiB of them among 16 lanes. No driver tells; others have about 255.
 _REGISTERS = {1: 224, 2: 224, 3: 224, 5: 64, 6: 64}
+_SHARED_REGISTERS = {5: 1024, 6: 1024}
+_MESA, _EARLY_RDNA3 = 3, 120  # RADV's VkDriverId; what its first compiler for RDNA 3 leaves of the 128 that it gives
 # RDNA 3 keeps a copy of a product's operands in every 16 threads of a subgroup ("How to accelerate AI applications on
 # RDNA 3 using WMMA", GPUOpen).
 _SPREAD = {1: 16, 2: 16, 3: 16}
@@ -80,10 +82,10 @@ class Adapter:
     cores is how many units compute independently (compute units, streaming multiprocessors, shader cores; processors
     for a software driver), 0 where the driver does not tell. memory is the size of its largest device-local heap in
     bytes, max_buffer the most bytes that a buffer may have, sure_allocation up to how many the driver promises to give
-    in one piece, registers how many of 32 bits a thread can fill, coop_matrices the supported (M, N, K, A type, result
-    type) shapes at subgroup scope, spread among how many threads their operands are spread (0: the whole subgroup), and
-    workgroup_matrices, by (A type, result type, threads of the workgroup), what M, N and K must be multiples of at
-    workgroup scope.
+    in one piece, registers how many of 32 bits a thread can fill, shared_registers how many all threads of a subgroup
+    have among them (0: each has its own), coop_matrices the supported (M, N, K, A type, result type) shapes at subgroup
+    scope, spread among how many threads their operands are spread (0: the whole subgroup), and workgroup_matrices, by
+    (A type, result type, threads of the workgroup), what M, N and K must be multiples of at workgroup scope.
     """
 
     index: int
@@ -105,6 +107,7 @@ class Adapter:
     features: dict[str, bool]
     coop_matrices: tuple[tuple[int, int, int, str, str], ...] = ()
     spread: int = 0
+    shared_registers: int = 0
     workgroup_matrices: dict[tuple[str, str, int], tuple[int, int, int]] = field(default_factory=dict)
     handle: Any = field(default=None, repr=False, compare=False)
 
@@ -112,6 +115,12 @@ class Adapter:
     def operand_lanes(self) -> int:
         """Among how many threads of a subgroup the elements of a product's operands are spread."""
         return min(self.spread or self.subgroup_size, self.subgroup_size)
+
+    @property
+    def matrix_registers(self) -> int:
+        """How many registers a thread can fill in a kernel with fragments, whose subgroups a driver cannot make smaller
+        where they need more."""
+        return self.shared_registers // self.subgroup_size or self.registers
 
     @property
     def is_software(self) -> bool:
@@ -363,16 +372,24 @@ def _describe(index: int, handle: Any) -> Adapter:
         subgroup_size=subgroup.subgroupSize,
         max_push_constants=min(limits.maxPushConstantsSize, hides.get("push_constants", sys.maxsize)),
         max_shared_memory=min(limits.maxComputeSharedMemorySize, hides.get("shared", sys.maxsize)),
-        registers=_REGISTERS.get(driver.driverID, 255),
+        registers=_registers(driver.driverID, properties),
         max_workgroup=limits.maxComputeWorkGroupInvocations,
         max_groups=(count[0], count[1], count[2]),
         timestamp_period_ns=limits.timestampPeriod,
         features=features,
         coop_matrices=_cooperative_shapes(handle) if features["cooperative_matrix"] else (),
         spread=_SPREAD.get(driver.driverID, 0),
+        shared_registers=_SHARED_REGISTERS.get(driver.driverID, 0),
         workgroup_matrices=_workgroup_granularity(handle) if features["workgroup_matrix"] else {},
         handle=handle,
     )
+
+
+def _registers(driver: int, properties: Any) -> int:
+    """`Adapter.registers`; Mesa 22 calls RDNA 3 by its number, and gives a thread half of the registers there."""
+    if driver == _MESA and "GFX11" in _text(properties.deviceName) and properties.driverVersion >> 22 < 23:
+        return _EARLY_RDNA3
+    return _REGISTERS.get(driver, 255)
 
 
 def _flags(struct: Any, count: int) -> list[bool]:

@@ -141,3 +141,49 @@ def test_fragments_split_the_keys(fragments, monkeypatch):
     q, k = normal(1, 2, 20, 16, dtype=torch.float16), normal(1, 2, 150, 16, seed=1, dtype=torch.float16)
     check(q, k, k.flip(2), rtol=4e-3, atol=6e-3)
     check(q, k, k.flip(2), causal=True, rtol=4e-3, atol=6e-3)
+
+
+@pytest.mark.parametrize("causal", [False, True])
+def test_wide_rows_where_registers_are_few(causal, monkeypatch):
+    """As Intel's compiler needs it: a thread has one row and one column of scores at a time."""
+    from portable_mps.ops import attention, attention_tiles
+    from portable_mps.runtime import device
+
+    real = device.current()
+    monkeypatch.setattr(real, "adapter", dataclasses.replace(real.adapter, registers=64))
+    monkeypatch.setattr(attention, "_plans", {})
+    tiles = []
+    chosen = attention_tiles.plain_tile
+
+    def plain_tile(*arguments):
+        tiles.append(chosen(*arguments))
+        return tiles[-1]
+
+    monkeypatch.setattr(attention_tiles, "plain_tile", plain_tile)
+    q, k = normal(1, 2, 37, 160), normal(1, 2, 21, 160, seed=1)
+    check(q, k, k.flip(2), None if causal else normal(37, 21, seed=2), causal=causal)
+    assert tiles and all((tile["RM"], tile["CN"]) == (1, 1) for tile in tiles)
+
+
+def test_keys_where_operands_are_copied_are_not_written_out(monkeypatch, loaded):
+    from portable_mps.ops import attention, attention_tiles
+    from portable_mps.runtime import device
+
+    real = device.current()
+    known = {"kind": "discrete GPU", "max_shared_memory": 64 << 10, "max_workgroup": 1024, "registers": 224}
+    matrices = ((16, 16, 16, "f16", "f32"),)
+    described = dataclasses.replace(real.adapter, coop_matrices=matrices, subgroup_size=64, spread=16, **known)
+    for module in (attention, attention_tiles):
+        monkeypatch.setattr(module, "engine_for", lambda dtype: "subgroup")
+    q = torch.empty(1, 1, 64, 64, dtype=torch.float16, device="mps")
+    problem = attention._problem(q, q, q, None, False, None, 0)
+
+    def written_out(adapter):
+        monkeypatch.setattr(real, "adapter", adapter)
+        chosen = (attention_tiles.subgroup_defines(problem, mode) for mode in ("FORWARD", "QUERIES", "KEYS"))
+        return [found[1]["WRITTEN_OUT"] for found in chosen if found is not None]
+
+    assert written_out(described) == [1, 1, 0]
+    assert written_out(dataclasses.replace(described, subgroup_size=32, spread=0)) == [1, 1, 1]
+    # Of 32 threads that have 1024 registers among them, none can hold what a fragment's tile needs.
+    assert written_out(dataclasses.replace(described, subgroup_size=32, spread=0, shared_registers=1024)) == []
