@@ -68,7 +68,7 @@ ecosystem: $(DEVELOP)
 
 # Hours with all of them: ARGS='--every 16 --older-every 32' takes a part, and --sources FOLDER what was collected before.
 vendors: $(DEVELOP)
-	PYTHONPATH=tests $(RUN) -m vendors --write docs/vendors.md $(ARGS)
+	PYTHONPATH=tests:scripts $(RUN) -m vendors --write docs/vendors.md $(ARGS)
 
 numerics: $(READY)
 	$(RUN) scripts/numerics.py --write docs/numerics.md $(ARGS)

@@ -21,12 +21,6 @@ void check(int32_t result, const char* function) {
   }
 }
 
-std::vector<uint32_t> words_of(const std::string& bytes) {
-  std::vector<uint32_t> words(bytes.size() / sizeof(uint32_t));
-  std::memcpy(words.data(), bytes.data(), words.size() * sizeof(uint32_t));
-  return words;
-}
-
 // The file of that name in a folder; "" without a folder.
 std::string file_in(const std::string& folder, const std::string& name) {
   return folder.empty() ? "" : (std::filesystem::path(folder) / name).string();
@@ -47,8 +41,8 @@ class Timer {
 // Compile for a folder of what is shipped.
 void keep(FrontEnd& front_end, const std::string& text, const std::string& entry,
           const std::string& file) {
-  const std::vector<uint32_t> code = front_end.compile(text, entry);
-  files::write(file, code.data(), code.size() * sizeof(uint32_t));
+  const std::string code = front_end.compile(text, entry);
+  files::write(file, code.data(), code.size());
 }
 
 }  // namespace
@@ -164,7 +158,7 @@ void Compiler::work() {
 }
 
 vk::VkPipeline Compiler::make(const Job& job, FrontEnd& front_end, CompileTimes& times) const {
-  const auto created = [&](const std::vector<uint32_t>& code) {
+  const auto created = [&](const std::string& code) {
     const Timer timer(times.driver);
     return create(job, code);
   };
@@ -172,27 +166,29 @@ vk::VkPipeline Compiler::make(const Job& job, FrontEnd& front_end, CompileTimes&
   const std::string kept = file_in(kept_, name);
   for (const std::string& file : {kept, file_in(shipped_, name)}) {
     if (const auto bytes = files::read(file)) {
-      return created(words_of(*bytes));
+      return created(*bytes);
     }
   }
-  std::vector<uint32_t> code;
+  std::string code;
   {
     const Timer timer(times.front_end);
     code = front_end.compile(job.text, job.entry);
   }
   const vk::VkPipeline pipeline = created(code);
   // Not before: what crashes a driver shall not be kept.
-  files::write(kept, code.data(), code.size() * sizeof(uint32_t));
+  files::write(kept, code.data(), code.size());
   return pipeline;
 }
 
 // A cache for each pipeline: files of one pipeline are never merged, so processes do not wait for
 // each other.
-vk::VkPipeline Compiler::create(const Job& job, const std::vector<uint32_t>& code) const {
+vk::VkPipeline Compiler::create(const Job& job, const std::string& code) const {
+  std::vector<uint32_t> words(code.size() / sizeof(uint32_t));  // aligned, as a string need not be
+  std::memcpy(words.data(), code.data(), words.size() * sizeof(uint32_t));
   vk::VkShaderModuleCreateInfo of_module{};
   of_module.sType = vk::VK_STRUCTURE_TYPE_SHADER_MODULE_CREATE_INFO;
-  of_module.codeSize = code.size() * sizeof(uint32_t);
-  of_module.pCode = code.data();
+  of_module.codeSize = words.size() * sizeof(uint32_t);
+  of_module.pCode = words.data();
   vk::VkShaderModule module = 0;
   check(create_module_(device_, &of_module, nullptr, &module), "vkCreateShaderModule");
 
@@ -235,10 +231,20 @@ vk::VkPipeline Compiler::create(const Job& job, const std::vector<uint32_t>& cod
 
 void bind_compiler(py::module_& module) {
   py::class_<FrontEndOptions>(module, "FrontEndOptions")
-      .def(py::init<uintptr_t, std::string, std::string, int>(), py::arg("create_global_session"),
-           py::arg("include"), py::arg("profile"), py::arg("floating_point_mode"));
+      .def(py::init<uintptr_t, std::string, std::string, int, int>(),
+           py::arg("create_global_session"), py::arg("include"), py::arg("profile"),
+           py::arg("floating_point_mode"), py::arg("format"));
   py::class_<FrontEnd>(module, "FrontEnd")
       .def(py::init<FrontEndOptions>())
+      .def("compile",
+           [](FrontEnd& self, const std::string& text, const std::string& entry) {
+             std::string code;
+             {
+               const py::gil_scoped_release released;
+               code = self.compile(text, entry);
+             }
+             return py::bytes(code);
+           })
       .def("keep", &keep, py::call_guard<py::gil_scoped_release>());
   py::class_<Compiler, std::shared_ptr<Compiler>>(module, "Compiler")
       .def(py::init([](uintptr_t device, const std::map<std::string, uintptr_t>& functions,

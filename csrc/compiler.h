@@ -82,7 +82,7 @@ class Compiler {
   void work();
   void finish(const Job& job, vk::VkPipeline pipeline, std::string error);
   vk::VkPipeline make(const Job& job, FrontEnd& front_end, CompileTimes& times) const;
-  vk::VkPipeline create(const Job& job, const std::vector<uint32_t>& code) const;
+  vk::VkPipeline create(const Job& job, const std::string& code) const;
 
   vk::VkDevice device_;
   vk::PFN_vkCreateShaderModule create_module_ = nullptr;

@@ -1,6 +1,5 @@
 #include "front_end.h"
 
-#include <cstring>
 #include <stdexcept>
 
 namespace portable_mps {
@@ -56,6 +55,10 @@ void FrontEnd::open_session() {
       option(CompilerOptionName::GLSLForceScalarLayout, 1),
   };
   slang::TargetDesc target;
+  target.format = options_.format;
+  if (target.format != slang::SLANG_SPIRV) {
+    target.flags = 0;
+  }
   target.profile = global_->findProfile(options_.profile.c_str());
   target.floatingPointMode = static_cast<uint32_t>(options_.floating_point_mode);
   target.compilerOptionEntries = of_target;
@@ -79,7 +82,7 @@ void FrontEnd::open_session() {
   modules_ = 0;
 }
 
-std::vector<uint32_t> FrontEnd::compile(const std::string& text, const std::string& entry) {
+std::string FrontEnd::compile(const std::string& text, const std::string& entry) {
   if (session_ == nullptr || modules_ == kModulesPerSession) {
     open_session();
   }
@@ -101,9 +104,7 @@ std::vector<uint32_t> FrontEnd::compile(const std::string& text, const std::stri
   Owned<slang::ISlangBlob> code;
   result = linked->getEntryPointCode(0, 0, Out(code), Out(said));
   check(result >= 0 && code != nullptr, said, "Slang's compiler gave no code");
-  std::vector<uint32_t> words(code->getBufferSize() / sizeof(uint32_t));
-  std::memcpy(words.data(), code->getBufferPointer(), words.size() * sizeof(uint32_t));
-  return words;
+  return {static_cast<const char*>(code->getBufferPointer()), code->getBufferSize()};
 }
 
 }  // namespace portable_mps

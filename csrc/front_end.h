@@ -1,4 +1,4 @@
-// Slang's compiler, called without Python: source to SPIR-V.
+// Slang's compiler, called without Python: source to SPIR-V, or to another language.
 #pragma once
 
 #include "slang.h"
@@ -15,6 +15,7 @@ struct FrontEndOptions {
   std::string include;              // folder
   std::string profile;              // "sm_6_0"
   int floating_point_mode;
+  int format = slang::SLANG_SPIRV;
 };
 
 template <typename Interface>
@@ -30,9 +31,9 @@ class FrontEnd {
  public:
   explicit FrontEnd(FrontEndOptions options) : options_(std::move(options)) {}
 
-  // The SPIR-V of entry point `entry`, which is called "main" there. std::runtime_error with the
+  // The code of entry point `entry`, which is called "main" in SPIR-V. std::runtime_error with the
   // compiler's words where there is none.
-  std::vector<uint32_t> compile(const std::string& text, const std::string& entry);
+  std::string compile(const std::string& text, const std::string& entry);
 
  private:
   void open_session();

@@ -275,6 +275,16 @@ void Recorder::replay(const Batch& batch, uintptr_t command_buffer) const {
   }
 }
 
+void Recorder::barrier(uintptr_t command_buffer) const {
+  vk::VkMemoryBarrier barrier{};
+  barrier.sType = vk::VK_STRUCTURE_TYPE_MEMORY_BARRIER;
+  barrier.srcAccessMask = vk::VK_ACCESS_MEMORY_READ_BIT | vk::VK_ACCESS_MEMORY_WRITE_BIT;
+  barrier.dstAccessMask = barrier.srcAccessMask;
+  pipeline_barrier_(reinterpret_cast<vk::VkCommandBuffer>(command_buffer),
+                    vk::VK_PIPELINE_STAGE_ALL_COMMANDS_BIT, vk::VK_PIPELINE_STAGE_ALL_COMMANDS_BIT,
+                    0, 1, &barrier, 0, nullptr, 0, nullptr);
+}
+
 Recorder& recorder() {
   Recorder* recorder = current_recorder.load(std::memory_order_acquire);
   if (recorder == nullptr) {
@@ -349,6 +359,7 @@ void bind_recorder(py::module_& module) {
       .def_property_readonly("is_compiling", &Recorder::is_compiling)
       .def("prepare", &Recorder::prepare)
       .def("replay", &Recorder::replay)
+      .def("barrier", &Recorder::barrier)
       .def_property_readonly(
           "lock", [](Recorder& self) -> StreamLock& { return self.mutex; },
           py::return_value_policy::reference_internal)

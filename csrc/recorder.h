@@ -121,6 +121,10 @@ class Recorder {
   // leaves those out. Hold the GIL.
   std::string prepare(const Batch& batch) const;
   void replay(const Batch& batch, uintptr_t command_buffer) const;
+
+  // Order all that comes before, whatever it reads and writes, before all that comes after.
+  // slangpy's global_barrier() leaves two writes of copies in no order.
+  void barrier(uintptr_t command_buffer) const;
   const py::object& stream() const { return stream_; }
 
   StreamLock mutex;

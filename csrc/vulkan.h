@@ -37,12 +37,15 @@ constexpr uint32_t VK_STRUCTURE_TYPE_MEMORY_BARRIER = 46;
 constexpr uint32_t VK_PIPELINE_BIND_POINT_COMPUTE = 1;
 constexpr uint32_t VK_PIPELINE_STAGE_COMPUTE_SHADER_BIT = 0x800;
 constexpr uint32_t VK_PIPELINE_STAGE_TRANSFER_BIT = 0x1000;
+constexpr uint32_t VK_PIPELINE_STAGE_ALL_COMMANDS_BIT = 0x10000;
 constexpr uint32_t VK_SHADER_STAGE_COMPUTE_BIT = 0x20;
 constexpr uint32_t VK_SHADER_STAGE_ALL = 0x7FFFFFFF;
 constexpr uint32_t VK_ACCESS_UNIFORM_READ_BIT = 0x8;
 constexpr uint32_t VK_ACCESS_SHADER_READ_BIT = 0x20;
 constexpr uint32_t VK_ACCESS_SHADER_WRITE_BIT = 0x40;
 constexpr uint32_t VK_ACCESS_TRANSFER_WRITE_BIT = 0x1000;
+constexpr uint32_t VK_ACCESS_MEMORY_READ_BIT = 0x8000;
+constexpr uint32_t VK_ACCESS_MEMORY_WRITE_BIT = 0x10000;
 
 struct VkPushConstantRange {
   uint32_t stageFlags;

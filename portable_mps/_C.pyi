@@ -23,12 +23,17 @@ class Batch: ...
 class FrontEndOptions:
     """See csrc/front_end.h."""
 
-    def __init__(self, create_global_session: int, include: str, profile: str, floating_point_mode: int) -> None: ...
+    def __init__(
+        self, create_global_session: int, include: str, profile: str, floating_point_mode: int, format: int
+    ) -> None: ...
 
 class FrontEnd:
     """See csrc/front_end.h. For one thread."""
 
     def __init__(self, options: FrontEndOptions) -> None: ...
+    def compile(self, text: str, entry: str) -> bytes:
+        """The code; RuntimeError with the compiler's words. Lets go of the GIL."""
+
     def keep(self, text: str, entry: str, file: str) -> None:
         """Compile, and write SPIR-V as a Compiler reads it. Lets go of the GIL."""
 
@@ -68,6 +73,9 @@ class Recorder:
         parameter_bytes: int,
         in_buffer: bool,
     ) -> Kernel: ...
+    def barrier(self, command_buffer: int) -> None:
+        """Order all that comes before it before all that comes after."""
+
     def use_parameter_buffer(self, buffer: int, set_layout: int, set: int, alignment: int) -> None: ...
     def launch(
         self,

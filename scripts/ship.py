@@ -22,9 +22,6 @@ from ship_workloads import CARDS
 from portable_mps import _C
 from portable_mps.runtime import adapter, kernel
 
-_PRECISE = 1  # slangpy.SlangFloatingPointMode.precise
-_PROFILE = "sm_6_0"  # SPIR-V is the same for later ones
-
 
 def collect(card: str, folder: Path) -> None:
     """The sources of what the workloads launch on such an adapter."""
@@ -34,7 +31,7 @@ def collect(card: str, folder: Path) -> None:
 
 def compile_all(sources: list[Path], into: Path) -> None:
     """In a thread a processor. The first error ends it."""
-    options = kernel.front_end_options(_PROFILE, _PRECISE)
+    options = kernel.front_end_options()
     if options is None:
         raise SystemExit("Slang's library was not found beside slangpy")
     waiting: queue.SimpleQueue[Path] = queue.SimpleQueue()

@@ -14,9 +14,8 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from dry import pretend
 from torch import nn
-
-from portable_mps.runtime import adapter, device
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "benchmarks"))
 
@@ -46,32 +45,6 @@ CARDS: dict[str, dict[str, Any]] = {
     },
     "intel": _DISCRETE | {"cores": 32, "subgroup_size": 32, "max_shared_memory": 64 << 10, "registers": 64},
 }
-_NOTHING = '[shader("compute")] [numthreads(1, 1, 1)] void main() {}'
-_SOFTWARE_PUSH_CONSTANTS = 128  # bytes
-
-
-class _Dry:
-    """A `_C.Recorder` whose kernels do nothing."""
-
-    def __init__(self, recorder: Any) -> None:
-        self._recorder = recorder
-        self._kernels: dict[tuple[int, bool], Any] = {}
-
-    def compile(
-        self, python: Any, pool: Any, name: str, text: str, entry: str, key: str, parameter_bytes: int, in_buffer: bool
-    ) -> Any:
-        kind = min(parameter_bytes, _SOFTWARE_PUSH_CONSTANTS), in_buffer
-        if kind not in self._kernels:
-            self._kernels[kind] = self._recorder.compile(python, pool, "nothing", _NOTHING, "main", "nothing", *kind)
-        return self._kernels[kind]
-
-
-def pretend(card: str) -> None:
-    """Open the device as one of that kind. Nothing that it computes means anything."""
-    real = adapter.choose()
-    adapter.choose = lambda: dataclasses.replace(real, **CARDS[card])
-    compiler = device.current().compiler
-    compiler._recorder = _Dry(compiler._recorder)
 
 
 def train(model: nn.Module, optimizer: torch.optim.Optimizer, loss: Callable[[], torch.Tensor], dtype: Any) -> None:
@@ -210,7 +183,7 @@ def attention() -> None:
 
 def main() -> None:
     warnings.simplefilter("ignore")
-    pretend(sys.argv[1])
+    pretend(lambda real: dataclasses.replace(real, **CARDS[sys.argv[1]]))
     operators()
     sampling()
     attention()

@@ -82,7 +82,7 @@ def test_what_is_kept_needs_no_compiler(tmp_path):
 import torch
 from portable_mps import _C
 from portable_mps.runtime import device, kernel
-calls_nothing = _C.FrontEndOptions(0, "", "sm_6_0", 1)
+calls_nothing = _C.FrontEndOptions(0, "", "sm_6_0", 2, 6)
 device.open_pool = lambda raw, handle, functions, mode, kept: _C.Compiler(
     handle, functions, calls_nothing, str(kept), "", 2)
 {USE}

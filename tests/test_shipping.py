@@ -35,7 +35,7 @@ def compiled_by_threads():
 def shipped(tmp_path):
     """A folder with the SPIR-V of what USE launches."""
     output_of(USE, PORTABLE_MPS_COLLECT=str(tmp_path / "sources"))
-    front_end = _C.FrontEnd(kernel.front_end_options("sm_6_0", 1))
+    front_end = _C.FrontEnd(kernel.front_end_options())
     (tmp_path / "spirv").mkdir()
     for source in (tmp_path / "sources").iterdir():
         first, text = source.read_text().split("\n", 1)

@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import shutil
 import subprocess
@@ -14,10 +13,13 @@ from pathlib import Path
 
 import pytest
 from processes import output_of
-from vendors import pool, slang, sources, spirv, tuned
+from vendors import pool, sources, spirv, tuned
 from vendors.cards import SYSTEM, Card, default_folder, system_file
 from vendors.driver_statistics import of
-from vendors.translate import KERNELS
+from vendors.translate import front_end
+
+from portable_mps import _C
+from portable_mps.runtime import kernel
 
 CARDS = {"RDNA 3": "gfx1100", "RDNA 2": "navi21"}
 LAUNCHES = """
@@ -39,21 +41,18 @@ def collected(tmp_path_factory) -> list[sources.Source]:
 
 
 @pytest.fixture(scope="module")
-def spirv_end() -> slang.FrontEnd:
-    return slang.FrontEnd(KERNELS)
+def spirv_end() -> _C.FrontEnd:
+    return front_end(kernel.SPIRV)
 
 
 def test_the_spirv_is_the_device_s(collected, spirv_end):
-    from portable_mps.runtime.kernel import library_digest
-
     kept = {path.stem: path for path in collected[0].path.parent.parent.rglob("*.spv")}
     if not kept:
         pytest.skip("slangpy compiles here, and keeps its SPIR-V elsewhere")
     compared = 0
     for source in collected:
         text = source.path.read_text().split("\n", 1)[1]
-        key = "\n".join((library_digest(), source.entry, hashlib.sha256(text.encode()).hexdigest()))
-        file = kept.get(hashlib.sha256(key.encode()).hexdigest()[:32])
+        file = kept.get(source.stem)
         if file is not None:
             assert spirv_end.compile(text, source.entry) in file.read_bytes(), source.name  # there is a checksum, too
             compared += 1
@@ -73,8 +72,8 @@ def test_kernels_compile_for_amd(card, collected, spirv_end, tmp_path):
     adapter, folder = tmp_path / "adapter", tmp_path / "tuned"
     describe = [sys.executable, "-m", "vendors.driver", "describe", str(adapter)]
     dry = [sys.executable, "-m", "vendors.dry", str(adapter), str(folder)]
-    tests = str(Path(__file__).parent)
-    paths = os.pathsep.join([tests, *filter(None, [os.environ.get("PYTHONPATH")])])
+    tests = Path(__file__).parent
+    paths = os.pathsep.join([str(tests), str(tests.parent / "scripts"), *filter(None, [os.environ.get("PYTHONPATH")])])
     done = subprocess.run(describe, env=environment | {"PYTHONPATH": paths}, capture_output=True, text=True)
     if done.returncode != 0 and "VkErrorIncompatibleDriver" in done.stderr:
         pytest.skip(f"this driver knows no {card.family}")
@@ -118,7 +117,7 @@ def test_a_driver_that_crashes_costs_one_kernel(tmp_path):
 
 
 def test_kernels_as_metal(collected):
-    end = slang.FrontEnd(KERNELS, slang.METAL)
+    end = front_end(kernel.METAL)
     for source in collected:
         text = source.text(sources.PUSH)
         if "double" in "".join(source.defines.values()) or "double" in text:

@@ -23,6 +23,7 @@ from portable_mps.runtime import adapter
 from portable_mps.runtime.notices import Compiling
 from portable_mps.runtime.parameters import MOST_BYTES
 
+SPIRV, METAL = 6, 24  # values of Slang's SlangCompileTarget
 _MOST_COMPILERS = 8  # each takes 60 MB, and more are rarely busy
 KERNELS = Path(__file__).resolve().parent.parent / "kernels"
 SHIPPED = KERNELS.parent / "spirv"  # scripts/ship.py fills it when a wheel is made
@@ -123,8 +124,11 @@ def kernel_key(text: str, entry: str) -> str:
     return hashlib.sha256("\n".join((library_digest(), entry, text)).encode()).hexdigest()[:32]
 
 
-def front_end_options(profile: str, floating_point_mode: int) -> _C.FrontEndOptions | None:
-    """For Slang's own interface; None where its library is not found."""
+def front_end_options(profile: str = "sm_6_0", mode: Any = None, format: int = SPIRV) -> _C.FrontEndOptions | None:
+    """For Slang's own interface; None where its library is not found.
+
+    profile: SPIR-V of the kernels is the same for all. mode: slangpy's SlangFloatingPointMode, `precise` unless given.
+    """
     import slangpy as spy
 
     libraries = sorted(Path(spy.__file__).parent.glob("*slang-compiler*"))
@@ -132,7 +136,8 @@ def front_end_options(profile: str, floating_point_mode: int) -> _C.FrontEndOpti
         return None
     create = ctypes.CDLL(str(libraries[0])).slang_createGlobalSession2
     address = ctypes.cast(create, ctypes.c_void_p).value
-    return _C.FrontEndOptions(address or 0, str(KERNELS), profile, floating_point_mode)
+    mode = spy.SlangFloatingPointMode.precise if mode is None else mode
+    return _C.FrontEndOptions(address or 0, str(KERNELS), profile, mode.value, format)
 
 
 def open_pool(raw: Any, handle: int, functions: dict[str, int], mode: Any, kept: Path | None) -> _C.Compiler | None:
@@ -145,7 +150,7 @@ def open_pool(raw: Any, handle: int, functions: dict[str, int], mode: Any, kept:
     if threads is None:
         threads = min(adapter.processors(), _MOST_COMPILERS)
     profile = raw.supported_shader_model.name.replace("sm_6_7", "sm_6_6")  # as slangpy chooses
-    options = front_end_options(profile, mode.value)
+    options = front_end_options(profile, mode)
     if threads == 0 or not functions or options is None:
         return None
     shipped = str(SHIPPED) if mode.name == "precise" and settings.uses_shipped() else ""

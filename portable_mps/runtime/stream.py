@@ -51,6 +51,7 @@ class Stream:
         self._timestamps: dict[int, tuple[Any, int]] = {}
         self._staging: dict[int, Any] = {}
         self.recorder = _C.Recorder(self, handle, functions)
+        self._records_in_cpp = bool(functions)
         self.lock = self.recorder.lock
         self.launch = self.recorder.launch
         self.error_check: Any = None  # set by device: raises what kernels reported
@@ -64,11 +65,17 @@ class Stream:
         if encoder is None:
             self._encoder = encoder = self._device.create_command_encoder()
             # Submissions to one queue may overlap: what they share is ordered by a barrier at the front.
-            encoder.global_barrier()
+            self._barrier(encoder)
         batch = self.recorder.take()
         if batch is not None:
             self._execute(batch)
         return encoder
+
+    def _barrier(self, encoder: Any) -> None:
+        if self._records_in_cpp:
+            encoder.execute_callback(lambda commands: self.recorder.barrier(commands.value))
+        else:
+            encoder.global_barrier()
 
     def record(
         self, pipeline: Any, parameters: np.ndarray | dict[str, bytes], groups: tuple[int, int, int], barrier: bool
@@ -79,7 +86,7 @@ class Stream:
         """
         encoder = self._open()
         if barrier:
-            encoder.global_barrier()
+            self._barrier(encoder)
         profiler = self._profiler
         if profiler is not None:
             profiler.before(encoder)
@@ -110,13 +117,13 @@ class Stream:
     def replay(self, steps: list[Step]) -> None:
         """Record what was captured, between barriers."""
         with self.lock:
-            self._open().global_barrier()
+            self._barrier(self._open())
             for step in steps:
                 if isinstance(step, _C.Batch):
                     self._execute(step)
                 else:
                     self.record(*step)
-            self._encoder.global_barrier()
+            self._barrier(self._encoder)
             self.recorder.reset_hazards()
             self.poll()
 
@@ -158,7 +165,7 @@ class Stream:
     def _access(self, reads: list[tuple[int, int]], writes: list[tuple[int, int]]) -> Any:
         encoder = self._open()
         if self.recorder.access(reads, writes):
-            encoder.global_barrier()
+            self._barrier(encoder)
         return encoder
 
     def copy(self, destination: int, source: int, size: int) -> None:
@@ -205,7 +212,7 @@ class Stream:
 
     def _after_transfer(self) -> None:
         # Copies leave the buffer in a state that slangpy tracks; kernels bypass that, so order them by hand.
-        self._encoder.global_barrier()
+        self._barrier(self._encoder)
 
     def _staging_buffer(self, size: int) -> Any:
         rounded = 256 if size <= 256 else max(_STAGING_STEP, 1 << (size - 1).bit_length())
@@ -257,7 +264,7 @@ class Stream:
             if timed:
                 pool = self._device.create_query_pool(type=self._spy.QueryType.timestamp, count=1)
                 encoder = self._open()
-                encoder.global_barrier()
+                self._barrier(encoder)
                 encoder.write_timestamp(pool, 0)
                 self._timestamps[event] = (pool, 0)
             self.submit()

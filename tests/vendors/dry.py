@@ -1,14 +1,13 @@
 """What products, convolutions and attention would launch on a card: their tiles are chosen by its limits.
 
-`python -m vendors.dry ADAPTER FOLDER` runs them on the software driver, which is told that it is the card and given
-kernels that do nothing. The texts go to FOLDER, as PORTABLE_MPS_COLLECT writes them; results are garbage.
+`python -m vendors.dry ADAPTER FOLDER` runs them on the software driver, which is told that it is the card
+(scripts/dry.py). The texts go to FOLDER, as PORTABLE_MPS_COLLECT writes them; results are garbage.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import functools
-import hashlib
 import json
 import os
 import pickle
@@ -16,33 +15,6 @@ import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
-
-EMPTY = """
-struct Params { uint words[COUNT]; };
-[shader("compute")] [numthreads(1, 1, 1)]
-void main(uint3 id : SV_DispatchThreadID, PARAMS p) {}
-"""
-
-
-class Collector:
-    """Stands for the runtime's compiler: keeps the text, and gives a kernel that does nothing."""
-
-    def __init__(self, compiler: Any, folder: Path) -> None:
-        self._compiler, self._folder = compiler, folder
-        self.case = ""
-        self.cases: dict[str, list[str]] = {}
-
-    def compile(self, name: str, source: str, parameter_bytes: int, entry: str = "main") -> Any:
-        from portable_mps.runtime.kernel import _collect
-
-        text = f"#define PARAMS uniform Params\n{source}"
-        stem = f"{hashlib.sha256(text.encode()).hexdigest()[:32]}_{entry}"
-        _collect(self._folder / f"{stem}.slang", name, text, entry, parameter_bytes)
-        cases = self.cases.setdefault(stem, [])
-        if self.case not in cases:
-            cases.append(self.case)
-        empty = EMPTY.replace("COUNT", str(-(-parameter_bytes // 4)))
-        return self._compiler.compile(name, empty, parameter_bytes)
 
 
 def _products() -> Iterator[tuple[str, Callable[[], Any]]]:
@@ -124,27 +96,28 @@ def _short(dtype: Any) -> str:
     return {"torch.float32": "f32", "torch.float16": "f16", "torch.bfloat16": "bf16"}[str(dtype)]
 
 
-def collect(adapter: Any, folder: Path) -> dict[str, list[str]]:
-    """By the name of a text's file, the cases that launch it."""
+def collect(adapter: Any) -> dict[str, list[str]]:
+    """By the key of a kernel, the case that first launches it."""
     import torch
+    from dry import pretend
 
-    from portable_mps.runtime import device
-
-    torch.empty(1, device="mps")
-    opened = device.current()
-    told = {"memory": opened.adapter.memory, "timestamp_period_ns": 1.0}
-    opened.adapter = dataclasses.replace(adapter, **told)
-    opened.compiler = collector = Collector(opened.compiler, folder)
+    found: dict[str, list[str]] = {}
+    running = ""
+    pretend(
+        lambda real: dataclasses.replace(adapter, handle=real.handle, memory=real.memory, timestamp_period_ns=1.0),
+        lambda key: found.setdefault(key, []).append(running),
+    )
     for cases in (_products, _layers, _attentions):
-        for collector.case, call in cases():
+        for running, call in cases():  # noqa: B007  the kernels' keys are kept under it
             call()
             torch.mps.synchronize()
-    return collector.cases
+    return found
 
 
 def main() -> None:
     adapter, folder = pickle.loads(Path(sys.argv[1]).read_bytes()), Path(sys.argv[2])
-    (folder / "cases.json").write_text(json.dumps(collect(adapter, folder), indent=0))
+    os.environ["PORTABLE_MPS_COLLECT"] = str(folder)
+    (folder / "cases.json").write_text(json.dumps(collect(adapter), indent=0))
     os._exit(0)  # what the kernels left is nothing that a process could end on
 
 

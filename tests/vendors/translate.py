@@ -9,15 +9,25 @@ import json
 import sys
 from pathlib import Path
 
-import portable_mps
-from vendors import slang, sources
+import torch  # noqa: F401  loads the libraries that _C is linked to
 
-KERNELS = Path(portable_mps.__file__).parent / "kernels"  # without torch, which takes seconds to import
-TARGETS = {"spv": slang.SPIRV, "metal": slang.METAL}
+from portable_mps import _C
+from portable_mps.runtime import kernel
+from vendors import sources
+
+TARGETS = {"spv": kernel.SPIRV, "metal": kernel.METAL}
+
+
+def front_end(target: int) -> _C.FrontEnd:
+    """As the device's own, but for the target."""
+    options = kernel.front_end_options(format=target)
+    if options is None:
+        raise RuntimeError("Slang's library was not found beside slangpy")
+    return _C.FrontEnd(options)
 
 
 def main() -> None:
-    ends = {suffix: slang.FrontEnd(KERNELS, target) for suffix, target in TARGETS.items()}
+    ends = {suffix: front_end(target) for suffix, target in TARGETS.items()}
     print(json.dumps("ready"), flush=True)
     for line in sys.stdin:
         task = json.loads(line)
