@@ -20,7 +20,7 @@ from pathlib import Path
 from ship_workloads import CARDS
 
 from portable_mps import _C
-from portable_mps.runtime import adapter, kernel
+from portable_mps.runtime import adapter, cache, kernel
 
 
 def collect(card: str, folder: Path) -> None:
@@ -64,7 +64,7 @@ def compile_all(sources: list[Path], into: Path) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--cards", nargs="+", choices=sorted(CARDS), default=sorted(CARDS))
-    parser.add_argument("--into", type=Path, default=kernel.SHIPPED)
+    parser.add_argument("--into", type=Path, default=cache.SHIPPED)
     options = parser.parse_args()
     options.into.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as folder:

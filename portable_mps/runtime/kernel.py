@@ -20,13 +20,13 @@ from typing import Any
 
 from portable_mps import _C, settings
 from portable_mps.runtime import adapter
+from portable_mps.runtime.cache import SHIPPED
 from portable_mps.runtime.notices import Compiling
 from portable_mps.runtime.parameters import MOST_BYTES
 
 SPIRV, METAL = 6, 24  # values of Slang's SlangCompileTarget
 _MOST_COMPILERS = 8  # each takes 60 MB, and more are rarely busy
 KERNELS = Path(__file__).resolve().parent.parent / "kernels"
-SHIPPED = KERNELS.parent / "spirv"  # scripts/ship.py fills it when a wheel is made
 
 
 class Pipeline:
