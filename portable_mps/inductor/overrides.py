@@ -338,8 +338,24 @@ def _add_rounding(name: str) -> None:
 
 for _name, _sign in {"add": "+", "sub": "-", "mul": "*", "mul_rn": "*"}.items():
     _add(_name, f"{{0}} {_sign} {{1}}")
-for _name, _sign in {"eq": "==", "ne": "!=", "lt": "<", "le": "<=", "gt": ">", "ge": ">="}.items():
+
+
+def _add_comparison(name: str, sign: str) -> None:
+    """Of bools as integers: Slang compares them in SPIR-V that has no such instruction for bools."""
+
+    def operator(a: Any, b: Any) -> str:
+        a, b = _alike(a, b)
+        is_bool = getattr(a, "dtype", None) == torch.bool
+        return f"int({a}) {sign} int({b})" if is_bool else f"{a} {sign} {b}"
+
+    operator.__name__ = name
+    setattr(SlangOverrides, name, staticmethod(operator))
+
+
+for _name, _sign in {"eq": "==", "ne": "!="}.items():
     _add(_name, f"{{0}} {_sign} {{1}}")
+for _name, _sign in {"lt": "<", "le": "<=", "gt": ">", "ge": ">="}.items():
+    _add_comparison(_name, _sign)
 for _name in _UNARY.split():
     _add(_name, f"maths::{_name}({{0}})")
 for _name in ("ceil", "floor", "trunc", "round"):

@@ -186,3 +186,13 @@ def test_export_runs_and_no_package_for_c_plus_plus(tmp_path):
     torch.testing.assert_close(program.module()(_normal(2, 4)), _normal(2, 4).relu())
     with pytest.raises(Exception, match="mps kernels are launched from Python"):
         torch._inductor.aoti_compile_and_package(program, package_path=str(tmp_path / "model.pt2"))
+
+
+def test_bools_are_compared_as_integers(sources):
+    """SPIR-V's comparisons take none; finding the largest of a few elements compares whether they are NaNs."""
+    x = torch.tensor([[1.0, float("nan"), 3.0], [2.0, 5.0, 5.0]], device="mps")
+    compiled = torch.compile(lambda x: (x.max(1), (x > 1) < (x > 2)))
+    (values, indices), less = compiled(x)
+    assert indices.tolist() == [1, 1] and values[1].item() == 5
+    assert torch.equal(less, (x > 1) < (x > 2))
+    assert any(" > int(" in source for source in sources) and any(" < int(" in source for source in sources)
