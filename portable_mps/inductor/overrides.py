@@ -338,6 +338,8 @@ def _add_rounding(name: str) -> None:
 
 for _name, _sign in {"add": "+", "sub": "-", "mul": "*", "mul_rn": "*"}.items():
     _add(_name, f"{{0}} {_sign} {{1}}")
+
+
 def _add_comparison(name: str, sign: str) -> None:
     """Of bools as integers: Slang compares them in SPIR-V that has no such instruction for bools."""
 
