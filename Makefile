@@ -66,7 +66,7 @@ models: $(DEVELOP)
 ecosystem: $(DEVELOP)
 	PYTHONPATH=tests $(RUN) -m ecosystem --write docs/ecosystem.md $(ARGS)
 
-# Hours with all of them: ARGS='--every 16 --older-every 32' takes a part, and --sources FOLDER what was collected before.
+# An hour with all of them: ARGS='--every 6 --older-every 24' takes a part, --sources FOLDER what was collected before.
 vendors: $(DEVELOP)
 	PYTHONPATH=tests:scripts $(RUN) -m vendors --write docs/vendors.md $(ARGS)
 

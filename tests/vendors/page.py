@@ -170,25 +170,18 @@ def _tuned(result: Result) -> list[str]:
         "## The tuned kernels",
         "",
         "Matrix products, convolutions and attention with the tiles that the card's limits give, each with the first "
-        'case that launches it. "Subgroups" is how many of them a SIMD of AMD has at once, and on Intel how many '
-        "threads are in one.",
+        "case that launches it; of the older driver those that spill. Subgroups are how many of them a SIMD of AMD has "
+        "at once, and on Intel how many threads are in one.",
         "",
     ]
     for report in result.reports:
         rows = tuned.rows(report)
-        if rows:
-            head = (
-                "kernel",
-                "variant",
-                "first case",
-                "cases",
-                "registers",
-                "spills",
-                "scratch",
-                "subgroups",
-                "instructions",
-            )
-            lines += [f"### {report.card.name}", "", *_table(head, rows)]
+        head = f"### {report.card.name}"
+        if not report.card.is_current:  # of the older driver, what is worth a look
+            count, rows = len(rows), [row for row in rows if row[tuned.SPILLS] != 0]
+            head += f": {len(rows)} of {count} spill"
+        if rows or not report.card.is_current:
+            lines += [head, "", *(_table((*tuned.WORDS, *tuned.FIGURES), rows) if rows else [])]
     return lines
 
 

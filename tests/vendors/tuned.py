@@ -8,6 +8,7 @@ from vendors.sweep import Report
 
 WORDS = ("kernel", "variant", "first case", "cases")
 FIGURES = ("registers", "spills", "scratch", "subgroups", "instructions")
+SPILLS = len(WORDS) + FIGURES.index("spills")  # in a row
 _NAMES = ("matmul", "matvec", "attention", "convolution")
 _ENGINES = {"0": "plain", "1": "subgroup", "2": "workgroup"}
 _SHORT = {"float": "f32", "half": "f16", "BFloat16": "bf16", "uint16_t": "bf16", "double": "f64"}
