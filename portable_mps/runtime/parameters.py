@@ -21,7 +21,7 @@ class ParameterBuffer:
 
         usage = spy.BufferUsage.constant_buffer | spy.BufferUsage.copy_destination
         size = _UPLOADED + MOST_BYTES  # the last kernel's may begin at the end of what is written
-        self._buffer = device.create_buffer(size=size, usage=usage, label="parameters")
+        self._buffer = device.create_buffer(size=size, usage=usage)
         kind = vk.VK_DESCRIPTOR_TYPE_UNIFORM_BUFFER_DYNAMIC
         binding = vk.VkDescriptorSetLayoutBinding(
             binding=0, descriptorType=kind, descriptorCount=1, stageFlags=vk.VK_SHADER_STAGE_COMPUTE_BIT
