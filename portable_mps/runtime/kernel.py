@@ -25,6 +25,7 @@ from portable_mps.runtime.notices import Compiling
 from portable_mps.runtime.parameters import MOST_BYTES
 
 SPIRV, METAL = 6, 24  # values of Slang's SlangCompileTarget
+SHIPPED_PROFILE = "sm_6_0"  # of what scripts/ship.py compiles; later ones give other SPIR-V
 _MOST_COMPILERS = 8  # each takes 60 MB, and more are rarely busy
 KERNELS = Path(__file__).resolve().parent.parent / "kernels"
 
@@ -120,14 +121,16 @@ def library_digest() -> str:
 
 
 def kernel_key(text: str, entry: str) -> str:
-    """Stands for all that a kernel's SPIR-V follows from, beside the floating-point mode."""
+    """Stands for all that a kernel's SPIR-V follows from, beside the floating-point mode and the profile."""
     return hashlib.sha256("\n".join((library_digest(), entry, text)).encode()).hexdigest()[:32]
 
 
-def front_end_options(profile: str = "sm_6_0", mode: Any = None, format: int = SPIRV) -> _C.FrontEndOptions | None:
+def front_end_options(
+    profile: str = SHIPPED_PROFILE, mode: Any = None, format: int = SPIRV
+) -> _C.FrontEndOptions | None:
     """For Slang's own interface; None where its library is not found.
 
-    profile: SPIR-V of the kernels is the same for all. mode: slangpy's SlangFloatingPointMode, `precise` unless given.
+    mode: slangpy's SlangFloatingPointMode, `precise` unless given.
     """
     import slangpy as spy
 
@@ -153,7 +156,8 @@ def open_pool(raw: Any, handle: int, functions: dict[str, int], mode: Any, kept:
     options = front_end_options(profile, mode)
     if threads == 0 or not functions or options is None:
         return None
-    shipped = str(SHIPPED) if mode.name == "precise" and settings.uses_shipped() else ""
+    fits = mode.name == "precise" and profile == SHIPPED_PROFILE and settings.uses_shipped()
+    shipped = str(SHIPPED) if fits else ""
     return _C.Compiler(handle, functions, options, "" if kept is None else str(kept), shipped, threads)
 
 
