@@ -1,4 +1,4 @@
-"""What a kept kernel asks of the adapter, read from its SPIR-V: no more than a simulated adapter has.
+"""SPIR-V, read by its words, and what a kept kernel asks of the adapter: no more than a simulated adapter has.
 
 The driver underneath has all features and would take such a kernel.
 """
@@ -6,15 +6,18 @@ The driver underneath has all features and would take such a kernel.
 from __future__ import annotations
 
 import struct
+from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
 # SPIR-V specification, section 3: operation codes, capabilities, storage classes, decorations.
-_CAPABILITY, _MEMBER_DECORATE, _CONSTANT, _VARIABLE = 17, 72, 43, 59
+CAPABILITY, DECORATE, _MEMBER_DECORATE, _CONSTANT, _VARIABLE = 17, 71, 72, 43, 59
 _BOOL, _INTEGER, _FLOAT, _VECTOR, _MATRIX, _ARRAY, _STRUCT, _POINTER = 20, 21, 22, 23, 24, 28, 30, 32
 _WORKGROUP, _PUSH_CONSTANT, _OFFSET = 4, 9, 35
-_CAPABILITIES = {9: "float16", 10: "float64", 11: "shaderInt64", 12: "int64_atomics", 22: "shaderInt16"}
-_CAPABILITIES |= {39: "shaderInt8", 4433: "storage16", 4448: "storage8"}
+# By capability, the field of Adapter.features that has it.
+FEATURES = {9: "float16", 10: "float64", 11: "shaderInt64", 12: "int64_atomics", 22: "shaderInt16"}
+FEATURES |= {39: "shaderInt8", 4433: "storage16", 4448: "storage8"}
+_HEADER = 5  # words
 _CHECKSUM = 8  # bytes at the start of a kept file (csrc/files.cpp)
 
 
@@ -26,9 +29,18 @@ class Needs(NamedTuple):
     push_constants: int
 
 
+def instructions(code: bytes) -> Iterator[tuple[int, tuple[int, ...]]]:
+    """Of a module: operation codes, each with the words behind it."""
+    words = struct.unpack(f"<{len(code) // 4}I", code)
+    at = _HEADER
+    while at < len(words):
+        operation, length = words[at] & 0xFFFF, words[at] >> 16
+        yield operation, words[at + 1 : at + length]
+        at += length
+
+
 def needs(code: bytes) -> Needs:
     """Of a SPIR-V module with one entry point."""
-    words = struct.unpack(f"<{len(code) // 4}I", code[: len(code) // 4 * 4])
     features: set[str] = set()
     sizes: dict[int, int] = {}
     constants: dict[int, int] = {}
@@ -36,12 +48,9 @@ def needs(code: bytes) -> Needs:
     pointees: dict[int, int] = {}
     members: dict[int, tuple[int, ...]] = {}
     shared = pushed = 0
-    at = 5  # behind the header
-    while at < len(words):
-        operation, length = words[at] & 0xFFFF, words[at] >> 16
-        rest = words[at + 1 : at + length]
-        if operation == _CAPABILITY:
-            features.add(_CAPABILITIES.get(rest[0], ""))
+    for operation, rest in instructions(code):
+        if operation == CAPABILITY:
+            features.add(FEATURES.get(rest[0], ""))
         elif operation == _MEMBER_DECORATE and rest[2] == _OFFSET:
             offsets.setdefault(rest[0], {})[rest[1]] = rest[3]
         elif operation == _CONSTANT:
@@ -65,7 +74,6 @@ def needs(code: bytes) -> Needs:
             block = pointees[rest[0]]
             ends = [offsets[block][i] + sizes[member] for i, member in enumerate(members[block])]
             pushed = max([pushed, *ends])
-        at += length
     return Needs(frozenset(features - {""}), shared, pushed)
 
 

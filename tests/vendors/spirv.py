@@ -1,22 +1,16 @@
-"""What a SPIR-V module asks of a device, read from its words (the layout is section 2.3 of the specification)."""
+"""What a SPIR-V module asks of a card."""
 
 from __future__ import annotations
 
-import struct
 from dataclasses import dataclass
 
-_CAPABILITY, _DECORATE, _BINDING, _SET = 17, 71, 33, 34
-_FIRST = 5  # words of the header
+from spirv import CAPABILITY, DECORATE, FEATURES, instructions
 
-# By capability, the field of Adapter.features without which a card cannot have it. What every adapter must have, or
-# any Vulkan 1.3 device has, is not listed.
+_BINDING, _SET = 33, 34
+
+# By capability, the field of Adapter.features without which a card cannot have it.
 NEEDED = {
-    9: "float16",
-    10: "float64",
-    12: "int64_atomics",
-    22: "shaderInt16",
-    4433: "storage16",
-    4448: "storage8",
+    **FEATURES,
     5116: "bfloat16",
     5117: "bfloat16",
     5118: "bfloat16",
@@ -40,15 +34,12 @@ class Module:
 
 
 def read(code: bytes) -> Module:
-    words = struct.unpack(f"<{len(code) // 4}I", code)
-    capabilities, buffer, at = set(), False, _FIRST
-    while at < len(words):
-        count, operation = words[at] >> 16, words[at] & 0xFFFF
-        if operation == _CAPABILITY:
-            capabilities.add(words[at + 1])
-        elif operation == _DECORATE and words[at + 2] in (_BINDING, _SET):
-            if words[at + 3] != 0:
+    capabilities, buffer = set(), False
+    for operation, rest in instructions(code):
+        if operation == CAPABILITY:
+            capabilities.add(rest[0])
+        elif operation == DECORATE and rest[1] in (_BINDING, _SET):
+            if rest[2] != 0:
                 raise ValueError("a descriptor other than the first of set 0")
             buffer = True
-        at += count
     return Module(frozenset(capabilities), buffer)
