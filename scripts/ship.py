@@ -29,26 +29,33 @@ def collect(card: str, folder: Path) -> None:
     subprocess.run([sys.executable, Path(__file__).with_name("ship_workloads.py"), card], env=environment, check=True)
 
 
+def front_end(profile: str) -> _C.FrontEnd:
+    options = kernel.front_end_options(profile)
+    if options is None:
+        raise RuntimeError("Slang's library was not found beside slangpy")
+    return _C.FrontEnd(options)
+
+
 def compile_all(sources: list[Path], into: Path) -> None:
     """In a thread a processor. The first error ends it."""
-    options = kernel.front_end_options()
-    if options is None:
-        raise SystemExit("Slang's library was not found beside slangpy")
     waiting: queue.SimpleQueue[Path] = queue.SimpleQueue()
     for source in sources:
         waiting.put(source)
     errors: list[Exception] = []
 
     def work() -> None:
-        front_end = _C.FrontEnd(options)
+        front_ends: dict[str, _C.FrontEnd] = {}
         while not errors:
             try:
                 source = waiting.get_nowait()
             except queue.Empty:
                 return
             first, text = source.read_text().split("\n", 1)
+            _, _, entry, _, profile = first.split()
             try:
-                front_end.keep(text, first.split()[2], str(into / f"{source.stem}.spv"))
+                if profile not in front_ends:
+                    front_ends[profile] = front_end(profile)
+                front_ends[profile].keep(text, entry, str(into / f"{source.stem}.spv"))
             except RuntimeError as error:
                 errors.append(RuntimeError(f"{first}: {error}"))
 

@@ -27,6 +27,7 @@ CARDS: dict[str, dict[str, Any]] = {
     "software": {},
     "nvidia": _DISCRETE
     | {
+        "driver": "NVIDIA",
         "cores": 132,
         "subgroup_size": 32,
         "max_shared_memory": 48 << 10,

@@ -83,7 +83,7 @@ import torch
 from portable_mps import _C
 from portable_mps.runtime import device, kernel
 calls_nothing = _C.FrontEndOptions(0, "", "sm_6_0", 2, 6)
-device.open_pool = lambda raw, handle, functions, mode, kept: _C.Compiler(
+device.open_pool = lambda handle, functions, profile, mode, kept: _C.Compiler(
     handle, functions, calls_nothing, str(kept), "", 2)
 {USE}
 """
@@ -160,9 +160,9 @@ def test_sources_are_collected(threads, tmp_path):
     firsts = {}
     for path in (tmp_path / "sources").iterdir():
         first, text = path.read_text().split("\n", 1)
-        comment, name, entry, parameter_bytes = first.split()
+        comment, name, entry, parameter_bytes, profile = first.split()
         assert comment == "//" and f" {entry}(" in text and "#define PARAMS " in text and int(parameter_bytes) > 0
-        assert path.stem == kernel.kernel_key(text, entry)
+        assert path.stem == kernel.kernel_key(text, entry, profile)
         firsts[name] = entry
     assert {"exp", "sin", "sum"} <= firsts.keys() and {"forward", "backward"} <= set(firsts.values())
 

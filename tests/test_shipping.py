@@ -4,7 +4,6 @@ import os
 import subprocess
 import sys
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 from processes import output_of
@@ -36,7 +35,7 @@ def compiled_by_threads():
 def shipped(tmp_path):
     """A folder with the SPIR-V of what USE launches."""
     output_of(USE, PORTABLE_MPS_COLLECT=str(tmp_path / "sources"))
-    front_end = _C.FrontEnd(kernel.front_end_options())
+    front_end = _C.FrontEnd(kernel.front_end_options(device.current().adapter.profile))
     (tmp_path / "spirv").mkdir()
     for source in (tmp_path / "sources").iterdir():
         first, text = source.read_text().split("\n", 1)
@@ -61,18 +60,6 @@ def test_what_is_shipped_is_left_where_it_does_not_fit(shipped, tmp_path, settin
     settings = {"PORTABLE_MPS_SHIPPED": "1", "PORTABLE_MPS_CACHE": str(tmp_path / "cache")} | setting
     count, compiled = counts(shipped, **settings)
     assert compiled == count == len(list(shipped.iterdir()))
-
-
-@pytest.mark.parametrize("model,profile", [("sm_6_0", "sm_6_0"), ("sm_6_6", "sm_6_6"), ("sm_6_7", "sm_6_6")])
-def test_what_is_shipped_is_for_the_profile_it_was_compiled_for(monkeypatch, model, profile):
-    monkeypatch.setenv("PORTABLE_MPS_SHIPPED", "1")
-    taken = []
-    monkeypatch.setattr(kernel, "front_end_options", lambda profile, mode: profile)
-    monkeypatch.setattr(kernel._C, "Compiler", lambda handle, functions, *rest: taken.append(rest))
-    raw, mode = SimpleNamespace(supported_shader_model=SimpleNamespace(name=model)), SimpleNamespace(name="precise")
-    kernel.open_pool(raw, 0, {"vkCmdDispatch": 0}, mode, None)
-    ((options, kept, shipped, _),) = taken
-    assert (options, kept, shipped) == (profile, "", str(kernel.SHIPPED) if model == "sm_6_0" else "")
 
 
 def test_what_is_damaged_or_absent_is_compiled(shipped, tmp_path):

@@ -123,6 +123,12 @@ class Adapter:
         return self.shared_registers // self.subgroup_size or self.registers
 
     @property
+    def profile(self) -> str:
+        """Slang's name of the SPIR-V that its driver gets: 1.4, whose copies of structs make products half as long, but
+        Mesa 22.3 fails at a copy into what has another layout, so Mesa gets 1.3."""
+        return "sm_6_0" if "Mesa" in self.driver else "sm_6_4"
+
+    @property
     def is_software(self) -> bool:
         """Whether the driver runs on the CPU."""
         return self.kind == _SOFTWARE

@@ -53,7 +53,7 @@ class Device:
         handle, functions = adapters.device_functions()
         # By the mode that the code depends on; slangpy's own caches ask for that themselves.
         kept = None if cache is None else cache_folder.below(cache, f"kernels-{mode.name}")
-        self.pool = pool = open_pool(self.raw, handle, functions, mode, kept)
+        self.pool = pool = open_pool(handle, functions, self.adapter.profile, mode, kept)
         waiting = notices.Compiling(cache is not None, lambda: 0 if pool is None else pool.unfinished)
         self.stream = Stream(self.raw, self.slabs, self.adapter.timestamp_period_ns, handle, functions, waiting)
         self._parameters = ParameterBuffer(self.raw, adapters.opened(), self.adapter.handle)
@@ -61,8 +61,7 @@ class Device:
         _C.set_recorder(self.stream.recorder)
         self.errors = ErrorRecord(self.stream, self.slabs)
         self.stream.error_check = self.errors.check
-        limit = self.adapter.max_push_constants
-        self.compiler = Compiler(self.raw, self.stream.recorder, limit, waiting, self.pool)
+        self.compiler = Compiler(self.raw, self.stream.recorder, self.adapter, waiting, self.pool)
         if self.adapter.is_software:
             notices.software(self.adapter.name)
         _C.set_default_memory_ratio(settings.high_watermark_ratio())

@@ -25,7 +25,6 @@ from portable_mps.runtime.notices import Compiling
 from portable_mps.runtime.parameters import MOST_BYTES
 
 SPIRV, METAL = 6, 24  # values of Slang's SlangCompileTarget
-SHIPPED_PROFILE = "sm_6_0"  # of what scripts/ship.py compiles; later ones give other SPIR-V
 _MOST_COMPILERS = 8  # each takes 60 MB, and more are rarely busy
 KERNELS = Path(__file__).resolve().parent.parent / "kernels"
 
@@ -44,20 +43,21 @@ class Pipeline:
 class Compiler:
     """Compiles Slang for one device, whose `recorder` the kernels are for.
 
-    pool: compiles side by side; None has slangpy compile.
+    described: what the device is. pool: compiles side by side; None has slangpy compile.
     """
 
     def __init__(
         self,
         device: Any,
         recorder: _C.Recorder,
-        max_push_constants: int,
+        described: adapter.Adapter,
         waiting: Compiling,
         pool: _C.Compiler | None,
     ) -> None:
         self._device = device
         self._recorder = recorder
-        self._max_push_constants = max_push_constants
+        self._max_push_constants = described.max_push_constants
+        self._profile = described.profile
         self._lock = threading.Lock()
         self._waiting = waiting
         self._pool = pool
@@ -74,12 +74,13 @@ class Compiler:
         in_buffer = parameter_bytes > self._max_push_constants
         binding = "uniform ConstantBuffer<Params>" if in_buffer else "uniform Params"
         text = f"#define PARAMS {binding}\n{source}"
-        key = kernel_key(text, entry)
+        key = kernel_key(text, entry, self._profile)
         with self._lock:
             known = self._kernels.get(key)
             if known is None:
                 if self._collection is not None:
-                    _collect(self._collection / f"{key}.slang", name, text, entry, parameter_bytes)
+                    first = f"// {name} {entry} {parameter_bytes} {self._profile}\n"
+                    _collect(self._collection / f"{key}.slang", first + text)
                 if self._pool is None:
                     with self._waiting:
                         # The key makes the module's name unique, as slangpy keeps modules by name.
@@ -102,12 +103,12 @@ class Compiler:
         return self._recorder.kernel(Pipeline(name, pipeline, in_buffer), handle, push_bytes)
 
 
-def _collect(path: Path, name: str, text: str, entry: str, parameter_bytes: int) -> None:
-    """Write what a compiler needs to know, unless it is there: the first line has all but the text."""
+def _collect(path: Path, text: str) -> None:
+    """Write what a compiler needs to know, unless it is there: the first line has all but the kernel's text."""
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
         written = path.with_suffix(f".{os.getpid()}")  # other processes may write the same
-        written.write_text(f"// {name} {entry} {parameter_bytes}\n{text}")
+        written.write_text(text)
         written.replace(path)
 
 
@@ -120,17 +121,15 @@ def library_digest() -> str:
     return digest.hexdigest()
 
 
-def kernel_key(text: str, entry: str) -> str:
-    """Stands for all that a kernel's SPIR-V follows from, beside the floating-point mode and the profile."""
-    return hashlib.sha256("\n".join((library_digest(), entry, text)).encode()).hexdigest()[:32]
+def kernel_key(text: str, entry: str, profile: str) -> str:
+    """Stands for all that a kernel's SPIR-V follows from, beside the floating-point mode."""
+    return hashlib.sha256("\n".join((library_digest(), profile, entry, text)).encode()).hexdigest()[:32]
 
 
-def front_end_options(
-    profile: str = SHIPPED_PROFILE, mode: Any = None, format: int = SPIRV
-) -> _C.FrontEndOptions | None:
+def front_end_options(profile: str, mode: Any = None, format: int = SPIRV) -> _C.FrontEndOptions | None:
     """For Slang's own interface; None where its library is not found.
 
-    mode: slangpy's SlangFloatingPointMode, `precise` unless given.
+    profile: Adapter.profile. mode: slangpy's SlangFloatingPointMode, `precise` unless given.
     """
     import slangpy as spy
 
@@ -143,21 +142,19 @@ def front_end_options(
     return _C.FrontEndOptions(address or 0, str(KERNELS), profile, mode.value, format)
 
 
-def open_pool(raw: Any, handle: int, functions: dict[str, int], mode: Any, kept: Path | None) -> _C.Compiler | None:
+def open_pool(handle: int, functions: dict[str, int], profile: str, mode: Any, kept: Path | None) -> _C.Compiler | None:
     """Compilers beside slangpy's, one a processor; None where there shall be none, or Slang's library is not found.
 
-    raw: slangpy's device, mode: its SlangFloatingPointMode. handle and functions: adapter.device_functions(). kept: the
-    folder of what was made here before.
+    handle and functions: adapter.device_functions(). profile: Adapter.profile. mode: slangpy's SlangFloatingPointMode.
+    kept: the folder of what was made here before.
     """
     threads = settings.compilers()
     if threads is None:
         threads = min(adapter.processors(), _MOST_COMPILERS)
-    profile = raw.supported_shader_model.name.replace("sm_6_7", "sm_6_6")  # as slangpy chooses
     options = front_end_options(profile, mode)
     if threads == 0 or not functions or options is None:
         return None
-    fits = mode.name == "precise" and profile == SHIPPED_PROFILE and settings.uses_shipped()
-    shipped = str(SHIPPED) if fits else ""
+    shipped = str(SHIPPED) if mode.name == "precise" and settings.uses_shipped() else ""
     return _C.Compiler(handle, functions, options, "" if kept is None else str(kept), shipped, threads)
 
 

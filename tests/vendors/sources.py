@@ -48,7 +48,7 @@ class Source:
 
 def read(path: Path) -> Source:
     with path.open() as file:
-        _, name, entry, parameter_bytes = file.readline().split()
+        _, name, entry, parameter_bytes, _ = file.readline().split()
     return Source(path, name, entry, int(parameter_bytes))
 
 

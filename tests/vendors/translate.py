@@ -15,12 +15,13 @@ from portable_mps import _C
 from portable_mps.runtime import kernel
 from vendors import sources
 
+PROFILE = "sm_6_0"  # what Mesa's drivers get (portable_mps.runtime.adapter.Adapter.profile)
 TARGETS = {"spv": kernel.SPIRV, "metal": kernel.METAL}
 
 
 def front_end(target: int) -> _C.FrontEnd:
     """As the device's own, but for the target."""
-    options = kernel.front_end_options(format=target)
+    options = kernel.front_end_options(PROFILE, format=target)
     if options is None:
         raise RuntimeError("Slang's library was not found beside slangpy")
     return _C.FrontEnd(options)
