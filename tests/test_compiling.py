@@ -41,6 +41,34 @@ def test_dispatches_are_recorded_before_their_kernels_are_there():
     assert [out.tolist() for out in outs] == [[3.0 * number] * 4 for number in range(40)]
 
 
+def test_copies_are_in_order_behind_kernels_that_are_compiled():
+    """From the host, and from one tensor to another; what they are taken from may change at once."""
+    stream = device.current().stream
+    out, copied = torch.zeros(4, device="mps"), torch.zeros(4, device="mps")
+    given, seen, expected = torch.zeros(4), [], []
+    torch.mps.synchronize()
+    for number in range(1, 25):
+        fill(f"p.value * {number} + 0.25", out)
+        stream.copy(copied.data_ptr(), out.data_ptr(), 16)
+        seen.append(copied + 1)
+        given.fill_(number)
+        out.copy_(given)
+        seen.append(out * 2)
+        expected += [[3.0 * number + 1.25] * 4, [2.0 * number] * 4]
+    assert [values.tolist() for values in seen] == expected
+
+
+def test_copies_do_not_wait_for_the_compiler():
+    stream = device.current().stream
+    out, given = torch.zeros(4, device="mps"), torch.ones(4)
+    torch.mps.synchronize()
+    for number in range(24):  # the last ones cannot be there when the first copies are called for
+        fill(f"p.value * {number} + 0.5", out)
+    out.copy_(given)
+    waiting = len(stream._deferred)
+    assert (waiting, out.tolist(), len(stream._deferred)) == (2, [1.0] * 4, 0)
+
+
 def test_parameters_that_are_more_than_push_constants():
     """And dispatches whose parameters are together more than is written at once."""
     now = device.current()

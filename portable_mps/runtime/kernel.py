@@ -25,7 +25,7 @@ from portable_mps.runtime.notices import Compiling
 from portable_mps.runtime.parameters import MOST_BYTES
 
 SPIRV, METAL = 6, 24  # values of Slang's SlangCompileTarget
-_MOST_COMPILERS = 8  # each takes 60 MB, and more are rarely busy
+_MOST_COMPILERS = 16  # each that meets a kernel that is not kept takes 60 MB
 KERNELS = Path(__file__).resolve().parent.parent / "kernels"
 
 

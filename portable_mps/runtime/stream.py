@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ Step = _C.Batch | tuple[Any, np.ndarray, tuple[int, int, int], bool]  # the latt
 SUBMIT_AFTER = 8  # calls of `poll` before what is recorded is handed over, whatever the device is doing
 _STAGING_STEP = 1 << 16
 _COMPILED_TOGETHER = 4096  # dispatches that may wait for their kernels
+_HELD_BYTES = 1 << 26  # of host memory, for uploads that wait behind such dispatches
 _MAX_TRANSFER = 1 << 28  # bytes of host memory staged at a time
 
 
@@ -44,6 +46,9 @@ class Stream:
         self._waiting = waiting
         self.timestamp_period_ns = timestamp_period_ns
         self._encoder: Any = None
+        self._deferred: list[_C.Batch | Callable[[Any], None]] = []  # to be recorded when kernels are there
+        self._deferred_dispatches = 0
+        self._held_bytes = 0
         self._polls = 0
         self._last_submission: int | None = None
         self._submissions: dict[int, int] = {}  # event -> submission that completes it
@@ -60,16 +65,32 @@ class Stream:
     # Recording ------------------------------------------------------------------------------------
 
     def _open(self) -> Any:
-        """The encoder, with every dispatch so far in it."""
+        """The encoder, with everything so far in it: waits for kernels that are still compiled."""
         encoder = self._encoder
         if encoder is None:
             self._encoder = encoder = self._device.create_command_encoder()
             # Submissions to one queue may overlap: what they share is ordered by a barrier at the front.
             self._barrier(encoder)
+        if self._deferred:
+            self._record_deferred(encoder)
         batch = self.recorder.take()
         if batch is not None:
             self._execute(batch)
         return encoder
+
+    def _record_deferred(self, encoder: Any) -> None:
+        steps, self._deferred, self._deferred_dispatches, self._held_bytes = self._deferred, [], 0, 0
+        failure: RuntimeError | None = None
+        for step in steps:
+            if isinstance(step, _C.Batch):
+                try:
+                    self._execute(step)
+                except RuntimeError as error:  # what follows is recorded, as the rest of its batch is
+                    failure = failure or error
+            else:
+                step(encoder)
+        if failure is not None:
+            raise failure
 
     def _barrier(self, encoder: Any) -> None:
         if self._records_in_cpp:
@@ -152,7 +173,8 @@ class Stream:
 
     def poll(self) -> None:
         """Called every few dispatches: hand over what is recorded if the device has run dry, or it is much."""
-        if self.recorder.is_compiling and self.recorder.pending < _COMPILED_TOGETHER:
+        pending = self._deferred_dispatches + self.recorder.pending
+        if self.recorder.is_compiling and pending < _COMPILED_TOGETHER:
             return  # handing over would wait for the compiler, which has more to do if all goes on
         self._polls += 1
         if self._polls >= SUBMIT_AFTER or self._idle():
@@ -162,21 +184,51 @@ class Stream:
         last = self._last_submission
         return last is None or self._device.is_submit_finished(last)
 
-    def _access(self, reads: list[tuple[int, int]], writes: list[tuple[int, int]]) -> Any:
-        encoder = self._open()
-        if self.recorder.access(reads, writes):
+    def _defers(self, held: int = 0) -> bool:
+        """Whether a copy is put off, for which `held` bytes of host memory are kept: while kernels are compiled.
+
+        Who calls goes on: a first pass that stops at each upload has its kernels compiled a few at a time.
+        """
+        return self.recorder.is_compiling and self._held_bytes + held <= _HELD_BYTES
+
+    def _transfer(
+        self,
+        reads: list[tuple[int, int]],
+        writes: list[tuple[int, int]],
+        step: Callable[[Any], None],
+        deferred: bool,
+        held: int = 0,
+    ) -> None:
+        """Have `step` record a copy between these ranges, given the encoder: now, or later as `_defers` said."""
+
+        def record(encoder: Any) -> None:
+            if conflicts:
+                self._barrier(encoder)
+            step(encoder)
+            # Copies leave the buffer in a state that slangpy tracks; kernels bypass that, so order them by hand.
             self._barrier(encoder)
-        return encoder
+
+        encoder = None if deferred else self._open()
+        conflicts = self.recorder.access(reads, writes)
+        if encoder is not None:
+            return record(encoder)
+        self._held_bytes += held
+        self._deferred_dispatches += self.recorder.pending
+        batch = self.recorder.take()
+        self._deferred.extend([record] if batch is None else [batch, record])
 
     def copy(self, destination: int, source: int, size: int) -> None:
         """Record a copy of `size` bytes between device addresses; the ranges must not overlap."""
         self._refuse_in_graphs("memory was copied")
         with self.lock:
-            encoder = self._access([(source, source + size)], [(destination, destination + size)])
             target, target_offset = self._slabs.locate(destination)
             origin, origin_offset = self._slabs.locate(source)
-            encoder.copy_buffer(target, target_offset, origin, origin_offset, size)
-            self._after_transfer()
+            self._transfer(
+                [(source, source + size)],
+                [(destination, destination + size)],
+                lambda encoder: encoder.copy_buffer(target, target_offset, origin, origin_offset, size),
+                self._defers(),
+            )
 
     def upload(self, destination: int, data: np.ndarray) -> None:
         """Copy host bytes (uint8, 1-d) to a device address. The host memory is free again on return."""
@@ -184,13 +236,21 @@ class Stream:
         for start in range(0, data.size, _MAX_TRANSFER):
             part = data[start : start + _MAX_TRANSFER]
             with self.lock:
-                address = destination + start
-                encoder = self._access([], [(address, address + part.size)])
-                buffer, offset = self._slabs.locate(address)
-                encoder.upload_buffer_data(buffer, offset, part)
-                self._after_transfer()
+                self._upload(destination + start, part)
                 if data.size > _MAX_TRANSFER:
                     self.submit()
+
+    def _upload(self, address: int, data: np.ndarray) -> None:
+        buffer, offset = self._slabs.locate(address)
+        deferred = self._defers(data.size)
+        kept = data.copy() if deferred else data
+        self._transfer(
+            [],
+            [(address, address + data.size)],
+            lambda encoder: encoder.upload_buffer_data(buffer, offset, kept),
+            deferred,
+            data.size,
+        )
 
     def download(self, source: int, data: np.ndarray) -> None:
         """Copy device bytes into host memory (uint8, 1-d); waits for the device."""
@@ -200,19 +260,21 @@ class Stream:
             with self.lock:
                 address = source + start
                 staging = self._staging_buffer(part.size)
-                encoder = self._access([(address, address + part.size)], [])
-                buffer, offset = self._slabs.locate(address)
-                encoder.copy_buffer(staging, 0, buffer, offset, part.size)
-                self._after_transfer()
+                self._download(address, part.size, staging)
                 self.submit()
                 self._device.wait_for_submit(self._last_submission)
                 part[:] = staging.to_numpy().view(np.uint8)[: part.size]
         if self.error_check is not None:
             self.error_check()
 
-    def _after_transfer(self) -> None:
-        # Copies leave the buffer in a state that slangpy tracks; kernels bypass that, so order them by hand.
-        self._barrier(self._encoder)
+    def _download(self, address: int, size: int, staging: Any) -> None:
+        buffer, offset = self._slabs.locate(address)
+        self._transfer(
+            [(address, address + size)],
+            [],
+            lambda encoder: encoder.copy_buffer(staging, 0, buffer, offset, size),
+            deferred=False,
+        )
 
     def _staging_buffer(self, size: int) -> Any:
         rounded = 256 if size <= 256 else max(_STAGING_STEP, 1 << (size - 1).bit_length())
@@ -230,7 +292,7 @@ class Stream:
     def submit(self) -> None:
         """Hand what is recorded to the device."""
         with self.lock:
-            if self._encoder is not None or self.recorder.pending:
+            if self._encoder is not None or self._deferred or self.recorder.pending:
                 commands = self._open().finish()
                 self._encoder = None
                 self._polls = 0
