@@ -107,11 +107,11 @@ def optimizers(model: nn.Module) -> Iterator[torch.optim.Optimizer]:
 
 
 def models() -> None:
-    """Those of benchmarks/training.py that transformers builds, and ViT and ResNet-50 of its own, by few layers."""
+    """Those of benchmarks/training.py that transformers builds, and its ViT and ResNet-50; tiles follow the batch."""
     import transformers as t
     from training import bert, gpt2
 
-    images, labels = torch.empty(32, 3, 224, 224, device="mps"), torch.zeros(32, dtype=torch.int64, device="mps")
+    images, labels = torch.empty(128, 3, 224, 224, device="mps"), torch.zeros(128, dtype=torch.int64, device="mps")
     for dtype in (torch.float32, torch.bfloat16, torch.float16):
         for build, batch, length in ((bert, 32, 128), (gpt2, 8, 1024)):
             workload = build("mps", batch, length)
@@ -122,7 +122,9 @@ def models() -> None:
         for made in (t.ViTForImageClassification(t.ViTConfig()), t.ResNetForImageClassification(t.ResNetConfig())):
             model = made.to("mps")
             optimizer = torch.optim.AdamW(model.parameters())
-            train(model, optimizer, lambda m=model: m(pixel_values=images, labels=labels).loss, dtype)
+            for batch in (32, 64, 128):
+                of_batch = {"pixel_values": images[:batch], "labels": labels[:batch]}
+                train(model, optimizer, lambda m=model, b=of_batch: m(**b).loss, dtype)
 
 
 def operators() -> None:
