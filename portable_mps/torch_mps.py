@@ -123,23 +123,24 @@ def _support_foreach() -> None:
         module._get_foreach_kernels_supported_devices = devices  # type: ignore[attr-defined]
 
 
-def _support_cpu_collectives() -> None:
-    """Make torch.distributed.init_process_group() without a backend serve CPU tensors too.
+def _support_collectives() -> None:
+    """Tell torch.distributed that gloo serves `mps` (csrc/collectives.cpp), and CPU tensors beside it.
 
-    torch takes the backend of the accelerator alone, which for `mps` is gloo for `mps` alone: a script that
-    communicates on the CPU would break where we are installed. Our tensors have no collectives, and say so.
+    Without a backend torch takes that of the accelerator, which for `mps` is gloo for `mps` alone.
     """
     if not torch.distributed.is_available():
         return
     from torch.distributed import distributed_c10d
 
+    backend = distributed_c10d.Backend
+    backend.backend_capability[backend.GLOO] = [*backend.backend_capability[backend.GLOO], "mps"]
     config = distributed_c10d.BackendConfig
     made = config.__init__
 
-    def init(self: Any, backend: Any) -> None:
-        made(self, backend)
-        if str(backend) == distributed_c10d.Backend.UNDEFINED and "mps" in self.device_backend_map:
-            self.device_backend_map["cpu"] = self.device_backend_map.pop("mps")
+    def init(self: Any, name: Any) -> None:
+        made(self, name)
+        if str(name) == backend.UNDEFINED and "mps" in self.device_backend_map:
+            self.device_backend_map = {"cpu": backend(backend.GLOO), "mps": backend(backend.GLOO)}
 
     config.__init__ = init  # type: ignore[method-assign]
 
@@ -215,5 +216,5 @@ def install() -> None:
     torch.mps._initialized = True  # type: ignore[attr-defined]
     torch.mps.device = _OnlyDevice  # type: ignore[attr-defined]
     _support_foreach()
-    _support_cpu_collectives()
+    _support_collectives()
     _leave_worker_asleep()

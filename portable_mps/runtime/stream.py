@@ -20,6 +20,10 @@ _HELD_BYTES = 1 << 26  # of host memory, for uploads that wait behind such dispa
 _MAX_TRANSFER = 1 << 28  # bytes of host memory staged at a time
 
 
+def _staging_size(size: int) -> int:
+    return 256 if size <= 256 else max(_STAGING_STEP, 1 << (size - 1).bit_length())
+
+
 class Stream:
     """Records in the order of the calls. Every method may be called from any thread.
 
@@ -55,6 +59,7 @@ class Stream:
         self._next_event = 1
         self._timestamps: dict[int, tuple[Any, int]] = {}
         self._staging: dict[int, Any] = {}
+        self._free_staging: list[Any] = []
         self.recorder = _C.Recorder(self, handle, functions)
         self._records_in_cpp = bool(functions)
         self.lock = self.recorder.lock
@@ -267,6 +272,39 @@ class Stream:
         if self.error_check is not None:
             self.error_check()
 
+    def start_download(self, source: int, size: int) -> Callable[[np.ndarray], None]:
+        """Record and submit a copy of `size` device bytes; what is returned waits for it and fills host memory.
+
+        That (uint8, 1-d) is asked for then, from any thread. Does not wait, and raises no kernel's errors.
+        """
+        self._refuse_in_graphs("the host asked for values")
+        parts = []
+        for start in range(0, size, _MAX_TRANSFER):
+            count = min(_MAX_TRANSFER, size - start)
+            with self.lock:
+                staging = self._take_staging(count)
+                self._download(source + start, count, staging)
+                self.submit()
+                parts.append((start, count, staging, self._last_submission))
+
+        def finish(data: np.ndarray) -> None:
+            for start, count, staging, submission in parts:
+                self._device.wait_for_submit(submission)
+                data[start : start + count] = staging.to_numpy().view(np.uint8)[:count]
+                with self.lock:
+                    self._free_staging.append(staging)
+
+        return finish
+
+    def _take_staging(self, size: int) -> Any:
+        """A buffer that nobody else uses until it is in `_free_staging` again."""
+        fitting = [buffer for buffer in self._free_staging if buffer.size >= size]
+        if not fitting:
+            return self._new_staging(size)
+        smallest = min(fitting, key=lambda buffer: buffer.size)
+        self._free_staging.remove(smallest)
+        return smallest
+
     def _download(self, address: int, size: int, staging: Any) -> None:
         buffer, offset = self._slabs.locate(address)
         self._transfer(
@@ -277,15 +315,17 @@ class Stream:
         )
 
     def _staging_buffer(self, size: int) -> Any:
-        rounded = 256 if size <= 256 else max(_STAGING_STEP, 1 << (size - 1).bit_length())
+        rounded = _staging_size(size)
         buffer = self._staging.get(rounded)
         if buffer is None:
-            spy = self._spy
-            usage = spy.BufferUsage.copy_destination
-            buffer = self._device.create_buffer(size=rounded, memory_type=spy.MemoryType.read_back, usage=usage)
+            buffer = self._new_staging(size)
             if rounded <= 1 << 24:  # larger ones are rare: not worth keeping
                 self._staging[rounded] = buffer
         return buffer
+
+    def _new_staging(self, size: int) -> Any:
+        memory, usage = self._spy.MemoryType.read_back, self._spy.BufferUsage.copy_destination
+        return self._device.create_buffer(size=_staging_size(size), memory_type=memory, usage=usage)
 
     # Submission and waiting -----------------------------------------------------------------------
 
