@@ -511,4 +511,15 @@ void set_memory_ratio(double ratio) { instance().set_ratio(ratio); }
 
 void set_default_memory_ratio(double ratio) { instance().set_default_ratio(ratio); }
 
+void resize_storage(const at::Storage& storage, size_t bytes) {
+  at::StorageImpl* impl = storage.unsafeGetStorageImpl();
+  TORCH_CHECK(impl->resizable(), "Trying to resize storage that is not resizable");
+  at::DataPtr data = allocator()->allocate(bytes);
+  if (const size_t kept = std::min(impl->nbytes(), bytes)) {
+    allocator()->copy_data(data.get(), impl->data(), kept);
+  }
+  impl->set_data_ptr_noswap(std::move(data));
+  impl->set_nbytes(bytes);
+}
+
 }  // namespace portable_mps

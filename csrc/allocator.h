@@ -5,6 +5,7 @@
 // barrier between.
 #pragma once
 
+#include <ATen/core/Tensor.h>
 #include <c10/core/CachingDeviceAllocator.h>
 
 #include <cstddef>
@@ -17,6 +18,9 @@ c10::DeviceAllocator* allocator();
 // Bytes in live tensors, rounded to the allocation granularity, and bytes in slabs.
 size_t allocated_memory();
 size_t driver_memory();
+
+// Give a storage as many bytes, in place; those that fit are kept.
+void resize_storage(const at::Storage& storage, size_t bytes);
 
 // Memory of captured graphs (csrc/capture.h). From `open_pool` to `close_pool`, what any thread
 // allocates is a pool's, and goes back to it alone, until `drop_pool` has been called once for each

@@ -82,17 +82,10 @@ Tensor zeros_without_memory(c10::IntArrayRef size, OptionalDtype dtype, Optional
 
 // Grow a storage in place, as torch does on the CPU: contents kept, never shrunk.
 void grow_storage(at::TensorImpl* self, size_t bytes) {
-  at::StorageImpl* storage = self->unsafe_storage().unsafeGetStorageImpl();
-  if (bytes <= storage->nbytes()) {
-    return;
+  const at::Storage& storage = self->unsafe_storage();
+  if (bytes > storage.nbytes()) {
+    resize_storage(storage, bytes);
   }
-  TORCH_CHECK(storage->resizable(), "Trying to resize storage that is not resizable");
-  at::DataPtr data = allocator()->allocate(bytes);
-  if (storage->nbytes() != 0) {
-    allocator()->copy_data(data.get(), storage->data(), storage->nbytes());
-  }
-  storage->set_data_ptr_noswap(std::move(data));
-  storage->set_nbytes(bytes);
 }
 
 size_t needed_bytes(at::TensorImpl* self) {

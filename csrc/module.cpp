@@ -46,6 +46,7 @@ PYBIND11_MODULE(TORCH_EXTENSION_NAME, module) {
   module.def("allocator_address", [] { return reinterpret_cast<uintptr_t>(allocator()); });
   module.def(
       "empty_cache", [] { allocator()->emptyCache(); }, py::call_guard<py::gil_scoped_release>());
+  module.def("resize_storage", &resize_storage);
   module.def("set_memory_ratio", &set_memory_ratio);
   module.def("set_default_memory_ratio", &set_default_memory_ratio);
 

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import atexit
-import contextlib
 import os
 from typing import Any
 
 import torch
 
-from portable_mps import _C
+from portable_mps import _C, device_module
 
 
 def _bridge() -> Any:
@@ -17,42 +16,6 @@ def _bridge() -> Any:
     from portable_mps.runtime import bridge
 
     return bridge
-
-
-class _Events:
-    """The numbered events behind torch.mps.Event."""
-
-    def __init__(self) -> None:
-        self._timed: dict[int, bool] = {}
-        self._recorded: dict[int, int] = {}
-        self._next = 1
-
-    def acquire(self, timed: bool) -> int:
-        number, self._next = self._next, self._next + 1
-        self._timed[number] = timed
-        return number
-
-    def release(self, number: int) -> None:
-        self._timed.pop(number, None)
-        self._recorded.pop(number, None)
-
-    def record(self, number: int) -> None:
-        self._recorded[number] = _bridge().record_event(self._timed[number])
-
-    def wait(self, number: int) -> None:
-        """Nothing to do: there is one in-order stream, so later work runs behind the event anyway."""
-
-    def query(self, number: int) -> bool:
-        return number not in self._recorded or _bridge().query_event(self._recorded[number])
-
-    def synchronize(self, number: int) -> None:
-        if number in self._recorded:
-            _bridge().synchronize_event(self._recorded[number])
-
-    def elapsed(self, start: int, end: int) -> float:
-        if start not in self._recorded or end not in self._recorded:
-            raise RuntimeError("both events must be recorded before elapsed_time is asked for")
-        return _bridge().elapsed_milliseconds(self._recorded[start], self._recorded[end])
 
 
 def _is_in_bad_fork() -> bool:
@@ -97,6 +60,14 @@ def _new_storage(cls: type, *arguments: Any, **keywords: Any) -> Any:
         del keywords["device"]
         keywords["allocator"] = _C.allocator_address()
     return torch._C.StorageBase.__new__(cls, *arguments, **keywords)
+
+
+def _resize_storage(self: torch.UntypedStorage, size: int) -> torch.UntypedStorage:
+    """torch.UntypedStorage.resize_, also of ours. size: in bytes."""
+    if self.device.type != "mps":
+        return torch._C.StorageBase.resize_(self, size)  # type: ignore[attr-defined, no-any-return]
+    _C.resize_storage(self, size)
+    return self
 
 
 def _needs_metal(what: str) -> Any:
@@ -165,16 +136,8 @@ def _is_any_autocast_enabled() -> bool:
 _of_others = torch._C._is_any_autocast_enabled
 
 
-class _OnlyDevice(contextlib.nullcontext[None]):
-    """torch.cuda.device's counterpart, for a process with one GPU."""
-
-    def __init__(self, device: Any = None) -> None:
-        super().__init__()
-
-
 def install() -> None:
     """Give `torch._C` the functions that torch.mps and torch.backends.mps are written against."""
-    events = _Events()
     functions: dict[str, Any] = {
         "_is_any_autocast_enabled": _is_any_autocast_enabled,
         "_mps_is_in_bad_fork": _is_in_bad_fork,
@@ -189,13 +152,6 @@ def install() -> None:
         "_mps_currentAllocatedMemory": _C.allocated_memory,
         "_mps_driverAllocatedMemory": _C.driver_memory,
         "_mps_recommendedMaxMemory": lambda: _bridge().device_memory(),
-        "_mps_acquireEvent": events.acquire,
-        "_mps_releaseEvent": events.release,
-        "_mps_recordEvent": events.record,
-        "_mps_waitForEvent": events.wait,
-        "_mps_queryEvent": events.query,
-        "_mps_synchronizeEvent": events.synchronize,
-        "_mps_elapsedTimeOfEvents": events.elapsed,
         "_mps_profilerStartTrace": lambda mode, wait: _profiler().start(mode, wait),
         "_mps_profilerStopTrace": lambda: _profiler().stop(),
         "_mps_compileShader": _compile_shader,
@@ -210,11 +166,10 @@ def install() -> None:
     for name, function in functions.items():
         setattr(torch._C, name, function)
     torch.UntypedStorage.__new__ = _new_storage  # type: ignore[method-assign]
+    torch.UntypedStorage.resize_ = _resize_storage  # type: ignore[method-assign]
     torch._C._has_mps = True
     torch.mps._is_in_bad_fork = _is_in_bad_fork
-    # What torch.utils.checkpoint asks for, or it does not restore the random numbers of the forward pass.
-    torch.mps._initialized = True  # type: ignore[attr-defined]
-    torch.mps.device = _OnlyDevice  # type: ignore[attr-defined]
+    device_module.install()
     _support_foreach()
     _support_collectives()
     _leave_worker_asleep()

@@ -33,6 +33,7 @@ class Mend(NamedTuple):
 _LIGHTNING = "its accelerator asks for an ARM processor"
 _TORCHVISION = "its operators have kernels for mps on a Mac alone"
 
+_DEVICES = "its list of devices leaves mps out"
 _ACCELERATE = "`accelerate env` names the processor as the GPU, or Apple"
 
 MENDS = (
@@ -48,6 +49,13 @@ MENDS = (
     Mend("torch._inductor.ir", "its guards on strides may not be evaluated", "inductor.compare_strides"),
     Mend("torch._inductor.kernel.flex.flex_attention", "its template is in Metal", "inductor.compose_flex_attention"),
     Mend("torch.nn.attention.flex_attention", "it refuses gradients", "inductor.differentiate_flex_attention"),
+    Mend("torch.distributed.fsdp._fully_shard._fsdp_collectives", _DEVICES, "distributed.gather_parameters"),
+    Mend("torch.distributed.fsdp._fully_shard._fsdp_state", _DEVICES, "distributed.move_inputs"),
+    Mend("torch.distributed.fsdp.sharded_grad_scaler", _DEVICES, "distributed.scale_gradients"),
+    Mend("torch.nn.modules.batchnorm", _DEVICES, "distributed.synchronize_batch_norm"),
+    Mend(
+        "torch.nn.parallel.distributed", "it compresses to bfloat16 with NCCL alone", "distributed.compress_to_bfloat16"
+    ),
     Mend("torchvision.ops", _TORCHVISION, "torchvision.register"),
 )
 

@@ -57,6 +57,7 @@ FAMILIES = (
     "sparse_compressed",
     "sparse_products",
     "special",
+    "sync_batch_norm",
     "transformer",
     "unary",
     "unique",

@@ -10,7 +10,6 @@ import torch
 
 from portable_mps.runtime import device
 
-
 _MOST_AWAITED = 64
 
 
