@@ -3,16 +3,16 @@
 //
 // Whoever calls does not wait: copies to the host are recorded at once, and one thread
 // (portable_mps/runtime/collectives.py) waits for each in the order of the calls, which must be the
-// same in all processes, and hands it over. Results are uploaded by the thread that gloo ends in, or
-// by whoever waits for a message.
+// same in all processes, and hands it over. Results are uploaded by the thread that gloo ends in,
+// or by whoever waits for a message.
 #include "python.h"
 
 #include <ATen/ATen.h>
 #include <ATen/core/dispatch/Dispatcher.h>
+#include <torch/library.h>
 #include <torch/csrc/distributed/c10d/ProcessGroup.hpp>
 #include <torch/csrc/distributed/c10d/Types.hpp>
 #include <torch/csrc/distributed/c10d/Work.hpp>
-#include <torch/library.h>
 
 #include <array>
 #include <optional>
@@ -93,13 +93,14 @@ std::optional<at::ScalarType> carrier_of(at::ScalarType type, bool computes) {
 }
 
 // One of our tensors while it is away. `host` has its values in rows, `carried` is what gloo gets:
-// the same memory, perhaps as bytes, or a copy in another dtype.
+// the same memory, perhaps as bytes, or a copy in another dtype. The passage
+// (portable_mps/runtime/collectives.py) is a reference that whoever ends it lets go of.
 struct Passenger {
   Tensor device;
   Tensor host;
   Tensor carried;
   bool is_written;
-  py::object arrival;  // callable: waits until the values are in `host`
+  py::handle passage;
 
   bool is_converted() const { return !carried.is_alias_of(host); }
 };
@@ -155,7 +156,7 @@ class DeviceWork final : public c10d::Work {
     if (is_ended_.exchange(true)) {
       return;
     }
-    passengers_.clear();
+    end(/*has_arrived=*/false);
     finish(error);
     future_->setError(std::move(error));
   }
@@ -236,28 +237,38 @@ class DeviceWork final : public c10d::Work {
     if (is_ended_.exchange(true)) {
       return;
     }
-    std::exception_ptr error;
-    try {
-      const at::NoGradGuard no_grad;
-      for (const Passenger& passenger : passengers_) {
-        if (passenger.is_written) {
-          if (passenger.is_converted()) {
-            passenger.host.copy_(passenger.carried);
-          }
-          passenger.device.copy_(passenger.host);
-          outputs_.push_back(passenger.device);
-        }
-      }
-    } catch (...) {
-      error = std::current_exception();
-    }
-    passengers_.clear();
+    const std::exception_ptr error = end(/*has_arrived=*/true);
     finish(error);
     if (error) {
       future_->setError(error);
     } else {
       future_->markCompleted(c10::IValue(outputs_));
     }
+  }
+
+  // The first error of those that recording the copies back raises.
+  std::exception_ptr end(bool has_arrived) {
+    const at::NoGradGuard no_grad;
+    std::exception_ptr error;
+    for (const Passenger& passenger : passengers_) {
+      const bool returns = has_arrived && passenger.is_written;
+      if (returns) {
+        outputs_.push_back(passenger.device);
+        if (passenger.is_converted()) {
+          passenger.host.copy_(passenger.carried);
+        }
+      }
+      try {
+        in_python([&] {
+          const auto passage = py::reinterpret_steal<py::object>(passenger.passage);
+          passage.attr("end")(returns);
+        });
+      } catch (...) {
+        error = error ? error : std::current_exception();
+      }
+    }
+    passengers_.clear();
+    return error;
   }
 
   friend class Journey;
@@ -287,11 +298,8 @@ class Journey {
   // In the thread that hands over; with the GIL.
   void go() {
     try {
-      for (Passenger& passenger : work_->passengers_) {
-        if (passenger.arrival) {
-          passenger.arrival();
-          passenger.arrival = py::object();
-        }
+      for (const Passenger& passenger : work_->passengers_) {
+        passenger.passage.attr("arrive")();
       }
       const py::gil_scoped_release released;
       for (const Passenger& passenger : work_->passengers_) {
@@ -339,7 +347,11 @@ class Journey {
     TORCH_CHECK(tensor.layout() == at::kStrided, op_.operator_name().name,
                 " takes no sparse tensors on mps");
     Passenger passenger{tensor.detach(), {}, {}, is_written, {}};
-    passenger.host = at::empty(tensor.sizes(), tensor.options().device(at::kCPU));
+    in_python([&] {
+      py::object passage = python_side().attr("Passage")(passenger.device, is_read);
+      passenger.host = passage.attr("host").cast<Tensor>();
+      passenger.passage = passage.release();
+    });
     const auto carrier = carrier_of(tensor.scalar_type(), meaning_.computes);
     if (!carrier) {
       passenger.carried = passenger.host;
@@ -347,11 +359,6 @@ class Journey {
       passenger.carried = at::empty(tensor.sizes(), passenger.host.options().dtype(*carrier));
     } else {  // by a dimension of its own: sizes along the first one may have a meaning
       passenger.carried = passenger.host.unsqueeze(-1).view(*carrier);
-    }
-    if (is_read && tensor.numel() != 0) {
-      in_python([&] {
-        passenger.arrival = python_side().attr("depart")(passenger.device, passenger.host);
-      });
     }
     passengers_.push_back(std::move(passenger));
     return passengers_.back().carried;
@@ -370,7 +377,8 @@ void collective(const c10::OperatorHandle& op, torch::jit::Stack* stack) {
   auto arguments = torch::jit::pop(*stack, op.schema().arguments().size());
   const c10::IValue first = arguments.front();
   const auto journey = std::make_shared<Journey>(op, meaning, std::move(arguments));
-  in_python([&] { python_side().attr("hand_over")(py::cpp_function([journey] { journey->go(); })); });
+  in_python(
+      [&] { python_side().attr("hand_over")(py::cpp_function([journey] { journey->go(); })); });
   const auto& returns = op.schema().returns();
   if (returns.empty()) {  // who calls expects that it is done
     journey->work()->wait(kNoTimeout);

@@ -1,6 +1,7 @@
 """Running a script in a process of its own, for what a process can do only once: start, fork, end."""
 
 import os
+import socket
 import subprocess
 import sys
 
@@ -21,3 +22,43 @@ def output_of(source: str, *arguments: str, **environment: str) -> str:
     done = run_script(source, *arguments, **environment)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout.strip()
+
+
+def rendezvous() -> dict[str, str]:
+    """Where the processes of one torch.distributed run meet, as its environment variables."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(probe.getsockname()[1])}
+
+
+def run_ranks(source: str, ranks: int, *arguments: str, **environment: str) -> list[subprocess.CompletedProcess[str]]:
+    """`python -c source` once a rank, side by side; none of them ends the others. Each ends within three minutes."""
+    shared = os.environ | {"PORTABLE_MPS": "1", "OMP_NUM_THREADS": "1", "WORLD_SIZE": str(ranks)} | rendezvous()
+    command = [sys.executable, "-c", source, *arguments]
+    started = [
+        subprocess.Popen(
+            command,
+            env=shared | {"RANK": str(rank), "LOCAL_RANK": str(rank)} | environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for rank in range(ranks)
+    ]
+    done = []
+    try:
+        for process in started:
+            output, errors = process.communicate(timeout=180)
+            done.append(subprocess.CompletedProcess(command, process.returncode, output, errors))
+    finally:
+        for process in started:
+            process.kill()
+    return done
+
+
+def outputs_of(source: str, ranks: int, *arguments: str, **environment: str) -> list[str]:
+    """What each rank printed; fails with the output of one whose exit status is not 0."""
+    done = run_ranks(source, ranks, *arguments, **environment)
+    for one in done:
+        assert one.returncode == 0, one.stdout + one.stderr
+    return [one.stdout.strip() for one in done]

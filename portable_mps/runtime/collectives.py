@@ -1,4 +1,4 @@
-"""The thread that hands tensors to torch.distributed's backend: csrc/collectives.cpp says how."""
+"""The threads that hand tensors to torch.distributed's backend, and the tensors' way there: csrc/collectives.cpp."""
 
 from __future__ import annotations
 
@@ -33,16 +33,33 @@ def await_apart(call: Callable[[], None]) -> None:
     _waiting().submit(call)
 
 
-def depart(tensor: torch.Tensor, host: torch.Tensor) -> Callable[[], None]:
-    """Record the copy of an `mps` tensor into a contiguous CPU tensor of its shape and dtype.
+class Passage:
+    """An `mps` tensor's way to the host and back. `host` is a contiguous CPU tensor of its shape and dtype."""
 
-    What is returned waits until the values are there.
-    """
-    source = tensor.resolve_conj().resolve_neg().contiguous()
-    finish = device.current().stream.start_download(source.data_ptr(), source.nbytes)
+    def __init__(self, tensor: torch.Tensor, is_read: bool) -> None:
+        """is_read: whether the values are copied to the host, behind all that is recorded; `arrive` waits for them."""
+        self._stream = device.current().stream
+        self._tensor = tensor
+        self._submission = 0
+        if is_read:
+            self._rows = tensor.resolve_conj().resolve_neg().contiguous()
+        else:
+            lies = tensor.is_contiguous() and not (tensor.is_conj() or tensor.is_neg())
+            self._rows = tensor if lies else torch.empty(tensor.shape, dtype=tensor.dtype, device=tensor.device)
+        size = self._rows.nbytes
+        self._buffer = device.current().host_buffers.take(size)
+        self.host = torch.from_numpy(self._buffer.memory[:size]).view(tensor.dtype).view(tensor.shape)
+        if is_read and size:
+            self._submission = self._stream.to_host(self._buffer, self._rows.data_ptr(), size)
 
-    def arrive() -> None:
-        # Not view(-1), which keeps the stride of a single element.
-        finish(host.as_strided((host.numel(),), (1,)).view(torch.uint8).numpy())
+    def arrive(self) -> None:
+        """Wait until the values are in `host`."""
+        self._stream.wait_for(self._submission)
 
-    return arrive
+    def end(self, is_written: bool) -> None:
+        """Have `host` copied back if it has been written to, and used again by others."""
+        if is_written and self._rows.nbytes:
+            self._submission = self._stream.from_host(self._rows.data_ptr(), self._buffer, self._rows.nbytes)
+            if self._rows is not self._tensor:
+                self._tensor.copy_(self._rows)
+        device.current().host_buffers.release(self._buffer, self._submission)

@@ -12,6 +12,7 @@ from portable_mps.runtime import adapter as adapters
 from portable_mps.runtime import cache as cache_folder
 from portable_mps.runtime import notices, profiler, workers
 from portable_mps.runtime.errors import ErrorRecord
+from portable_mps.runtime.host_buffers import HostBuffers
 from portable_mps.runtime.kernel import KERNELS, Compiler, open_pool
 from portable_mps.runtime.memory import Slabs
 from portable_mps.runtime.parameters import ParameterBuffer
@@ -56,6 +57,7 @@ class Device:
         self.pool = pool = open_pool(handle, functions, self.adapter.profile, mode, kept)
         waiting = notices.Compiling(cache is not None, lambda: 0 if pool is None else pool.unfinished)
         self.stream = Stream(self.raw, self.slabs, self.adapter.timestamp_period_ns, handle, functions, waiting)
+        self.host_buffers = HostBuffers(self.raw, adapters.opened(), self.adapter.handle)
         self._parameters = ParameterBuffer(self.raw, adapters.opened(), self.adapter.handle)
         self.stream.recorder.use_parameter_buffer(*self._parameters.handles)
         _C.set_recorder(self.stream.recorder)

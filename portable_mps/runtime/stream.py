@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 
 from portable_mps import _C
+from portable_mps.runtime import host_buffers
+from portable_mps.runtime.host_buffers import HostBuffer
 from portable_mps.runtime.notices import Compiling
 
 Step = _C.Batch | tuple[Any, np.ndarray, tuple[int, int, int], bool]  # the latter: what `record` takes
@@ -18,10 +20,6 @@ _STAGING_STEP = 1 << 16
 _COMPILED_TOGETHER = 4096  # dispatches that may wait for their kernels
 _HELD_BYTES = 1 << 26  # of host memory, for uploads that wait behind such dispatches
 _MAX_TRANSFER = 1 << 28  # bytes of host memory staged at a time
-
-
-def _staging_size(size: int) -> int:
-    return 256 if size <= 256 else max(_STAGING_STEP, 1 << (size - 1).bit_length())
 
 
 class Stream:
@@ -59,7 +57,6 @@ class Stream:
         self._next_event = 1
         self._timestamps: dict[int, tuple[Any, int]] = {}
         self._staging: dict[int, Any] = {}
-        self._free_staging: list[Any] = []
         self.recorder = _C.Recorder(self, handle, functions)
         self._records_in_cpp = bool(functions)
         self.lock = self.recorder.lock
@@ -272,38 +269,47 @@ class Stream:
         if self.error_check is not None:
             self.error_check()
 
-    def start_download(self, source: int, size: int) -> Callable[[np.ndarray], None]:
-        """Record and submit a copy of `size` device bytes; what is returned waits for it and fills host memory.
-
-        That (uint8, 1-d) is asked for then, from any thread. Does not wait, and raises no kernel's errors.
-        """
+    def to_host(self, buffer: HostBuffer, source: int, size: int) -> int:
+        """Copy `size` device bytes to a host buffer without waiting; the submission to wait for."""
         self._refuse_in_graphs("the host asked for values")
-        parts = []
-        for start in range(0, size, _MAX_TRANSFER):
-            count = min(_MAX_TRANSFER, size - start)
-            with self.lock:
-                staging = self._take_staging(count)
-                self._download(source + start, count, staging)
-                self.submit()
-                parts.append((start, count, staging, self._last_submission))
+        slab, offset = self._slabs.locate(source)
+        with self.lock:
+            self._transfer(
+                [(source, source + size)],
+                [],
+                self._raw_copy(slab.native_handle.value, offset, buffer.handle, 0, size),
+                deferred=False,
+            )
+            self.submit()
+            return self._last_submission or 0
 
-        def finish(data: np.ndarray) -> None:
-            for start, count, staging, submission in parts:
-                self._device.wait_for_submit(submission)
-                data[start : start + count] = staging.to_numpy().view(np.uint8)[:count]
-                with self.lock:
-                    self._free_staging.append(staging)
+    def from_host(self, destination: int, buffer: HostBuffer, size: int) -> int:
+        """Copy a host buffer's first `size` bytes to a device address; the submission after which it may be changed."""
+        self._refuse_in_graphs("values were copied from the host")
+        slab, offset = self._slabs.locate(destination)
+        with self.lock:
+            self._transfer(
+                [],
+                [(destination, destination + size)],
+                self._raw_copy(buffer.handle, 0, slab.native_handle.value, offset, size),
+                deferred=False,
+            )
+            self.submit()
+            return self._last_submission or 0
 
-        return finish
+    @staticmethod
+    def _raw_copy(source: Any, source_offset: int, target: Any, target_offset: int, size: int) -> Callable[[Any], None]:
+        def record(encoder: Any) -> None:
+            encoder.execute_callback(
+                lambda commands: host_buffers.copy(commands.value, source, source_offset, target, target_offset, size)
+            )
 
-    def _take_staging(self, size: int) -> Any:
-        """A buffer that nobody else uses until it is in `_free_staging` again."""
-        fitting = [buffer for buffer in self._free_staging if buffer.size >= size]
-        if not fitting:
-            return self._new_staging(size)
-        smallest = min(fitting, key=lambda buffer: buffer.size)
-        self._free_staging.remove(smallest)
-        return smallest
+        return record
+
+    def wait_for(self, submission: int) -> None:
+        """Wait until the device has done what was submitted so."""
+        if submission:
+            self._device.wait_for_submit(submission)
 
     def _download(self, address: int, size: int, staging: Any) -> None:
         buffer, offset = self._slabs.locate(address)
@@ -315,17 +321,15 @@ class Stream:
         )
 
     def _staging_buffer(self, size: int) -> Any:
-        rounded = _staging_size(size)
+        rounded = 256 if size <= 256 else max(_STAGING_STEP, 1 << (size - 1).bit_length())
         buffer = self._staging.get(rounded)
         if buffer is None:
-            buffer = self._new_staging(size)
+            spy = self._spy
+            usage = spy.BufferUsage.copy_destination
+            buffer = self._device.create_buffer(size=rounded, memory_type=spy.MemoryType.read_back, usage=usage)
             if rounded <= 1 << 24:  # larger ones are rare: not worth keeping
                 self._staging[rounded] = buffer
         return buffer
-
-    def _new_staging(self, size: int) -> Any:
-        memory, usage = self._spy.MemoryType.read_back, self._spy.BufferUsage.copy_destination
-        return self._device.create_buffer(size=_staging_size(size), memory_type=memory, usage=usage)
 
     # Submission and waiting -----------------------------------------------------------------------
 

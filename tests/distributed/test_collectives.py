@@ -1,0 +1,146 @@
+"""Collectives of mps tensors, by processes that share an adapter: values and errors as gloo's on the CPU."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from processes import outputs_of, run_ranks
+
+pytestmark = pytest.mark.skipif(not torch.distributed.is_available(), reason="torch has no torch.distributed")
+
+# As in test_beside_us.py: not by the interpreter's end, where gloo's threads may crash.
+BEGIN = "import os, torch, torch.distributed as dist\ndist.init_process_group('gloo')\nrank = dist.get_rank()\n"
+END = "\ndist.barrier()\ndist.destroy_process_group()\nos._exit(0)"
+
+
+def run(source, ranks=2):
+    return outputs_of(BEGIN + source + END, ranks)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("ranks", [2, 3])
+def test_every_collective_and_dtype(ranks):
+    folder = Path(__file__).parent
+    source = f"import sys; sys.path.insert(0, {str(folder)!r}); import collectives; collectives.compare()"
+    for output in run(source, ranks):
+        assert output.isdecimal() and int(output) > 350, output
+
+
+def test_what_is_changed_after_the_call_is_not_sent():
+    """Nor is what is written before it overtaken: a copy has its place among the kernels."""
+    source = """
+x = torch.full((1 << 18,), rank + 1.0, device="mps")
+works = []
+for step in range(8):
+    x = x * 2
+    sent = x.clone()
+    works.append((dist.all_reduce(sent, async_op=True), sent))
+    x = x + 1
+for work, sent in works:
+    work.wait()
+expected, each = [], [1.0, 2.0]
+for step in range(8):
+    each = [2 * value for value in each]
+    expected.append(sum(each))
+    each = [value + 1 for value in each]
+assert [sent[5].item() for _, sent in works] == expected == [sent[-1].item() for _, sent in works]
+"""
+    run(source)
+
+
+def test_groups_objects_and_barriers():
+    source = """
+x = torch.ones(2, device="mps")
+pair, one = dist.new_group([0, 1]), dist.new_group([1])
+dist.all_reduce(x, group=pair)
+if rank == 1:
+    dist.all_reduce(x, group=one)
+gathered, shared = [None] * 2, [torch.full((2,), 7, device="mps") if rank == 0 else None]
+dist.all_gather_object(gathered, {"rank": torch.full((1,), rank, device="mps")})
+dist.broadcast_object_list(shared, 0)
+dist.monitored_barrier()
+dist.barrier(async_op=True).wait()
+print(x.tolist(), [part["rank"].item() for part in gathered], shared[0].tolist(), dist.get_backend())
+"""
+    assert run(source) == ["[2.0, 2.0] [0, 1] [7, 7] gloo"] * 2
+
+
+def test_functional_collectives():
+    source = """
+import torch.distributed._functional_collectives as functional
+x = torch.full((2,), rank + 1.0, device="mps")
+summed = functional.all_reduce(x, "sum", dist.group.WORLD)
+gathered = functional.all_gather_tensor(x, 0, dist.group.WORLD)
+scattered = functional.reduce_scatter_tensor(x.repeat(2), "sum", 0, dist.group.WORLD)
+print((summed + 0).tolist(), (gathered + 0).tolist(), (scattered + 0).tolist())
+"""
+    assert run(source) == ["[3.0, 3.0] [1.0, 1.0, 2.0, 2.0] [3.0, 3.0]"] * 2
+
+
+ERRORS = """
+def refused(call):
+    try:
+        call()
+    except Exception as error:
+        return f"{type(error).__name__}: {error}"
+    return "done"
+for device in ("cpu", "mps"):
+    x, y = torch.ones(2, device=device), torch.ones(3, device=device)
+    print([refused(call) for call in (
+        lambda: dist.all_reduce(x, op=dist.ReduceOp.BAND),
+        lambda: dist.all_gather_into_tensor(y, x),
+        lambda: dist.all_gather([x, x], y),
+        lambda: dist.all_reduce_coalesced([x, x.long()]),
+        lambda: dist.send(x, rank),
+        lambda: dist.broadcast(x, 5),
+    )])
+"""
+
+
+def test_errors_are_those_of_the_cpu():
+    for output in run(ERRORS):
+        on_cpu, ours = output.splitlines()
+        assert ours == on_cpu and "done" not in ours
+
+
+def test_sparse_tensors_are_refused():
+    source = """
+try:
+    dist.all_reduce(torch.eye(2, device="mps").to_sparse())
+except NotImplementedError as error:
+    assert "c10d::allreduce_" in str(error)
+    print("refused")
+"""
+    assert run(source) == ["refused"] * 2
+
+
+FAULT = """
+import datetime, time
+dist.all_reduce(torch.ones(1, device="mps"))
+group = dist.new_group(timeout=datetime.timedelta(seconds=3))
+x = torch.ones(2 + 2 * (FAULT == "shape") * rank, device="mps")
+if rank == 1 and FAULT == "killed":
+    os._exit(0)
+if rank == 1 and FAULT == "slow":
+    time.sleep(6)
+start = time.monotonic()
+try:
+    dist.all_reduce(x, group=group)
+    print("done")
+except RuntimeError as error:
+    print("raised", x.sum().item() == x.numel(), time.monotonic() - start < 5)
+os._exit(0)
+"""
+
+
+@pytest.mark.parametrize("fault", ["killed", "slow"])
+def test_faults_of_another_process_are_raised(fault):
+    """Within the timeout, and nothing is written to the tensor."""
+    first, *_ = run_ranks(f"FAULT = {fault!r}\n{BEGIN}{FAULT}", 2)
+    assert first.stdout.strip() == "raised True True", first.stdout + first.stderr
+
+
+def test_a_process_with_another_shape():
+    """An error on one rank at the least, as gloo has it on the CPU; the others' follows as that one ends."""
+    outputs = [done.stdout.strip() for done in run_ranks(f"FAULT = 'shape'\n{BEGIN}{FAULT}", 2)]
+    assert any(output.startswith("raised") for output in outputs), outputs
