@@ -57,7 +57,7 @@ class Event(torch.Event):
     def __new__(cls, enable_timing: bool = False) -> Event:
         return super().__new__(cls, device="mps", enable_timing=enable_timing)
 
-    def elapsed_time(self, end_event: torch.Event) -> float:  # type: ignore[override]
+    def elapsed_time(self, end_event: torch.Event) -> float:
         """Milliseconds; torch's own takes no subclass.
 
         RuntimeError before both are recorded, ValueError for events without times.

@@ -65,7 +65,7 @@ def _new_storage(cls: type, *arguments: Any, **keywords: Any) -> Any:
 def _resize_storage(self: torch.UntypedStorage, size: int) -> torch.UntypedStorage:
     """torch.UntypedStorage.resize_, also of ours. size: in bytes."""
     if self.device.type != "mps":
-        return torch._C.StorageBase.resize_(self, size)  # type: ignore[attr-defined, no-any-return]
+        return torch._C.StorageBase.resize_(self, size)  # type: ignore[attr-defined]
     _C.resize_storage(self, size)
     return self
 
@@ -113,7 +113,7 @@ def _support_collectives() -> None:
         if str(name) == backend.UNDEFINED and "mps" in self.device_backend_map:
             self.device_backend_map = {"cpu": backend(backend.GLOO), "mps": backend(backend.GLOO)}
 
-    config.__init__ = init  # type: ignore[method-assign]
+    config.__init__ = init  # type: ignore[method-assign, assignment]
 
 
 def _leave_worker_asleep() -> None:
@@ -166,7 +166,7 @@ def install() -> None:
     for name, function in functions.items():
         setattr(torch._C, name, function)
     torch.UntypedStorage.__new__ = _new_storage  # type: ignore[method-assign]
-    torch.UntypedStorage.resize_ = _resize_storage  # type: ignore[method-assign]
+    torch.UntypedStorage.resize_ = _resize_storage  # type: ignore[method-assign, assignment]
     torch._C._has_mps = True
     torch.mps._is_in_bad_fork = _is_in_bad_fork
     device_module.install()

@@ -40,7 +40,7 @@ def move_inputs(module: types.ModuleType) -> None:
 
 def scale_gradients(module: types.ModuleType) -> None:
     """module: torch.distributed.fsdp.sharded_grad_scaler."""
-    module._is_supported_device = _taking_mps(module._is_supported_device)
+    module._is_supported_device = _taking_mps(module._is_supported_device)  # type: ignore[attr-defined]
 
 
 def gather_parameters(module: types.ModuleType) -> None:

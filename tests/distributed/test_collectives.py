@@ -9,7 +9,12 @@ from processes import outputs_of, run_ranks
 pytestmark = pytest.mark.skipif(not torch.distributed.is_available(), reason="torch has no torch.distributed")
 
 # As in test_beside_us.py: not by the interpreter's end, where gloo's threads may crash.
-BEGIN = "import os, torch, torch.distributed as dist\ndist.init_process_group('gloo')\nrank = dist.get_rank()\n"
+BEGIN = """
+import faulthandler, os, torch, torch.distributed as dist
+faulthandler.dump_traceback_later(170, exit=True)  # a process that hangs says where
+dist.init_process_group("gloo")
+rank = dist.get_rank()
+"""
 END = "\ndist.barrier()\ndist.destroy_process_group()\nos._exit(0)"
 
 

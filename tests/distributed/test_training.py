@@ -12,7 +12,8 @@ pytestmark = [
 ]
 
 BEGIN = f"""
-import os, sys, faulthandler; faulthandler.dump_traceback_later(90, exit=True); import torch, torch.distributed as dist
+import faulthandler, os, sys, torch, torch.distributed as dist
+faulthandler.dump_traceback_later(170, exit=True)  # a process that hangs says where
 sys.path.insert(0, {str(Path(__file__).parent)!r})
 dist.init_process_group()
 rank = dist.get_rank()
