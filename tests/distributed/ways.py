@@ -13,15 +13,18 @@ BATCH, STEPS = 12, 6
 
 
 class Branches(nn.Module):
-    """Convolutions with batch norm and a part that only some steps use."""
+    """Convolutions with two heads: both are used, unless a step asks for one."""
 
     def __init__(self, norm=nn.BatchNorm2d):
         super().__init__()
         self.features = nn.Sequential(nn.Conv2d(1, 6, 3), norm(6), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten())
         self.head, self.rare = nn.Linear(54, 10), nn.Linear(54, 10)
 
-    def forward(self, x, rare=False):
-        return (self.rare if rare else self.head)(self.features(x))
+    def forward(self, x, rare=None):
+        features = self.features(x)
+        if rare is None:
+            return self.head(features) + self.rare(features)
+        return (self.rare if rare else self.head)(features)
 
 
 def network(device, norm=nn.GroupNorm):
@@ -30,8 +33,12 @@ def network(device, norm=nn.GroupNorm):
     return Branches((lambda n: nn.GroupNorm(2, n)) if norm is nn.GroupNorm else norm).to(device)
 
 
-def losses(model, optimizer, device, rank=0, size=1, rare=(), parts=1):
-    """Of each step, over the whole batch. parts: into how many a step's own share is divided, and accumulated."""
+def losses(model, optimizer, device, rank=0, size=1, rare=None, parts=1):
+    """Of each step, over the whole batch.
+
+    rare: steps that use the rare head alone, where the others leave it out. parts: into how many a step's own share is
+    divided, and accumulated.
+    """
     generator, found = torch.Generator().manual_seed(1), []
     for step in range(STEPS):
         x, y = torch.randn(BATCH, 1, 8, 8, generator=generator), torch.randint(10, (BATCH,), generator=generator)
@@ -41,7 +48,10 @@ def losses(model, optimizer, device, rank=0, size=1, rare=(), parts=1):
         for place, (images, labels) in enumerate(pieces):
             last = place == len(pieces) - 1
             with torch.enable_grad() if last or size == 1 else model.no_sync():
-                loss = nn.functional.cross_entropy(model(images, step in rare).float(), labels) / parts
+                loss = (
+                    nn.functional.cross_entropy(model(images, None if rare is None else step in rare).float(), labels)
+                    / parts
+                )
                 loss.backward()
             total += loss.detach()
         optimizer.step()
@@ -69,7 +79,9 @@ def wrapped(name, rank, size):
         for part in (model.head, model.rare, model):
             fully_shard(part, mesh=mesh, **more)
         return losses(model, adam(model.parameters()), "mps", **arguments)
-    model = DistributedDataParallel(model, find_unused_parameters=True)
+    # Not where it is not needed: PowerSGD's callbacks communicate, and over gloo their order among other collectives is
+    # not the same in all processes, on the CPU neither.
+    model = DistributedDataParallel(model, find_unused_parameters=name == "unused parameters")
     match name:
         case "hook to bfloat16":
             model.register_comm_hook(None, default_hooks.bf16_compress_hook)
@@ -91,7 +103,7 @@ def wrapped(name, rank, size):
 def alone(name):
     """Losses of one process, on the CPU."""
     model = network("cpu", nn.BatchNorm2d if name == "sync batch norm" else nn.GroupNorm)
-    return losses(model, adam(model.parameters()), "cpu", rare=(1, 4) if name == "unused parameters" else ())
+    return losses(model, adam(model.parameters()), "cpu", rare=(1, 4) if name == "unused parameters" else None)
 
 
 # How far a loss may be from that of one process.
