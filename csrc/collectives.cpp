@@ -181,11 +181,13 @@ class DeviceWork final : public c10d::Work {
       TORCH_CHECK_WITH(DistBackendError, cv_.wait_for(held, timeout, is_over),
                        "a collective took longer than ", timeout.count(), " ms");
     }
-    const bool is_away = !completed_;
-    held.unlock();
-    if (is_away) {
+    if (!completed_) {
+      held.unlock();
       await(timeout);
+      held.lock();
+      cv_.wait(held, [this] { return completed_; });  // another thread may be at it
     }
+    held.unlock();
     if (const std::exception_ptr error = exception()) {
       std::rethrow_exception(error);
     }
@@ -261,7 +263,7 @@ class DeviceWork final : public c10d::Work {
       try {
         in_python([&] {
           const auto passage = py::reinterpret_steal<py::object>(passenger.passage);
-          passage.attr("end")(returns);
+          has_arrived ? passage.attr("end")(returns) : passage.attr("abandon")();
         });
       } catch (...) {
         error = error ? error : std::current_exception();

@@ -46,6 +46,12 @@ def replay_mode() -> int:
     return 2 if value == "always" else int(value not in ("", "0"))
 
 
+def local_world_size() -> int:
+    """LOCAL_WORLD_SIZE, as `torchrun` sets it: how many processes of one run are on this machine."""
+    value = os.environ.get("LOCAL_WORLD_SIZE", "")
+    return int(value) if value.isdecimal() else 1
+
+
 def local_rank() -> int | None:
     """LOCAL_RANK, as `torchrun` sets it: picks one adapter for each process of a machine."""
     value = os.environ.get("LOCAL_RANK")

@@ -44,6 +44,15 @@ def test_nothing_is_said_where_nobody_looks_on():
     assert run_script(USE).stderr == ""
 
 
+def test_processes_that_share_an_adapter():
+    """Said by the first of them alone."""
+    count = len(adapter.best(adapter.adapters()))
+    rank = {"LOCAL_WORLD_SIZE": str(count + 1), "PORTABLE_MPS_ADAPTER": ""}
+    assert f"{count + 1} processes share {count} adapter" in on_terminal(USE, LOCAL_RANK="0", **rank)
+    assert "share" not in on_terminal(USE, LOCAL_RANK=str(count), **rank)
+    assert "share" not in on_terminal(USE, LOCAL_RANK="0", LOCAL_WORLD_SIZE=str(count))
+
+
 SLOW = """
 import time, torch
 from portable_mps.runtime import device

@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import os
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -192,16 +193,26 @@ def choose() -> Adapter:
             names = ", ".join(f"{a.index}: {a.name}" for a in found)
             raise NoAdapterError(f"PORTABLE_MPS_ADAPTER={wanted!r} names none of the adapters ({names})")
         return matches[0]
-    usable = [a for a in found if not a.missing]
-    if not usable:
+    alike = best(found)
+    if not alike:
         lacks = "; ".join(f"{a.name} lacks {', '.join(a.missing)}" for a in found)
         raise NoAdapterError(
             f"no adapter can run the kernels: {lacks}. Update the driver, or install another. {_INSTALL}"
         )
-    kinds = {kind: _PREFERENCE[number] for number, kind in _KINDS.items()}
-    best = min(kinds[a.kind] for a in usable)
-    alike = [a for a in usable if kinds[a.kind] == best]
     return alike[(settings.local_rank() or 0) % len(alike)]
+
+
+def best(found: Sequence[Adapter]) -> list[Adapter]:
+    """Those of the most capable kind among `found` that can run the kernels."""
+    kinds = {kind: _PREFERENCE[number] for number, kind in _KINDS.items()}
+    usable = [a for a in found if not a.missing]
+    return [a for a in usable if kinds[a.kind] == min(kinds[b.kind] for b in usable)]
+
+
+def sharing() -> tuple[int, int] | None:
+    """How many processes of this machine share how many adapters, where these are fewer; by what `torchrun` sets."""
+    processes, adapter_count = settings.local_world_size(), len(best(adapters()))
+    return (processes, adapter_count) if settings.adapter() is None and processes > adapter_count else None
 
 
 def _text(value: Any) -> str:

@@ -56,6 +56,9 @@ class Passage:
         """Wait until the values are in `host`."""
         self._stream.wait_for(self._submission)
 
+    def abandon(self) -> None:
+        """Nothing arrived, or not all: the backend may still write to `host`, which nobody uses again."""
+
     def end(self, is_written: bool) -> None:
         """Have `host` copied back if it has been written to, and used again by others."""
         if is_written and self._rows.nbytes:

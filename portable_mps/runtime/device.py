@@ -66,6 +66,8 @@ class Device:
         self.compiler = Compiler(self.raw, self.stream.recorder, self.adapter, waiting, self.pool)
         if self.adapter.is_software:
             notices.software(self.adapter.name)
+        if (settings.local_rank() or 0) == 0 and (sharing := adapters.sharing()) is not None:
+            notices.shared(*sharing)
         _C.set_default_memory_ratio(settings.high_watermark_ratio())
 
     def close(self) -> None:

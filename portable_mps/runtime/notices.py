@@ -37,6 +37,11 @@ def software(name: str) -> None:
     )
 
 
+def shared(processes: int, adapters: int) -> None:
+    """Say that processes of one run have an adapter together, each of which is slower for that."""
+    say(f"{processes} processes share {adapters} adapter{'s' * (adapters > 1)}: as many as adapters are fastest")
+
+
 class Compiling:
     """A context around each wait for a compiler: says what takes so long once that was more than two seconds.
 
