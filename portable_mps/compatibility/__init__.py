@@ -38,6 +38,7 @@ _ACCELERATE = "`accelerate env` names the processor as the GPU, or Apple"
 
 MENDS = (
     Mend("accelerate.commands.env", _ACCELERATE, "accelerate.name_the_adapter"),
+    Mend("accelerate.state", "it trains on mps in one process alone", "accelerate.distribute"),
     Mend("lightning.fabric.accelerators.mps", _LIGHTNING, "lightning.accept"),
     Mend("lightning_fabric.accelerators.mps", _LIGHTNING, "lightning.accept"),
     Mend("torch._dynamo.trace_rules", "operators of a device are not written in Python elsewhere", "inductor.prepare"),

@@ -112,3 +112,31 @@ model(x.chunk(2)[rank].to("mps")).square().mean().backward()
 torch.testing.assert_close(plain[0].weight.grad.cpu(), expected)
 """
     outputs_of(BEGIN + source + END, 2)
+
+
+ACCELERATED = """
+import os, sys, torch
+from accelerate import Accelerator
+from torch import nn
+accelerator = Accelerator(cpu=sys.argv[1] == "cpu")
+torch.manual_seed(0)
+inputs, labels = torch.randn(32, 8), torch.randint(3, (32,))
+data = torch.utils.data.DataLoader(torch.utils.data.TensorDataset(inputs, labels), batch_size=4)
+model = nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 3))
+model, optimizer, data = accelerator.prepare(model, torch.optim.SGD(model.parameters(), 0.1), data)
+for x, y in data:
+    assert x.device.type == sys.argv[1]
+    loss = nn.functional.cross_entropy(model(x), y)
+    accelerator.backward(loss)
+    optimizer.step()
+    optimizer.zero_grad()
+print(accelerator.num_processes, [round(value, 4) for value in accelerator.gather(loss.detach()).tolist()], flush=True)
+torch.distributed.barrier()
+os._exit(0)
+"""
+
+
+def test_accelerate():
+    pytest.importorskip("accelerate", reason="accelerate is not installed")
+    ours, on_cpu = (outputs_of(ACCELERATED, 2, device) for device in ("mps", "cpu"))
+    assert ours == on_cpu and ours[0].startswith("2 [")
