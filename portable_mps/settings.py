@@ -48,14 +48,18 @@ def replay_mode() -> int:
 
 def local_world_size() -> int:
     """LOCAL_WORLD_SIZE, as `torchrun` sets it: how many processes of one run are on this machine."""
-    value = os.environ.get("LOCAL_WORLD_SIZE", "")
-    return int(value) if value.isdecimal() else 1
+    return _number("LOCAL_WORLD_SIZE") or 1
 
 
 def local_rank() -> int | None:
     """LOCAL_RANK, as `torchrun` sets it: picks one adapter for each process of a machine."""
-    value = os.environ.get("LOCAL_RANK")
-    return int(value) if value is not None and value.isdigit() else None
+    return _number("LOCAL_RANK")
+
+
+def _number(name: str) -> int | None:
+    """A variable that another program sets; None where it is no whole number."""
+    value = os.environ.get(name, "")
+    return int(value) if value.isdecimal() else None
 
 
 def cache_folder() -> Path:

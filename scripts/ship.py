@@ -2,7 +2,7 @@
 
 python scripts/ship.py: runs scripts/ship_workloads.py for each kind of adapter, on the software driver and without
 computing anything, and puts SPIR-V of the kernels that it asks for into portable_mps/spirv; what nobody asks for any
-more goes. SPIR-V does not depend on the driver, and its name is a hash of all that it follows from
+more goes. SPIR-V depends on the driver by Adapter.profile alone, and its name is a hash of all that it follows from
 (portable_mps.runtime.kernel.kernel_key): a changed kernel is not found there, and compiled as any other.
 """
 

@@ -21,7 +21,7 @@ from portable_mps.dispatch.rows import RowKernel
 from portable_mps.dispatch.strided import resized
 
 _VARIANCE = "maths::div(s.deviations, A(n))"
-_statistics = Reduction(
+statistics = Reduction(
     "norm_statistics",
     "{ A(0), A(0), A(0) }",
     "extended(s, a)",
@@ -32,7 +32,7 @@ _statistics = Reduction(
     accumulate=Accumulate.OUTPUT,
 )
 # Of the gradient a and the input b, with mean c and reciprocal deviation d: sums of a * (b - c) * d and of a.
-_gradient_sums = Reduction(
+gradient_sums = Reduction(
     "norm_gradient_sums",
     "{ A(0), A(0) }",
     "{ s.first + a * (b - c) * d, s.second + a }",
@@ -47,7 +47,7 @@ _affine = Pointwise("norm_affine", ("(a - b) * c * d + e",), 5)
 _scaled = Pointwise("norm_scaled", ("a * b",), 2)
 _running = Pointwise("norm_running", ("a + s0 * (c - a)", "b + s0 * (d - b)"), 4, "c")
 # a gradient, b input, c mean, d rstd, e weight, f mean of weighted gradients, g of their products with the input.
-_input_gradient = Pointwise("norm_input_gradient", ("d * (a * e - f - (b - c) * d * g)",), 7)
+input_gradient = Pointwise("norm_input_gradient", ("d * (a * e - f - (b - c) * d * g)",), 7)
 _forward_rows = RowKernel("normalization", "forward", tensors=7, scalars=1)
 _backward_rows = RowKernel("normalization", "backward", tensors=7, scalars=1)
 
@@ -57,12 +57,12 @@ def _require_floating(name: str, input: torch.Tensor) -> None:
         raise NotImplementedError(f"\"{name}\" not implemented for '{scalar_type(input.dtype)}'")
 
 
-def _channels(tensor: torch.Tensor, input: torch.Tensor) -> torch.Tensor:
+def channels_of(tensor: torch.Tensor, input: torch.Tensor) -> torch.Tensor:
     """One value a channel, to broadcast over (batch, channels, …)."""
     return tensor.view(1, -1, *(1,) * (input.dim() - 2))
 
 
-def _normalize(
+def normalize(
     out: torch.Tensor,
     input: torch.Tensor,
     mean: torch.Tensor,
@@ -100,7 +100,7 @@ def _batch_norm(
     channels = input.size(1)
     if training:
         mean, rstd, variance = (torch.empty(channels, dtype=accumulator, device=input.device) for _ in range(3))
-        _statistics((mean, rstd, variance), (input,), _all_but_channels(input), (eps,))
+        statistics((mean, rstd, variance), (input,), all_but_channels(input), (eps,))
         if running_mean is not None and running_var is not None and input.numel():
             _running((running_mean, running_var), (running_mean, running_var, mean, variance), (momentum,))
         saved = mean, rstd
@@ -109,12 +109,12 @@ def _batch_norm(
             raise RuntimeError("Expected running_mean and running_var to be defined when training=False")
         mean, rstd = running_mean, torch.rsqrt(running_var.to(accumulator) + eps)
         saved = input.new_empty(0, dtype=accumulator), input.new_empty(0, dtype=accumulator)
-    weight, bias = (None if t is None else _channels(t, input) for t in (weight, bias))
-    _normalize(out, input, _channels(mean, input), _channels(rstd, input), weight, bias)
+    weight, bias = (None if t is None else channels_of(t, input) for t in (weight, bias))
+    normalize(out, input, channels_of(mean, input), channels_of(rstd, input), weight, bias)
     return out, *saved
 
 
-def _all_but_channels(input: torch.Tensor) -> tuple[int, ...]:
+def all_but_channels(input: torch.Tensor) -> tuple[int, ...]:
     return (0, *range(2, input.dim()))
 
 
@@ -178,7 +178,7 @@ def batch_norm_update_stats(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Mean and (biased) variance of each channel."""
     accumulator = summed_in(input.dtype)
-    variance, mean = torch.var_mean(input.to(accumulator), _all_but_channels(input), correction=0)
+    variance, mean = torch.var_mean(input.to(accumulator), all_but_channels(input), correction=0)
     if running_mean is not None and running_var is not None:
         count = input.numel() // max(input.size(1), 1)
         unbiased = variance * (count / (count - 1)) if count > 1 else variance
@@ -234,21 +234,21 @@ def native_batch_norm_backward(
     if mean is None or rstd is None:
         raise RuntimeError("batch_norm_backward needs the statistics that the forward pass used")
     products, sums = (torch.empty(input.size(1), dtype=accumulator, device=input.device) for _ in range(2))
-    wide_mean, wide_rstd = _channels(mean, input), _channels(rstd, input)
+    wide_mean, wide_rstd = channels_of(mean, input), channels_of(rstd, input)
     if train or any(output_mask[1:]):
         operands = (grad_out, input, wide_mean.expand(input.shape), wide_rstd.expand(input.shape))
-        _gradient_sums((products, sums), operands, _all_but_channels(input))
+        gradient_sums((products, sums), operands, all_but_channels(input))
     grad_input = None
     if output_mask[0]:
         grad_input = torch.empty_like(input, memory_format=suggest_memory_format(input))
         if train:
             factor = 1 / max(input.numel() // max(input.size(1), 1), 1)
             scale = factor if weight is None else weight.to(accumulator) * factor
-            shares = (_channels(sums * scale, input), _channels(products * scale, input))
-            wide_weight = 1.0 if weight is None else _channels(weight, input)
-            _input_gradient((grad_input,), (grad_out, input, wide_mean, wide_rstd, wide_weight, *shares))
+            shares = (channels_of(sums * scale, input), channels_of(products * scale, input))
+            wide_weight = 1.0 if weight is None else channels_of(weight, input)
+            input_gradient((grad_input,), (grad_out, input, wide_mean, wide_rstd, wide_weight, *shares))
         else:
-            scale = wide_rstd if weight is None else wide_rstd * _channels(weight, input)
+            scale = wide_rstd if weight is None else wide_rstd * channels_of(weight, input)
             _scaled((grad_input,), (grad_out, scale))
     dtype = input.dtype if weight is None else weight.dtype
     return (
@@ -371,7 +371,7 @@ def _rows_gradient(
         if rows and size:
             wide_mean = torch.zeros((), dtype=rstd.dtype, device=input.device) if mean is None else mean.view(rows, 1)
             operands = (gradient.view(rows, size), source.view(rows, size), wide_mean, rstd.view(rows, 1))
-            _gradient_sums((products, sums), [t.expand(rows, size) for t in operands], (0,))
+            gradient_sums((products, sums), [t.expand(rows, size) for t in operands], (0,))
         dtype = input.dtype if weight is None else weight.dtype
         grad_weight = products.to(dtype).view(*normalized_shape) if output_mask[1] else None
         grad_bias = sums.to(dtype).view(*normalized_shape) if output_mask[2] else None
@@ -445,10 +445,10 @@ def native_group_norm(
     out = torch.empty(input.shape, dtype=input.dtype, device=input.device)
     mean, rstd, variance = (torch.empty((N, group), dtype=accumulator, device=input.device) for _ in range(3))
     grouped = input.contiguous().view(N, group, C // group, HxW)
-    _statistics((mean, rstd, variance), (grouped,), (2, 3), (eps,))
+    statistics((mean, rstd, variance), (grouped,), (2, 3), (eps,))
     weight, bias = (None if t is None else t.view(1, group, -1, 1) for t in (weight, bias))
     wide_mean, wide_rstd = mean.view(N, group, 1, 1), rstd.view(N, group, 1, 1)
-    _normalize(out.view(grouped.shape), grouped, wide_mean, wide_rstd, weight, bias)
+    normalize(out.view(grouped.shape), grouped, wide_mean, wide_rstd, weight, bias)
     return out.contiguous(memory_format=suggest_memory_format(input)), mean, rstd
 
 
@@ -504,7 +504,7 @@ def native_group_norm_backward(
     wide_mean, wide_rstd = (t.to(accumulator).view(N, group, 1, 1) for t in (mean, rstd))
     products, sums = (torch.empty((N, group, C // group), dtype=accumulator, device=input.device) for _ in range(2))
     operands = (gradient, grouped, wide_mean.expand(shape), wide_rstd.expand(shape))
-    _gradient_sums((products, sums), operands, (3,))
+    gradient_sums((products, sums), operands, (3,))
     grad_input = None
     if output_mask[0]:
         grad_input = torch.empty(input.shape, dtype=input.dtype, device=input.device)
@@ -514,7 +514,7 @@ def native_group_norm_backward(
         count = max(C // group * HxW, 1)
         shares = [(t * per_group).sum(2).div_(count).view(N, group, 1, 1) for t in (sums, products)]
         scale = 1.0 if weight is None else weight.view(1, group, -1, 1)
-        _input_gradient((grad_input.view(shape),), (gradient, grouped, wide_mean, wide_rstd, scale, *shares))
+        input_gradient((grad_input.view(shape),), (gradient, grouped, wide_mean, wide_rstd, scale, *shares))
         grad_input = grad_input.contiguous(memory_format=suggest_memory_format(input))
     dtype = input.dtype if weight is None else weight.dtype
     return (

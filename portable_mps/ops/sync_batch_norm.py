@@ -8,26 +8,26 @@ Formulae and a Pairwise Algorithm for Computing Sample Variances", 1979.
 from __future__ import annotations
 
 import torch
+from torch._prims_common import suggest_memory_format
 
 from portable_mps.dispatch.promotion import summed_in
 from portable_mps.dispatch.registry import implements
-
-
-def _over(input: torch.Tensor) -> list[int]:
-    """All dimensions but that of the channels."""
-    return [0, *range(2, input.dim())]
-
-
-def _along(statistic: torch.Tensor, input: torch.Tensor) -> torch.Tensor:
-    """(C,) as it meets (N, C, ...)."""
-    return statistic.view(-1, *[1] * (input.dim() - 2))
+from portable_mps.ops.normalization import (
+    all_but_channels,
+    channels_of,
+    gradient_sums,
+    input_gradient,
+    normalize,
+    statistics,
+)
 
 
 @implements("batch_norm_stats")
 def batch_norm_stats(input: torch.Tensor, eps: float) -> tuple[torch.Tensor, torch.Tensor]:
     """Mean and reciprocal standard deviation of each channel, (C,) both."""
-    variance, mean = torch.var_mean(input.to(summed_in(input.dtype)), _over(input), correction=0)
-    return mean, (variance + eps).rsqrt()
+    mean, rstd, variance = torch.empty(3, input.size(1), dtype=summed_in(input.dtype), device=input.device)
+    statistics((mean, rstd, variance), (input,), all_but_channels(input), (eps,))
+    return mean, rstd
 
 
 @implements("batch_norm_gather_stats_with_counts")
@@ -80,12 +80,10 @@ def batch_norm_elemt(
     eps: float,
 ) -> torch.Tensor:
     """(input - mean) * invstd * weight + bias, in the input's dtype and layout."""
-    result = (input - _along(mean, input)) * _along(invstd, input)
-    if weight is not None:
-        result = result * _along(weight, input)
-    if bias is not None:
-        result = result + _along(bias, input)
-    return result.to(input.dtype)
+    out = torch.empty_like(input, memory_format=suggest_memory_format(input))
+    weight, bias = (None if t is None else channels_of(t, input) for t in (weight, bias))
+    normalize(out, input, channels_of(mean, input), channels_of(invstd, input), weight, bias)
+    return out
 
 
 @implements("batch_norm_backward_reduce")
@@ -100,12 +98,12 @@ def batch_norm_backward_reduce(
     bias_g: bool,
 ) -> tuple[torch.Tensor | None, torch.Tensor | None, torch.Tensor | None, torch.Tensor | None]:
     """Sums of the gradient and of its products with the deviations, and this process's gradients of weight and bias."""
-    gradient = grad_out.to(mean.dtype)
-    total = gradient.sum(_over(input))
-    products = (gradient * (input - _along(mean, input))).sum(_over(input))
-    of_weight = _as(products * invstd, weight) if weight_g else None
-    of_bias = _as(total, weight) if bias_g else None
-    return (total, products, of_weight, of_bias) if input_g else (None, None, of_weight, of_bias)
+    products, sums = torch.empty(2, input.size(1), dtype=mean.dtype, device=input.device)
+    wide_mean, wide_rstd = (channels_of(t, input).expand(input.shape) for t in (mean, invstd))
+    gradient_sums((products, sums), (grad_out, input, wide_mean, wide_rstd), all_but_channels(input))
+    of_weight = _as(products, weight) if weight_g else None
+    of_bias = _as(sums, weight) if bias_g else None
+    return (sums, products / invstd, of_weight, of_bias) if input_g else (None, None, of_weight, of_bias)
 
 
 def _as(gradient: torch.Tensor, parameter: torch.Tensor | None) -> torch.Tensor:
@@ -124,8 +122,12 @@ def batch_norm_backward_elemt(
     count: torch.Tensor,
 ) -> torch.Tensor:
     """The input's gradient, from both sums over all processes and the counts of each, (processes,)."""
-    total = count.sum().to(mean.dtype)
-    slope = sum_dy_xmu / total * invstd.square()
-    scale = invstd if weight is None else invstd * weight
-    centred = grad_out - _along(sum_dy / total, input) - (input - _along(mean, input)) * _along(slope, input)
-    return (centred * _along(scale, input)).to(input.dtype)
+    scale = count.sum().to(mean.dtype).reciprocal()
+    if weight is not None:
+        scale = scale * weight
+    result = torch.empty_like(input, memory_format=suggest_memory_format(input))
+    shares = (channels_of(sum_dy * scale, input), channels_of(sum_dy_xmu * invstd * scale, input))
+    wide_weight = 1.0 if weight is None else channels_of(weight, input)
+    parts = (grad_out, input, channels_of(mean, input), channels_of(invstd, input), wide_weight, *shares)
+    input_gradient((result,), parts)
+    return result

@@ -273,38 +273,28 @@ class Stream:
         """Copy `size` device bytes to a host buffer without waiting; the submission to wait for."""
         self._refuse_in_graphs("the host asked for values")
         slab, offset = self._slabs.locate(source)
-        with self.lock:
-            self._transfer(
-                [(source, source + size)],
-                [],
-                self._raw_copy(slab.native_handle.value, offset, buffer.handle, 0, size),
-                deferred=False,
-            )
-            self.submit()
-            return self._last_submission or 0
+        copied = (slab.native_handle.value, offset, buffer.handle, 0, size)
+        return self._exchange([(source, source + size)], [], copied)
 
     def from_host(self, destination: int, buffer: HostBuffer, size: int) -> int:
         """Copy a host buffer's first `size` bytes to a device address; the submission after which it may be changed."""
         self._refuse_in_graphs("values were copied from the host")
         slab, offset = self._slabs.locate(destination)
+        copied = (buffer.handle, 0, slab.native_handle.value, offset, size)
+        return self._exchange([], [(destination, destination + size)], copied)
+
+    def _exchange(
+        self, reads: list[tuple[int, int]], writes: list[tuple[int, int]], copied: tuple[Any, int, Any, int, int]
+    ) -> int:
+        """Record and submit a copy; copied: what host_buffers.copy takes."""
+
+        def step(encoder: Any) -> None:
+            encoder.execute_callback(lambda commands: host_buffers.copy(commands.value, *copied))
+
         with self.lock:
-            self._transfer(
-                [],
-                [(destination, destination + size)],
-                self._raw_copy(buffer.handle, 0, slab.native_handle.value, offset, size),
-                deferred=False,
-            )
+            self._transfer(reads, writes, step, deferred=False)
             self.submit()
             return self._last_submission or 0
-
-    @staticmethod
-    def _raw_copy(source: Any, source_offset: int, target: Any, target_offset: int, size: int) -> Callable[[Any], None]:
-        def record(encoder: Any) -> None:
-            encoder.execute_callback(
-                lambda commands: host_buffers.copy(commands.value, source, source_offset, target, target_offset, size)
-            )
-
-        return record
 
     def wait_for(self, submission: int) -> None:
         """Wait until the device has done what was submitted so."""
