@@ -15,8 +15,10 @@
 #include <torch/csrc/distributed/c10d/Work.hpp>
 
 #include <array>
+#include <functional>
 #include <optional>
 #include <string>
+#include <thread>
 
 namespace portable_mps {
 namespace {
@@ -133,23 +135,32 @@ class DeviceWork final : public c10d::Work {
     if (is_message_) {
       return;  // whoever waits for it does the rest
     }
-    const auto self = c10::intrusive_ptr<DeviceWork>::unsafe_reclaim_from_nonowning(this);
-    if (const auto future = future_of(*inner_)) {
-      future->addCallback([self](c10::ivalue::Future& future) {
-        if (future.hasError()) {
-          self->fail(future.exception_ptr());
-        } else {
-          self->bring_back();
-        }
-      });
-    } else {
-      in_python([&] {
-        python_side().attr("await_apart")(py::cpp_function([self] {
-          const py::gil_scoped_release released;
-          self->await(kNoTimeout);
-        }));
-      });
+    const auto future = future_of(*inner_);
+    if (future == nullptr) {
+      return apart([](DeviceWork& self) { self.await(kNoTimeout); });
     }
+    const auto end_as = [](DeviceWork& self, c10::ivalue::Future& future) {
+      if (future.hasError()) {
+        self.fail(future.exception_ptr());
+      } else {
+        self.bring_back();
+      }
+    };
+    future->addCallback([self = this->self(), end_as,
+                         handing_over = std::this_thread::get_id()](c10::ivalue::Future& future) {
+      // Called at once where it is over already, but callbacks of whoever waits for us (PowerSGD's)
+      // may wait for the next collective, and the thread that hands over must not.
+      if (std::this_thread::get_id() == handing_over) {
+        self->apart([end_as](DeviceWork& self) { end_as(self, *future_of(*self.inner_)); });
+      } else {
+        end_as(*self, future);
+      }
+    });
+  }
+
+  // Where the call itself has failed, in the thread that hands over.
+  void fail_apart(std::exception_ptr error) {
+    apart([error = std::move(error)](DeviceWork& self) { self.fail(error); });
   }
 
   void fail(std::exception_ptr error) {
@@ -212,6 +223,20 @@ class DeviceWork final : public c10d::Work {
   }
 
  private:
+  c10::intrusive_ptr<DeviceWork> self() {
+    return c10::intrusive_ptr<DeviceWork>::unsafe_reclaim_from_nonowning(this);
+  }
+
+  // In another thread, which may wait for other processes.
+  void apart(std::function<void(DeviceWork&)> call) {
+    in_python([&] {
+      python_side().attr("await_apart")(py::cpp_function([self = self(), call = std::move(call)] {
+        const py::gil_scoped_release released;
+        call(*self);
+      }));
+    });
+  }
+
   bool is_issued() {
     const std::lock_guard<std::mutex> held(mutex_);
     return is_issued_;
@@ -313,9 +338,9 @@ class Journey {
       const bool answers = !arguments_.empty() && arguments_.back().isCustomClass();
       work_->issued(answers ? arguments_.back().toCustomClass<c10d::Work>() : nullptr);
     } catch (py::error_already_set& error) {
-      work_->fail(std::make_exception_ptr(std::runtime_error(error.what())));
+      work_->fail_apart(std::make_exception_ptr(std::runtime_error(error.what())));
     } catch (...) {
-      work_->fail(std::current_exception());
+      work_->fail_apart(std::current_exception());
     }
     arguments_.clear();
   }

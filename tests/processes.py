@@ -57,8 +57,8 @@ def run_ranks(source: str, ranks: int, *arguments: str, **environment: str) -> l
 
 
 def outputs_of(source: str, ranks: int, *arguments: str, **environment: str) -> list[str]:
-    """What each rank printed; fails with the output of one whose exit status is not 0."""
+    """What each rank printed; fails with the output of all where an exit status is not 0."""
     done = run_ranks(source, ranks, *arguments, **environment)
-    for one in done:
-        assert one.returncode == 0, one.stdout + one.stderr
+    everything = "".join(f"rank {rank}:\n{one.stdout}{one.stderr}" for rank, one in enumerate(done))
+    assert all(one.returncode == 0 for one in done), everything
     return [one.stdout.strip() for one in done]

@@ -82,6 +82,28 @@ print((summed + 0).tolist(), (gathered + 0).tolist(), (scattered + 0).tolist())
     assert run(source) == ["[3.0, 3.0] [1.0, 1.0, 2.0, 2.0] [3.0, 3.0]"] * 2
 
 
+def test_a_callback_may_wait_for_the_next_collective():
+    """As PowerSGD's do; also where a collective is over, or has failed, before a callback can be added."""
+    source = """
+alone = [dist.new_group([one]) for one in range(2)][rank]
+def again(group):
+    return lambda future: 2 * dist.all_reduce(future.value()[0], group=group, async_op=True).get_future().wait()[0]
+def recovered(future):
+    try:
+        return future.value()
+    except RuntimeError:
+        return dist.all_reduce(torch.ones(2, device="mps"), group=alone, async_op=True).get_future().wait()
+for _ in range(100):
+    for group, expected in ((alone, 2), (None, 8)):
+        x = torch.ones(2, device="mps")
+        summed = dist.all_reduce(x, group=group, async_op=True).get_future().then(again(group)).wait()
+        assert summed.tolist() == [expected] * 2, summed
+    failing = dist.all_reduce(torch.ones(2, device="mps"), op=dist.ReduceOp.BAND, group=alone, async_op=True)
+    assert failing.get_future().then(recovered).wait()[0].tolist() == [1, 1]
+"""
+    run(source)
+
+
 ERRORS = """
 def refused(call):
     try:
