@@ -52,6 +52,12 @@ MENDS = (
     Mend("torch.nn.attention.flex_attention", "it refuses gradients", "inductor.differentiate_flex_attention"),
     Mend("torch.distributed.fsdp._fully_shard._fsdp_collectives", _DEVICES, "distributed.gather_parameters"),
     Mend("torch.distributed.fsdp._fully_shard._fsdp_state", _DEVICES, "distributed.move_inputs"),
+    Mend("torch.distributed.tensor", "attention is divided under CUDA's names", "sharded_attention.divide"),
+    Mend(
+        "torch.distributed.tensor.experimental._context_parallel._attention",
+        "its rings are of CUDA's attention",
+        "sharded_attention.pass_around",
+    ),
     Mend("torch.distributed.fsdp.sharded_grad_scaler", _DEVICES, "distributed.scale_gradients"),
     Mend("torch.nn.modules.batchnorm", _DEVICES, "distributed.synchronize_batch_norm"),
     Mend(
