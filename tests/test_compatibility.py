@@ -25,9 +25,14 @@ from portable_mps import compatibility
 print([m.module for m in compatibility.MENDS if m.module in sys.modules])
 print([name for name in sys.modules if name.startswith("portable_mps.compatibility.")])
 """
-    mended = ["torch._subclasses.fake_impls", "torch.nn.modules.batchnorm", "torch.nn.parallel.distributed"]
-    ours = ["portable_mps.compatibility.inductor", "portable_mps.compatibility.distributed"]
-    assert output_of(source).splitlines() == [str(mended), str(ours)]
+    mended, ours = (eval(line) for line in output_of(source).splitlines())
+    assert mended == [
+        "torch._subclasses.fake_impls",
+        "torch.distributed.distributed_c10d",
+        "torch.nn.modules.batchnorm",
+        "torch.nn.parallel.distributed",
+    ]
+    assert set(ours) == {f"portable_mps.compatibility.{name}" for name in ("inductor", "distributed", "rescoping")}
 
 
 @pytest.fixture

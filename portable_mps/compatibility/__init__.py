@@ -33,14 +33,34 @@ class Mend(NamedTuple):
 _LIGHTNING = "its accelerator asks for an ARM processor"
 _TORCHVISION = "its operators have kernels for mps on a Mac alone"
 
+_PROCESSES = "several processes are CUDA's matter"
+
 _DEVICES = "its list of devices leaves mps out"
 _ACCELERATE = "`accelerate env` names the processor as the GPU, or Apple"
+
+
+def _of_lightning() -> list[Mend]:
+    fabric = ("accelerators.mps", _LIGHTNING, "accept"), ("connector", _PROCESSES, "distribute")
+    trainer = (
+        ("accelerators.mps", _PROCESSES, "count_devices"),
+        ("trainer.connectors.accelerator_connector", _PROCESSES, "distribute"),
+    )
+    both = ("strategies.ddp", _PROCESSES, "replicate"), ("plugins.precision.fsdp", _PROCESSES, "mix_precision")
+    return [
+        Mend(f"{name}.{module}", reason, f"lightning.{function}")
+        for names, rows in (
+            (("lightning.fabric", "lightning_fabric"), fabric),
+            (("lightning.pytorch", "pytorch_lightning"), trainer),
+        )
+        for name in names
+        for module, reason, function in (*rows, *both)
+    ]
+
 
 MENDS = (
     Mend("accelerate.commands.env", _ACCELERATE, "accelerate.name_the_adapter"),
     Mend("accelerate.state", "it trains on mps in one process alone", "accelerate.distribute"),
-    Mend("lightning.fabric.accelerators.mps", _LIGHTNING, "lightning.accept"),
-    Mend("lightning_fabric.accelerators.mps", _LIGHTNING, "lightning.accept"),
+    *_of_lightning(),
     Mend("torch._dynamo.trace_rules", "operators of a device are not written in Python elsewhere", "inductor.prepare"),
     Mend("torch._subclasses.fake_impls", "it lays out Metal's convolutions", "inductor.lay_out_convolutions"),
     Mend("torch._inductor.config", "compiled code draws other random numbers than eager's", "inductor.draw_as_eager"),
@@ -50,6 +70,7 @@ MENDS = (
     Mend("torch._inductor.ir", "its guards on strides may not be evaluated", "inductor.compare_strides"),
     Mend("torch._inductor.kernel.flex.flex_attention", "its template is in Metal", "inductor.compose_flex_attention"),
     Mend("torch.nn.attention.flex_attention", "it refuses gradients", "inductor.differentiate_flex_attention"),
+    Mend("torch.distributed.distributed_c10d", "it cannot copy gloo's options", "distributed.copy_options"),
     Mend("torch.distributed.fsdp._fully_shard._fsdp_collectives", _DEVICES, "distributed.gather_parameters"),
     Mend("torch.distributed.fsdp._fully_shard._fsdp_state", _DEVICES, "distributed.move_inputs"),
     Mend("torch.distributed.tensor", "attention is divided under CUDA's names", "sharded_attention.divide"),

@@ -9,23 +9,13 @@ from typing import Any
 
 import torch
 
-
-class _Answering:
-    """A module with other answers to some questions."""
-
-    def __init__(self, module: Any, **answers: Any) -> None:
-        self.__dict__.update(answers, _module=module)
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._module, name)
+from portable_mps.compatibility.rescoping import Answering, rescoped
 
 
 def _taking_mps(function: Callable[..., Any]) -> Callable[..., Any]:
     """The function, whose list of devices ends with the backend from outside torch: that is `mps` for it."""
-    named = _Answering(torch._C, _get_privateuse1_backend_name=lambda: "mps")
-    scope = function.__globals__ | {"torch": _Answering(torch, _C=named)}
-    made = types.FunctionType(function.__code__, scope, function.__name__, function.__defaults__, function.__closure__)
-    return functools.update_wrapper(made, function)
+    named = Answering(torch._C, _get_privateuse1_backend_name=lambda: "mps")
+    return rescoped(function, torch=Answering(torch, _C=named))
 
 
 def synchronize_batch_norm(module: types.ModuleType) -> None:
@@ -64,3 +54,18 @@ def compress_to_bfloat16(module: types.ModuleType) -> None:
         checked(self, hook)
 
     module.DistributedDataParallel._check_comm_hook = check
+
+
+def copy_options(module: types.ModuleType) -> None:
+    """module: torch.distributed.distributed_c10d. Groups that name their device are divided with a copy of options."""
+    gloo = getattr(module, "ProcessGroupGloo", None)
+    if gloo is None:
+        return
+
+    def copied(self: Any, memo: dict[int, Any]) -> Any:
+        made = gloo._Options()
+        for name in ("_timeout", "_devices", "_threads", "global_ranks_in_group", "group_name"):
+            setattr(made, name, getattr(self, name))
+        return made
+
+    gloo._Options.__deepcopy__ = copied

@@ -70,6 +70,21 @@ print(x.tolist(), [part["rank"].item() for part in gathered], shared[0].tolist()
     assert run(source) == ["[2.0, 2.0] [0, 1] [7, 7] gloo"] * 2
 
 
+def test_a_group_that_names_its_device():
+    """It is divided in another way than one that does not."""
+    source = """
+from torch.distributed.device_mesh import init_device_mesh
+mesh = init_device_mesh("mps", (1, 2), mesh_dim_names=("outer", "inner"))
+for name in ("outer", "inner"):
+    for device in ("mps", "cpu"):
+        x = torch.ones(2, device=device)
+        dist.all_reduce(x, group=mesh[name].get_group())
+        print(x.tolist(), end=" ")
+"""
+    begin = BEGIN.replace('"gloo"', 'device_id=torch.device("mps", 0)')
+    assert outputs_of(begin + source + END, 2) == ["[1.0, 1.0] [1.0, 1.0] [2.0, 2.0] [2.0, 2.0]"] * 2
+
+
 def test_functional_collectives():
     source = """
 import torch.distributed._functional_collectives as functional
