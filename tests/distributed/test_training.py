@@ -18,7 +18,7 @@ sys.path.insert(0, {str(Path(__file__).parent)!r})
 dist.init_process_group()
 rank = dist.get_rank()
 """
-WAYS = 11  # in ways.py
+WAYS = 13  # in ways.py
 END = "\ndist.barrier()\ndist.destroy_process_group()\nos._exit(0)"
 
 
@@ -110,6 +110,36 @@ plain.zero_grad()
 model = torch.compile(nn.parallel.DistributedDataParallel(plain.to("mps")))
 model(x.chunk(2)[rank].to("mps")).square().mean().backward()
 torch.testing.assert_close(plain[0].weight.grad.cpu(), expected)
+"""
+    outputs_of(BEGIN + source + END, 2)
+
+
+def test_join_and_samplers():
+    """Processes with more batches than others, and each with a share of the data."""
+    source = """
+from torch import nn
+from torch.distributed.algorithms.join import Join
+from torch.distributed.optim import ZeroRedundancyOptimizer
+from torch.utils.data import DataLoader, DistributedSampler
+def trained(device):
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 3)).to(device)
+    model = nn.parallel.DistributedDataParallel(model)
+    optimizer = ZeroRedundancyOptimizer(model.parameters(), torch.optim.Adam, lr=0.01)
+    x = torch.randn(10, 8, generator=torch.Generator().manual_seed(1))
+    with Join([model, optimizer]):
+        for batch in x[: 4 + 2 * rank].split(2):
+            model(batch.to(device)).square().mean().backward()
+            optimizer.step()
+            optimizer.zero_grad()
+    sampler = DistributedSampler(x, seed=1)
+    sampler.set_epoch(1)
+    with torch.no_grad():
+        seen = torch.cat([model.module(batch.to(device)) for batch in DataLoader(x, batch_size=2, sampler=sampler)])
+    gathered = torch.empty(10, 3, device=device)
+    dist.all_gather_into_tensor(gathered, seen)
+    return gathered.cpu()
+torch.testing.assert_close(trained("mps"), trained("cpu"))
 """
     outputs_of(BEGIN + source + END, 2)
 
