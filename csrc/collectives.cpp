@@ -313,9 +313,18 @@ class Journey {
  public:
   Journey(const c10::OperatorHandle& op, const Meaning& meaning, torch::jit::Stack arguments)
       : op_(op), meaning_(meaning), arguments_(std::move(arguments)) {
-    for (size_t i = 0; i < arguments_.size(); ++i) {
-      const bool is_written = i == 0 && meaning.writes;
-      arguments_[i] = on_host(arguments_[i], is_written, !is_written || meaning.reads_written);
+    try {
+      for (size_t i = 0; i < arguments_.size(); ++i) {
+        const bool is_written = i == 0 && meaning.writes;
+        arguments_[i] = on_host(arguments_[i], is_written, !is_written || meaning.reads_written);
+      }
+    } catch (...) {  // those before the one that cannot travel
+      in_python([this] {
+        for (const Passenger& passenger : passengers_) {
+          py::reinterpret_steal<py::object>(passenger.passage).attr("end")(false);
+        }
+      });
+      throw;
     }
     work_ = c10::make_intrusive<DeviceWork>(std::move(passengers_), meaning.is_message);
   }

@@ -28,6 +28,14 @@ def _set_memory_fraction(fraction: float) -> None:
     _C.set_memory_ratio(fraction)
 
 
+def _empty_cache() -> None:
+    from portable_mps.runtime import device
+
+    _C.empty_cache()
+    if device.is_open():
+        device.current().host_buffers.trim(0)
+
+
 def _profiler() -> Any:
     from portable_mps.runtime import profiler
 
@@ -147,7 +155,7 @@ def install() -> None:
         "_mps_get_core_count": _core_count,
         "_mps_get_default_generator": _C.default_generator,
         "_mps_deviceSynchronize": lambda: _bridge().synchronize(),
-        "_mps_emptyCache": _C.empty_cache,
+        "_mps_emptyCache": _empty_cache,
         "_mps_setMemoryFraction": _set_memory_fraction,
         "_mps_currentAllocatedMemory": _C.allocated_memory,
         "_mps_driverAllocatedMemory": _C.driver_memory,

@@ -9,10 +9,11 @@ import numpy as np
 
 _LEAST_BYTES = 1 << 16
 _STEP = 1 << 20  # bytes to which the size of larger ones is rounded
+_MOST_FREE = 1 << 30  # bytes that are kept for later
 
 
 class HostBuffer:
-    """memory: its bytes, mapped; handle: the VkBuffer. Lives as long as the device."""
+    """memory: its bytes, mapped; handle: the VkBuffer."""
 
     def __init__(self, native: Any, physical: Any, size: int) -> None:
         """native, physical: the VkDevice and VkPhysicalDevice, of the bindings."""
@@ -32,9 +33,17 @@ class HostBuffer:
         cached = vk.VK_MEMORY_PROPERTY_HOST_CACHED_BIT
         kinds.sort(key=lambda kind: not properties.memoryTypes[kind].propertyFlags & cached)
         of_memory = vk.VkMemoryAllocateInfo(allocationSize=needs.size, memoryTypeIndex=kinds[0])
-        memory = vk.vkAllocateMemory(native, of_memory, None)
-        vk.vkBindBufferMemory(native, self.handle, memory, 0)
-        self.memory = np.frombuffer(vk.vkMapMemory(native, memory, 0, size, 0), np.uint8, size)
+        self._native = native
+        self._allocation = vk.vkAllocateMemory(native, of_memory, None)
+        vk.vkBindBufferMemory(native, self.handle, self._allocation, 0)
+        self.memory = np.frombuffer(vk.vkMapMemory(native, self._allocation, 0, size, 0), np.uint8, size)
+
+    def free(self) -> None:
+        """Give the memory back, of which nobody may hold a view any more."""
+        import vulkan as vk
+
+        vk.vkDestroyBuffer(self._native, self.handle, None)
+        vk.vkFreeMemory(self._native, self._allocation, None)
 
 
 class HostBuffers:
@@ -63,6 +72,20 @@ class HostBuffers:
         """last_use: the submission after which the device is done with it."""
         with self._lock:
             self._free.append((buffer, last_use))
+        self.trim(_MOST_FREE)
+
+    def trim(self, most: int) -> None:
+        """Free those that have been unused for longest, until no more than `most` bytes are kept for later."""
+        with self._lock:
+            excess = sum(buffer.memory.size for buffer, _ in self._free) - most
+            kept = []
+            for buffer, last_use in self._free:
+                if excess > 0 and self._device.is_submit_finished(last_use):
+                    excess -= buffer.memory.size
+                    buffer.free()
+                else:
+                    kept.append((buffer, last_use))
+            self._free = kept
 
 
 def copy(commands: int, source: Any, source_offset: int, target: Any, target_offset: int, size: int) -> None:

@@ -156,6 +156,46 @@ except NotImplementedError as error:
     assert run(source) == ["refused"] * 2
 
 
+def test_a_tensor_without_memory_on_the_host():
+    """That of those before it is used again."""
+    source = """
+from portable_mps.runtime import collectives, device
+passage, made = collectives.Passage, []
+def limited(*arguments):
+    if len(made) % 2:
+        made.append(None)
+        raise MemoryError("no host memory")
+    made.append(passage(*arguments))
+    return made[-1]
+collectives.Passage = limited
+for _ in range(3):
+    try:
+        dist.all_gather([torch.empty(2, device="mps") for _ in range(2)], torch.ones(2, device="mps"))
+    except MemoryError:
+        torch.mps.synchronize()
+        print(len(device.current().host_buffers._free), end=" ")
+collectives.Passage = passage
+"""
+    assert run(source) == ["1 1 1"] * 2
+
+
+def test_memory_on_the_host_is_used_again_and_freed():
+    source = """
+from portable_mps.runtime import device
+for size in (10, 1 << 16, 10, 1 << 19, 10):
+    dist.all_reduce(torch.ones(size, device="mps"))
+torch.mps.synchronize()
+buffers = device.current().host_buffers
+before = sorted(buffer.memory.size for buffer, _ in buffers._free)
+torch.mps.empty_cache()
+print(before, len(buffers._free))
+x = torch.ones(3, device="mps")
+dist.all_reduce(x)
+assert x.tolist() == [2, 2, 2]
+"""
+    assert run(source) == ["[65536, 262144, 2097152] 0"] * 2
+
+
 FAULT = """
 import datetime, time
 dist.all_reduce(torch.ones(1, device="mps"))
