@@ -12,7 +12,7 @@ export PYTHON VENV
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test validate operators compiled models ecosystem vendors numerics lint format bench overhead wheel \
-        clean
+        release clean
 
 help:
 	@echo "make setup   install the system packages that are missing, make $(VENV), build"
@@ -29,6 +29,7 @@ help:
 	@echo "make bench   time operators against CUDA (or the CPU), write docs/performance.md (ARGS='--families products')"
 	@echo "make overhead    what a small operator costs the host (ARGS='--profile add' shows where, ARGS=--graphs in graphs)"
 	@echo "make wheel   build a wheel in dist/, with SPIR-V of the kernels that most programs need (minutes)"
+	@echo "make release     build the wheel and the source distribution, try them in a fresh environment, say what to upload"
 	@echo "make clean   remove $(VENV) and what was built"
 
 setup: $(READY)
@@ -94,6 +95,11 @@ overhead: $(READY)
 wheel: $(DEVELOP)
 	$(RUN) scripts/ship.py
 	$(RUN) -m pip --disable-pip-version-check wheel --no-build-isolation --no-deps --wheel-dir dist .
+
+release: $(DEVELOP)
+	scripts/setup.sh release
+	$(RUN) scripts/ship.py
+	$(RUN) scripts/release.py $(ARGS)
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info portable_mps/_C.* portable_mps/spirv

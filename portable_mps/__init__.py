@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 
 from portable_mps import settings
 
@@ -37,12 +38,31 @@ def _reason_to_stay_out() -> str | None:
     if torch.backends.mps.is_built():
         return "this build of torch has an mps device of its own"
     wanted = settings.activate()
-    if wanted is not None:
-        return None if wanted else "PORTABLE_MPS=0"
-    other = _other_accelerator()
+    if wanted is False:
+        return "PORTABLE_MPS=0"
+    other = None if wanted else _other_accelerator()
     if other is not None:
         return f"torch already has the accelerator '{other}' here; set PORTABLE_MPS=1 to use mps all the same"
-    return None
+    mismatch = _mismatch()
+    if mismatch is not None:
+        warnings.warn(mismatch, UserWarning, stacklevel=2)
+    return mismatch
+
+
+def _mismatch() -> str | None:
+    """A sentence about an extension that another torch has been built with: libtorch's classes differ."""
+    import torch
+
+    try:
+        from portable_mps._built_for import TORCH
+    except ImportError:
+        return "portable-mps is not built here: pip install --no-build-isolation . does it, for the torch that is there"
+    if torch.__version__.split(".")[:2] == TORCH.split("."):
+        return None
+    here = torch.__version__
+    return (
+        f"this portable-mps was built for torch {TORCH}, here is torch {here}: install its wheel, or torch=={TORCH}.*"
+    )
 
 
 def _other_accelerator() -> str | None:

@@ -1,8 +1,9 @@
-"""The command line: portable-mps info | doctor | profile | cache | tune."""
+"""The command line: portable-mps info | doctor | test | demo | profile | cache | tune."""
 
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import os
 import sys
 from collections.abc import Sequence
@@ -15,6 +16,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     commands = parser.add_subparsers(dest="command", required=True)
     commands.add_parser("info", help="adapters, driver, features, torch, and whether mps is active here")
     commands.add_parser("doctor", help="test the adapter and say what is wrong")
+    commands.add_parser("test", help="compare operators, training and compiling with the CPU, in about two minutes")
+    demo = commands.add_parser("demo", help="train a network on handwritten digits on the mps device")
+    demo.add_argument("arguments", nargs=argparse.REMAINDER, help="of examples/digits.py")
     profile = commands.add_parser("profile", help="run a script and show the device's time by kernel")
     profile.add_argument("--trace", type=Path, metavar="FILE", help="a trace to write, which Perfetto opens")
     words = "torch's operators in the trace too, which slows the script down"
@@ -45,6 +49,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _cache(options.action)
     # What runs from here on is for the device: also where torch has another accelerator.
     os.environ.setdefault("PORTABLE_MPS", "1")
+    if options.command == "demo":
+        return _demo(demo, options.arguments)
+    if options.command == "test":
+        from portable_mps import selftest
+
+        return selftest.run()
     if options.command == "profile":
         return _profile(profile, options)
     if options.command == "cache":
@@ -56,6 +66,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     from portable_mps import doctor
 
     return doctor.run()
+
+
+def _demo(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> int:
+    missing = [name for name in ("matplotlib", "sklearn", "tqdm") if importlib.util.find_spec(name) is None]
+    if missing:
+        parser.error(f"it needs {', '.join(missing)}: pip install matplotlib scikit-learn tqdm")
+    package = Path(__file__).parent
+    folders = package / "examples", package.parent / "examples"  # of a wheel, of a checkout
+    from portable_mps import profile
+
+    return profile.run_script(next(path for path in folders if path.is_dir()) / "digits.py", arguments)
 
 
 def _cache(action: str | None) -> int:

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Everything `make setup` does: system packages, the virtual environment, torch, our extension; with the argument
-# `develop`, what tests and linters need, too. Each step looks first and skips what is there, so running it again is cheap.
+# `develop`, what tests and linters need, too; with `release`, what building a release needs. Each step looks first and skips
+# what is there, so running it again is cheap.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -39,14 +40,15 @@ else
     "$python" setup.py --quiet build_ext --inplace
 fi
 
-if [ "${1:-}" = develop ]; then
-    echo "installing what tests and linters need"
+if [ $# -gt 0 ]; then
+    echo "installing what '$1' needs"
     # By their names: naming our extras would build the extension once more.
-    mapfile -t wanted < <("$python" - <<'END'
-import tomllib
+    mapfile -t wanted < <("$python" - "$1" <<'END'
+import sys, tomllib
 with open("pyproject.toml", "rb") as file:
     extras = tomllib.load(file)["project"]["optional-dependencies"]
-print(*(name for name in extras["test"] + extras["lint"] if not name.startswith("portable-mps")), sep="\n")
+names = {"develop": ["test", "lint"], "release": ["release"]}[sys.argv[1]]
+print(*(each for name in names for each in extras[name] if not each.startswith("portable-mps")), sep="\n")
 END
     )
     "${pip[@]}" install "${wanted[@]}"

@@ -6,6 +6,8 @@ import subprocess
 import sys
 
 import pytest
+import torch
+from processes import output_of
 
 import portable_mps
 from portable_mps.runtime import adapter
@@ -54,6 +56,57 @@ def test_doctor():
 def test_doctor_says_what_to_do(environment, words):
     done = cli("doctor", environment=environment)
     assert done.returncode == 1 and "FAIL" in done.stdout and words in done.stdout
+
+
+def test_self_test():
+    """Each line says how far off it is: a wrong result, or an error, is a line that fails."""
+    from portable_mps import selftest
+
+    done = cli("test")
+    assert done.returncode == 0, done.stdout + done.stderr
+    rows = len(selftest.CHECKS) + 1
+    assert f"{rows} of {rows} agree with the CPU" in done.stdout and "FAIL" not in done.stdout
+
+
+def test_self_test_sees_what_is_wrong(monkeypatch, capsys):
+    from portable_mps import doctor, selftest
+
+    def raising(device):
+        raise RuntimeError("out of order")
+
+    wrong = ("wrong", lambda device: torch.ones(2, device=device) * (2 if device == "mps" else 1), 0.5)
+    undefined = ("undefined", lambda device: torch.full((2,), float("nan" if device == "mps" else 1), device=device), 1)
+    monkeypatch.setattr(selftest, "CHECKS", (wrong, undefined, ("raising", raising, 1), ("fine", wrong[1], 1)))
+    monkeypatch.setattr(doctor, "run", lambda: 0)
+    monkeypatch.setenv("PATH", "")  # no compiler: without torch.compile
+    assert selftest.run() == 1
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines[1:-1]] == ["FAIL", "FAIL", "FAIL", "ok"]
+    assert "out of order" in lines[3] and lines[-1].startswith("1 of 4 agree")
+
+
+def test_demo(tmp_path):
+    command = [sys.executable, "-m", "portable_mps", "demo", "--help"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=180)
+    assert done.returncode == 0 and "examples/digits.py" in done.stdout
+
+
+def test_built_for_another_torch(tmp_path):
+    """One sentence when torch is imported, which works by itself."""
+    script = """
+import sys, types, warnings
+other = types.ModuleType("portable_mps._built_for")
+other.TORCH = "2.12"
+sys.modules["portable_mps._built_for"] = other
+with warnings.catch_warnings(record=True) as caught:
+    warnings.simplefilter("always")
+    import torch
+print([str(warning.message) for warning in caught if "portable-mps" in str(warning.message)])
+print(torch.backends.mps.is_available(), torch.ones(2).sum().item())
+"""
+    printed = output_of(script).splitlines()
+    assert len(eval(printed[0])) == 1 and "was built for torch 2.12, here is torch 2." in printed[0]
+    assert printed[1] == "False 2.0"
 
 
 def test_no_command_is_an_error():
