@@ -1,22 +1,20 @@
 """Build a source distribution and a wheel, try them as a user would, and print what to upload.
 
 python scripts/release.py [--index URL]: needs what the extra `release` names. The wheel is built from the source
-distribution, for the Python that runs this and the torch that it has, and tried in a fresh environment with no compiler on
-the path. SPIR-V is what portable_mps/spirv holds: `make release` fills it first.
+distribution, for the Python that runs this and the torch that it has, and tried in a fresh environment with no compiler
+on the path. SPIR-V is what portable_mps/spirv holds: `make release` fills it first.
 """
 
 from __future__ import annotations
 
 import argparse
 import os
-import re
 import subprocess
 import sys
 import tempfile
 import venv
+from importlib.metadata import version
 from pathlib import Path
-
-import torch
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 MOST_BYTES = 30_000_000
@@ -62,9 +60,9 @@ def check(sdist: Path, wheel: Path) -> None:
     for file in (sdist, wheel):
         if file.stat().st_size > MOST_BYTES:
             sys.exit(f"release: {file.name} has {file.stat().st_size / 1e6:.1f} MB, more than {MOST_BYTES / 1e6:.0f}")
-    version = re.sub(r"\.tar\.gz$", "", sdist.name).rpartition("-")[2]
-    if f"\n## {version} (" not in (REPOSITORY / "CHANGELOG.md").read_text():
-        sys.exit(f"release: CHANGELOG.md has no section '## {version} (date)'")
+    ours = sdist.name.removesuffix(".tar.gz").rpartition("-")[2]
+    if f"\n## {ours} (" not in (REPOSITORY / "CHANGELOG.md").read_text():
+        sys.exit(f"release: CHANGELOG.md has no section '## {ours} (date)'")
 
 
 def try_out(wheel: Path, folder: Path, index: str | None) -> None:
@@ -76,7 +74,7 @@ def try_out(wheel: Path, folder: Path, index: str | None) -> None:
     environment = kept | {"PATH": str(binaries), "PORTABLE_MPS": "1", "PORTABLE_MPS_CACHE": str(folder / "cache")}
     more = ["--extra-index-url", index] if index else []
     pip = (python, "-m", "pip", "--disable-pip-version-check")
-    run(*pip, "install", *more, f"torch=={torch.__version__.split('+')[0]}")
+    run(*pip, "install", *more, f"torch=={version('torch').split('+')[0]}")
     run(*pip, "install", *more, f"{wheel}[examples]")
     command = binaries / "portable-mps"
     for subcommand in ("info", "doctor", "test", "demo"):

@@ -7,7 +7,7 @@ cd "$(dirname "$0")/.."
 
 VENV=${VENV:-.venv}
 PYTHON=${PYTHON:-python3}
-TORCH_VERSION=2.13.0
+TORCH_VERSION=${TORCH_VERSION:-2.13.0}
 CPU_WHEELS=https://download.pytorch.org/whl/cpu
 
 scripts/system_packages.sh "$PYTHON"
