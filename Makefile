@@ -12,7 +12,7 @@ export PYTHON VENV
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test validate operators compiled models ecosystem vendors numerics lint format bench overhead wheel \
-        clean
+        docs docs-markdown clean
 
 help:
 	@echo "make setup   install the system packages that are missing, make $(VENV), build"
@@ -29,6 +29,8 @@ help:
 	@echo "make bench   time operators against CUDA (or the CPU), write docs/performance.md (ARGS='--families products')"
 	@echo "make overhead    what a small operator costs the host (ARGS='--profile add' shows where, ARGS=--graphs in graphs)"
 	@echo "make wheel   build a wheel in dist/, with SPIR-V of the kernels that most programs need (minutes)"
+	@echo "make docs    build the site in build/docs/html, check its links (ARGS=--links asks for external ones, too)"
+	@echo "make docs-markdown   the pages of the repository's files as Markdown, in build/docs-markdown"
 	@echo "make clean   remove $(VENV) and what was built"
 
 setup: $(READY)
@@ -38,7 +40,7 @@ $(READY): pyproject.toml setup.py $(wildcard scripts/*.sh) $(wildcard csrc/*)
 	scripts/setup.sh
 	@touch $@
 
-# And what tests and linters need beside.
+# And what tests, linters and the documentation need beside.
 $(DEVELOP): $(READY)
 	scripts/setup.sh develop
 	@touch $@
@@ -94,6 +96,12 @@ overhead: $(READY)
 wheel: $(DEVELOP)
 	$(RUN) scripts/ship.py
 	$(RUN) -m pip --disable-pip-version-check wheel --no-build-isolation --no-deps --wheel-dir dist .
+
+docs: $(DEVELOP)
+	$(RUN) docs/build.py $(ARGS)
+
+docs-markdown: $(DEVELOP)
+	$(RUN) docs/build.py --markdown $(ARGS)
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info portable_mps/_C.* portable_mps/spirv

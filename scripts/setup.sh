@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Everything `make setup` does: system packages, the virtual environment, torch, our extension; with the argument
-# `develop`, what tests and linters need, too. Each step looks first and skips what is there, so running it again is cheap.
+# `develop`, what tests, linters and the documentation need, too. Each step looks first and skips what is there, so running it again is cheap.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -40,13 +40,14 @@ else
 fi
 
 if [ "${1:-}" = develop ]; then
-    echo "installing what tests and linters need"
+    echo "installing what tests, linters and the documentation need"
     # By their names: naming our extras would build the extension once more.
     mapfile -t wanted < <("$python" - <<'END'
 import tomllib
 with open("pyproject.toml", "rb") as file:
     extras = tomllib.load(file)["project"]["optional-dependencies"]
-print(*(name for name in extras["test"] + extras["lint"] if not name.startswith("portable-mps")), sep="\n")
+wanted = extras["test"] + extras["lint"] + extras["docs"]
+print(*(name for name in wanted if not name.startswith("portable-mps")), sep="\n")
 END
     )
     "${pip[@]}" install "${wanted[@]}"
