@@ -32,6 +32,15 @@ def stage(target: Path) -> None:
             shutil.copyfile(source, copy)
 
 
+def forget(out: Path) -> None:
+    """Remove what an earlier build made of pages that are no more: Sphinx leaves them."""
+    for page in (out / "html").rglob("*.html"):
+        name = page.relative_to(out / "html")
+        is_page = name.parts[0] in ("repository", "guide", "reference", "made")
+        if is_page and not (out / "source" / name.with_suffix(".md")).exists():
+            page.unlink()
+
+
 def sphinx(builder: str, folder: Path, jobs: int) -> int:
     """Run one of Sphinx's builders over the staged pages; the exit status. Warnings are errors."""
     from sphinx.cmd.build import build_main
@@ -58,6 +67,7 @@ def main() -> int:
         print(f"{count} Markdown files in {folder} ({time.perf_counter() - start:.0f} s)")
         return 0
     stage(options.out / "source")
+    forget(options.out)
     # viewcode keeps a module's page while the module is the same, even where other links lead to it now.
     shutil.rmtree(options.out / "html" / "_modules", ignore_errors=True)
     status = sphinx("html", options.out, options.jobs)
