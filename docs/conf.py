@@ -25,6 +25,7 @@ myst_enable_extensions = ["colon_fence", "deflist", "attrs_inline"]
 myst_heading_anchors = 4
 # The tree of contents is drawn on each page: with all functions and methods in it, that is most of the time of a build.
 toc_object_entries = False
+smartquotes = False  # quotes in code and messages stay as they are
 
 html_theme = "furo"
 html_title = "portable-mps"

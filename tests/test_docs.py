@@ -1,8 +1,11 @@
 """The documentation: the site builds without a warning, its links lead somewhere, each file has a page, and what the
 page about adding operators says works when it is followed."""
 
+import contextlib
 import os
+import re
 import shutil
+import sqlite3
 import subprocess
 import sys
 from pathlib import Path
@@ -15,7 +18,7 @@ sys.path.append(str(ROOT / "docs" / "_ext"))
 import links  # noqa: E402
 import recipe  # noqa: E402
 from inserts import command_line, variables  # noqa: E402
-from repository_pages import cpp_files, markdown, python_files, repository, slang_files  # noqa: E402
+from repository_pages import cpp_files, markdown, python_files, relations, repository, slang_files  # noqa: E402
 
 
 def run(*command: str | Path, folder: Path = ROOT) -> str:
@@ -27,23 +30,15 @@ def run(*command: str | Path, folder: Path = ROOT) -> str:
     return done.stdout
 
 
-@pytest.fixture(scope="module")
-def site(tmp_path_factory):
-    out = tmp_path_factory.mktemp("docs")
-    said = run(ROOT / "docs" / "build.py", "--out", out)
-    assert "0 of them broken" in said, said
-    return out / "html"
-
-
 @pytest.mark.slow
-def test_each_file_has_a_page(site):
+def test_site(tmp_path):
+    """One test, since each worker of pytest would build a site of its own for another."""
+    said = run(ROOT / "docs" / "build.py", "--out", tmp_path)
+    assert " 0 of them broken" in said, said
+    site = tmp_path / "html"
     missing = [path for path in repository.tracked(ROOT) if not (site / "repository" / f"{path}.html").is_file()]
     assert not missing
     assert (site / "repository" / "csrc" / "index.html").is_file()
-
-
-@pytest.mark.slow
-def test_pages_are_made_from_the_code(site):
     settings = (site / "reference" / "variables.html").read_text()
     for names, *_ in variables.rows(ROOT):
         assert all(name in settings for name in names)
@@ -52,10 +47,6 @@ def test_pages_are_made_from_the_code(site):
     softmax = (site / "repository" / "portable_mps" / "kernels" / "softmax.slang.html").read_text()
     assert "../ops/softmax.py.html" in softmax, "the file that launches a kernel"
     assert 'id="L-1"' in softmax
-
-
-@pytest.mark.slow
-def test_words_are_in_the_search_index(site):
     index = (site / "searchindex.js").read_text()
     assert index.startswith("Search.setIndex(") and "softmax" in index
 
@@ -71,8 +62,57 @@ def test_markdown_files(tmp_path):
         assert (tmp_path / f"{path}_docs.md").is_file() and (tmp_path / f"{path}_kw.md").is_file()
     for folder in ("", "csrc", "portable_mps/ops"):
         assert (tmp_path / folder / "index.md").is_file() and (tmp_path / folder / "doc.md").is_file()
+    for page in tmp_path.rglob("*.md"):
+        text = re.sub(r"(`+).*?\1", "", page.read_text(), flags=re.DOTALL)
+        for target in set(re.findall(r"\]\(([^)#]+)", text)):
+            assert (page.parent / target).exists(), f"{page}: broken link to {target}"
     text = (tmp_path / "portable_mps/ops/softmax.py_docs.md").read_text()
     assert "softmax.slang_docs.md" in text and "_masked_softmax" in text and "test_softmax.py" in text
+
+
+def test_relations_in_any_repository(tmp_path):
+    files = {
+        "pack/__init__.py": "",
+        "pack/neg.py": '"""Negatives."""\n\nfrom pack import low\n\nKERNEL = low.Kernel("neg", "negate")\n\n'
+        '@made("neg.out")\n'
+        "def neg(x):\n    return -x\n",
+        "pack/low.py": "import ctypes\n\nclass Kernel:\n    pass\n",
+        "pack/shaders/neg.slang": '#include "common.slangh"\n[shader("compute")]\nvoid negate()\n{\n}\n',
+        "pack/shaders/common.slangh": "// Common.\n",
+        "src/a.cpp": '#include "a.h"\n#include <map>\n',
+        "src/a.h": "#pragma once\n",
+        "tests/test_neg.py": "import pack.neg\n",
+        "tests/test_low.py": "def test():\n    pass\n",
+        "bench/run.py": "import torch\n\ntorch.neg(1)\n",
+        "picture.png": "\0",
+    }
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text)
+    identity = ("-c", "user.name=a", "-c", "user.email=a@example.org")
+    for arguments in (("init", "-q"), ("add", "."), (*identity, "commit", "-qm", "All")):
+        subprocess.run(["git", "-C", tmp_path, *arguments], check=True)
+    with contextlib.closing(sqlite3.connect(tmp_path / ".coverage")) as data:
+        data.executescript(
+            "create table file (id, path); create table context (id, context);"
+            "create table line_bits (file_id, context_id);"
+            f"insert into file values (1, '{tmp_path}/pack/neg.py'); insert into line_bits values (1, 1);"
+            "insert into context values (1, 'tests/test_low.py::test|run');"
+        )
+    options = repository.Options(registrars=("made",), tests=("tests",), benchmarks=("bench",))
+    of = relations.Relations(repository.Repository(tmp_path, options)).of
+    neg = of["pack/neg.py"]
+    assert set(neg.imports) == {"pack/low.py"} and of["pack/low.py"].importers == {"pack/neg.py"}
+    assert neg.launches == {"pack/shaders/neg.slang": {"negate"}}
+    assert neg.tests == {"tests/test_neg.py": ["its name", "imports it"], "tests/test_low.py": ["coverage"]}
+    assert neg.benchmarks == {"bench/run.py": {"neg"}}
+    assert set(of["pack/low.py"].outside) == {"ctypes"} and set(of["src/a.cpp"].outside) == {"map"}
+    assert set(of["src/a.cpp"].imports) == {"src/a.h"}
+    assert set(of["pack/shaders/neg.slang"].imports) == {"pack/shaders/common.slangh"}
+    assert markdown.write(tmp_path, options, tmp_path / "out") == 2 * len(files) + 2 * 6 + 1
+    page = (tmp_path / "out" / "pack" / "neg.py_docs.md").read_text()
+    assert "## Performance" in page and "## Patterns" in page and "## Security and safety" not in page
+    assert "## Purpose" not in (tmp_path / "out" / "picture.png_docs.md").read_text()
 
 
 def test_broken_links_are_found(tmp_path):

@@ -23,7 +23,11 @@ class _Links:
     """Relative ones, between the files that are written, and to the sources."""
 
     def __init__(self, root: Path, target: Path) -> None:
-        self._up = os.path.relpath(root, target)
+        self._root, self._target = root, target
+
+    def _to_source(self, path: str) -> str:
+        """From a file's page to the file."""
+        return os.path.relpath(self._root / path, (self._target / path).parent)
 
     def file(self, here: str, path: str) -> str:
         return f"[{plain(path)}]({os.path.relpath(f'{path}_docs.md', PurePosixPath(here).parent)})"
@@ -35,15 +39,13 @@ class _Links:
         return f"[{plain(path + '/' if path else 'the top')}]({os.path.relpath(target, PurePosixPath(here).parent)})"
 
     def line(self, here: str, line: int) -> str:
-        source = os.path.relpath(PurePosixPath(self._up) / here, PurePosixPath(here).parent)
-        return f"[{line}]({source}#L{line})"
+        return f"[{line}]({self._to_source(here)}#L{line})"
 
     def keyword(self, here: str, word: str) -> str:
         return f"[{plain(word)}]({os.path.relpath('keywords.md', PurePosixPath(here).parent)}#{word})"
 
     def source(self, file: File) -> list[str]:
-        place = os.path.relpath(PurePosixPath(self._up) / file.path, PurePosixPath(file.path).parent)
-        return ["## Source", "", f"[{plain(file.path)}]({place})"]
+        return ["## Source", "", f"[{plain(file.path)}]({self._to_source(file.path)})"]
 
 
 def write(root: Path, options: Options, target: Path) -> int:
