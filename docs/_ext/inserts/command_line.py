@@ -31,7 +31,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def _section(command: argparse.ArgumentParser, help: str, depth: int) -> list[str]:
-    usage = command.format_usage().removeprefix("usage: ")
+    usage = command.format_usage()
     lines = [f"{'#' * depth} `{command.prog}`", "", _sentence(help), "", "```text", usage.rstrip(), "```", ""]
     plain, nested = [], []
     for action in command._actions:

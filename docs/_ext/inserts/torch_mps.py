@@ -32,6 +32,11 @@ def _functions_beneath(member: Any, module: Any, depth: int = 2) -> set[str]:
     return found
 
 
+def _first_sentence(words: str) -> str:
+    paragraph = " ".join(words.partition("\n\n")[0].split())
+    return paragraph.partition(". ")[0].removesuffix("Example::").rstrip(". ")
+
+
 def described() -> dict[str, dict[str, Any]]:
     """Public functions and classes of MODULES in this process: signature, first sentence, what they call beneath."""
     result = {}
@@ -39,6 +44,7 @@ def described() -> dict[str, dict[str, Any]]:
         module = importlib.import_module(name)
         for key, member in sorted(vars(module).items()):
             own = str(getattr(member, "__module__", "")).startswith(("torch.mps", "torch.backends.mps", "portable_mps"))
+            member = inspect.unwrap(member) if callable(member) else member  # of a cache
             if key.startswith("_") or not own or not (inspect.isfunction(member) or inspect.isclass(member)):
                 continue
             try:
@@ -48,7 +54,7 @@ def described() -> dict[str, dict[str, Any]]:
             words = inspect.getdoc(member) or ""
             result[f"{name}.{key}"] = {
                 "signature": signature.replace("'", ""),
-                "words": " ".join(words.partition("\n\n")[0].split()).partition(". ")[0].rstrip("."),
+                "words": _first_sentence(words),
                 "beneath": sorted(_functions_beneath(member, module)),
                 "ours": str(getattr(member, "__module__", "")).startswith("portable_mps"),
             }

@@ -29,8 +29,10 @@ def rows(root: Path) -> list[tuple[list[str], str, str, str]]:
             for name in names:
                 os.environ.pop(name, None)
             value = getattr(module, node.name)()
-        default = "" if isinstance(value, Path) else "not set" if value in (None, []) else str(value)
-        found.append((names, ast.unparse(node.returns) if node.returns else "", default, match[2].strip(" ,:")))
+        default, words = "not set" if value in (None, []) else f"`{value}`", match[2].strip(" ,:")
+        if isinstance(value, Path):  # of this machine: the docstring says which, "NAME, or …: …"
+            default, _, words = words.removeprefix("or ").partition(": ")
+        found.append((names, ast.unparse(node.returns) if node.returns else "", default, words))
     return found
 
 
@@ -39,6 +41,5 @@ def page(root: Path, argument: str, page: str) -> str:
     lines = ["| variable | read as | where it is not set | meaning |", "| --- | --- | --- | --- |"]
     for names, kind, default, words in rows(root):
         variables = "<br>".join(f"`{name}`" for name in names)
-        value = f"`{default}`" if default else ""
-        lines.append(f"| {variables} | `{kind}` | {value} | {words} |".replace(" | None`", " or None`"))
+        lines.append(f"| {variables} | `{kind}` | {default} | {words} |".replace(" | None`", " or None`"))
     return "\n".join(lines)
