@@ -12,7 +12,7 @@ export PYTHON VENV
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test validate operators compiled models ecosystem vendors numerics lint format bench overhead wheel \
-        release clean
+        release docs docs-markdown clean
 
 help:
 	@echo "make setup   install the system packages that are missing, make $(VENV), build"
@@ -30,6 +30,8 @@ help:
 	@echo "make overhead    what a small operator costs the host (ARGS='--profile add' shows where, ARGS=--graphs in graphs)"
 	@echo "make wheel   build a wheel in dist/, with SPIR-V of the kernels that most programs need (minutes)"
 	@echo "make release     build the wheel and the source distribution, try them in a fresh environment, say what to upload"
+	@echo "make docs    build the site in build/docs/html, check its links (ARGS=--links asks for external ones, too)"
+	@echo "make docs-markdown   the pages of the repository's files as Markdown, in build/docs-markdown"
 	@echo "make clean   remove $(VENV) and what was built"
 
 setup: $(READY)
@@ -39,7 +41,7 @@ $(READY): pyproject.toml setup.py $(wildcard scripts/*.sh) $(wildcard csrc/*)
 	scripts/setup.sh
 	@touch $@
 
-# And what tests and linters need beside.
+# And what tests, linters and the documentation need beside.
 $(DEVELOP): $(READY)
 	scripts/setup.sh develop
 	@touch $@
@@ -100,6 +102,12 @@ release: $(DEVELOP)
 	scripts/setup.sh release
 	$(RUN) scripts/ship.py
 	$(RUN) scripts/release.py $(ARGS)
+
+docs: $(DEVELOP)
+	$(RUN) docs/build.py $(ARGS)
+
+docs-markdown: $(DEVELOP)
+	$(RUN) docs/build.py --markdown $(ARGS)
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info portable_mps/_C.* portable_mps/spirv

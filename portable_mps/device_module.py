@@ -17,6 +17,7 @@ def is_initialized() -> bool:
 
 
 def current_device() -> int:
+    """0: a process has one device."""
     return 0
 
 
@@ -46,6 +47,7 @@ class Stream(torch.Stream):
     """The device's only stream, whatever is asked for."""
 
     def __new__(cls, device: Any = None, priority: int = 0) -> Stream:
+        """The device's stream. RuntimeError or ValueError for a device that does not exist."""
         if device is not None:
             _check(device)
         return super().__new__(cls, device="mps", priority=priority)
@@ -55,6 +57,7 @@ class Event(torch.Event):
     """As torch.mps.Event on a Mac; torch.Stream takes it too."""
 
     def __new__(cls, enable_timing: bool = False) -> Event:
+        """enable_timing: whether `elapsed_time` may be asked of it."""
         return super().__new__(cls, device="mps", enable_timing=enable_timing)
 
     def elapsed_time(self, end_event: torch.Event) -> float:
@@ -88,6 +91,7 @@ class stream(contextlib.nullcontext[None]):
 
 
 def install() -> None:
+    """Give torch.mps these functions and classes."""
     for member in (is_initialized, current_device, set_device, device, Stream, current_stream, set_stream, stream):
         setattr(torch.mps, member.__name__, member)
     torch.mps.default_stream = current_stream  # type: ignore[attr-defined]

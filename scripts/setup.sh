@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Everything `make setup` does: system packages, the virtual environment, torch, our extension; with the argument
-# `develop`, what tests and linters need, too; with `release`, what building a release needs. Each step looks first and skips
-# what is there, so running it again is cheap.
+# `develop`, what tests, linters and the documentation need, too; with `release`, what building a release needs. Each step
+# looks first and skips what is there, so running it again is cheap.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -47,7 +47,7 @@ if [ $# -gt 0 ]; then
 import sys, tomllib
 with open("pyproject.toml", "rb") as file:
     extras = tomllib.load(file)["project"]["optional-dependencies"]
-names = {"develop": ["test", "lint"], "release": ["release"]}[sys.argv[1]]
+names = {"develop": ["test", "lint", "docs"], "release": ["release"]}[sys.argv[1]]
 print(*(each for name in names for each in extras[name] if not each.startswith("portable-mps")), sep="\n")
 END
     )

@@ -56,6 +56,7 @@ class Finish(NamedTuple):
 
     @property
     def defines(self) -> dict[str, Any]:
+        """What the compile key has of it."""
         imported = {"FINISH_MODULE": self.module} if self.module else {}
         return {"FINISH(x)": self.expression, "FINISHED": int(self is not AS_IS), **imported}
 

@@ -50,6 +50,7 @@ class Tile:
 
     @property
     def variant(self) -> dict[str, Any]:
+        """What the compile key has of it: engine and sizes."""
         return {"ENGINE": engines.ENGINES[::-1].index(self.engine), "BM": self.m, "BN": self.n, "BK": self.k} | dict(
             self.defines
         )

@@ -59,6 +59,7 @@ class TypedCSE(CSE):
     """Common subexpressions as declarations with types, integers wrapped to their dtype."""
 
     def generate(self, buffer: IndentedBuffer, expr: Any, **options: Any) -> CSEVariable:
+        """A variable for `expr`, declared with the type of its dtype; narrow dtypes are rounded to what they hold."""
         dtype = options.get("dtype")
         if isinstance(dtype, torch.dtype):
             self.prefix = f"{compute_type(dtype)} "
@@ -116,6 +117,7 @@ class SlangKernel(SIMDKernel):
     # Ranges -------------------------------------------------------------------------------------------------------
 
     def should_use_persistent_reduction(self) -> bool:
+        """Whether a reduction's rows are short enough to stay in registers between its stages."""
         if not self._is_reduction:
             return False
         reduced = [prefix for prefix in self.numels if prefix.startswith("r")]
@@ -129,9 +131,11 @@ class SlangKernel(SIMDKernel):
         return self._geometry.kept > 0
 
     def dtype_to_str(self, dtype: torch.dtype) -> str:
+        """The Slang type that a dtype is computed in."""
         return compute_type(dtype)
 
     def codegen_iteration_ranges_entry(self, entry: IterationRangesEntry) -> None:
+        """Write the definition of an index; those of a reduction are kept for its loops."""
         text = f"const Index {entry.name} = {self.kexpr(self.rename_indexing(entry.expr))};"
         if prefix_is_reduction(entry.prefix):
             self._places[entry.name] = text
@@ -154,6 +158,7 @@ class SlangKernel(SIMDKernel):
 
     @contextlib.contextmanager
     def disable_reduction(self) -> Iterator[None]:
+        """A context in which statements are those of an element of the result, behind the reduction before it."""
         if not self._is_reduction:
             yield
             return
@@ -170,6 +175,7 @@ class SlangKernel(SIMDKernel):
         """Nothing: stages are put together at the end."""
 
     def create_cse_var(self, *args: Any, **kwargs: Any) -> CSEVariable:
+        """A variable, noted where it belongs to a row."""
         var = super().create_cse_var(*args, **kwargs)
         if self._stages[-1].of_row:
             self._row_variables.add(var)
@@ -182,6 +188,7 @@ class SlangKernel(SIMDKernel):
         return self._vectors if self.loads is self._stages[-1].body else None
 
     def load(self, name: str, index: sympy.Expr) -> CSEVariable:
+        """A variable with an element of a buffer, in its compute type."""
         pointer, dtype = self.args.input(name), V.graph.get_dtype(name)
         if should_unwrap_unspec_arg(name):  # a number of the host
             dtype, _ = _passed_as(dtype)
@@ -197,6 +204,7 @@ class SlangKernel(SIMDKernel):
         return self.cse.generate(self.loads, value, dtype=dtype)
 
     def store(self, name: str, index: sympy.Expr, value: CSEVariable, mode: Any = None) -> None:
+        """Write an element of a buffer; `mode` "atomic_add" adds instead."""
         pointer, row = self.args.output(name), self._storage(V.graph.get_dtype(name))
         index = self.prepare_indexing(index)
         where = self.index_to_str(index)
@@ -213,6 +221,7 @@ class SlangKernel(SIMDKernel):
         self.stores.writeline(DeferredLine(name, f"STORE({line})"))
 
     def store_reduction(self, name: str, index: sympy.Expr, value: CSEVariable) -> None:
+        """Write the result of a row."""
         pointer, row = self.args.output(name), self._storage(V.graph.get_dtype(name))
         where = self.index_to_str(self.prepare_indexing(index))
         line = f"STORE_ROW(p.{pointer}[{where}] = {row.store.format(value)};)"
@@ -225,6 +234,7 @@ class SlangKernel(SIMDKernel):
         return row
 
     def check_bounds(self, expr: sympy.Expr, size: sympy.Expr, lower: bool, upper: bool) -> None:
+        """Have an index that lies outside [0, size) reported, and the access left out."""
         if not (lower or upper):
             return
         # An index that was read from a tensor is looked at in its own width.
@@ -244,6 +254,7 @@ class SlangKernel(SIMDKernel):
         self.compute.writeline("}")
 
     def device_assert_async(self, cond: CSEVariable, msg: str) -> None:
+        """Have RuntimeError with `msg` raised at the next synchronisation where `cond` is false."""
         code = self._message("RuntimeError", msg.replace("{", "{{").replace("}", "}}"))
         self.compute.writeline(f"if (!{cond}) report_error(p.error, {code}, 0u, 0);")
 
@@ -257,6 +268,7 @@ class SlangKernel(SIMDKernel):
     # Reductions ---------------------------------------------------------------------------------------------------
 
     def reduction(self, dtype: torch.dtype, src_dtype: torch.dtype, reduction_type: Any, value: Any) -> Any:
+        """The results of reducing a value over a row; of equal ones, those that are there."""
         if self.persistent_reduction and reduction_type == "welford_reduce":
             return self.welford_reduce_fallback(dtype, value)  # in two passes, which cost nothing in registers
         key = (src_dtype, reduction_type, value)
@@ -499,6 +511,7 @@ class SlangKernel(SIMDKernel):
     # Launch -------------------------------------------------------------------------------------------------------
 
     def call_kernel(self, name: str, node: Any = None, deallocate_ws: bool = True) -> None:
+        """Write the call of this kernel into the wrapper of the graph."""
         wrapper = V.graph.wrapper_code
         arguments = [parameter.argument for parameter in self._parameters()]
         for tree in self._dynamic_trees():

@@ -96,12 +96,14 @@ class SlangOverrides(OpOverrides):
 
     @staticmethod
     def constant(value: Any, dtype: torch.dtype) -> Any:
+        """A literal."""
         return literal(value, dtype)
 
     @staticmethod
     def to_dtype(
         x: Any, dtype: torch.dtype, src_dtype: torch.dtype | None = None, use_compute_types: bool = True
     ) -> Any:
+        """A conversion; to narrow integers, and to half types that are not merely computed in, it rounds."""
         if x.dtype == dtype and (dtype not in _HALF or use_compute_types):
             return x
         kind = compute_type(dtype)
@@ -111,11 +113,13 @@ class SlangOverrides(OpOverrides):
 
     @staticmethod
     def to_dtype_bitcast(x: Any, dtype: torch.dtype, src_dtype: torch.dtype) -> Any:
+        """The same bits as another dtype."""
         source, target = storage(src_dtype, float8=True), storage(dtype, float8=True)
         return target.load.format(f"bit_cast<{target.type}>({source.store.format(x)})")
 
     @staticmethod
     def index_expr(expr: sympy.Expr, dtype: torch.dtype) -> Any:
+        """The value of an expression of indices."""
         kernel = V.kernel
         is_whole = not dtype.is_floating_point if expr.is_integer is None else expr.is_integer
         var = kernel.cse.generate(
@@ -156,45 +160,54 @@ class SlangOverrides(OpOverrides):
 
     @staticmethod
     def where(condition: Any, x: Any, y: Any) -> Any:
+        """One of two values."""
         x, y = _alike(x, y)
         return f"{condition} ? {x} : {y}"
 
     @staticmethod
     def logical_not(a: Any) -> Any:
+        """Of the truth of a value."""
         return f"!cast_bool({a})"
 
     @staticmethod
     def logical_and(a: Any, b: Any) -> Any:
+        """Of the truth of both values."""
         return f"cast_bool({a}) && cast_bool({b})"
 
     and_ = logical_and  # type: ignore[assignment]
 
     @staticmethod
     def logical_or(a: Any, b: Any) -> Any:
+        """Of the truth of both values."""
         return f"cast_bool({a}) || cast_bool({b})"
 
     or_ = logical_or  # type: ignore[assignment]
 
     @staticmethod
     def logical_xor(a: Any, b: Any) -> Any:
+        """Of the truth of both values."""
         return f"cast_bool({a}) != cast_bool({b})"
 
     xor = logical_xor  # type: ignore[assignment]
 
     @staticmethod
     def bitwise_not(x: Any) -> Any:
+        """Of each bit; logical for bool."""
         return f"!{x}" if x.dtype == torch.bool else f"~{x}"
 
     @staticmethod
     def bitwise_and(x: Any, y: Any) -> Any:
+        """Of each bit; logical for bool."""
         return f"{x} && {y}" if x.dtype == torch.bool else " & ".join(map(str, _alike(x, y)))
 
     @staticmethod
     def bitwise_or(x: Any, y: Any) -> Any:
+        """Of each bit; logical for bool."""
         return f"{x} || {y}" if x.dtype == torch.bool else " | ".join(map(str, _alike(x, y)))
 
     @staticmethod
     def bitwise_xor(x: Any, y: Any) -> Any:
+        """Of each bit; logical for bool."""
         return f"{x} != {y}" if x.dtype == torch.bool else " ^ ".join(map(str, _alike(x, y)))
 
     @staticmethod
@@ -207,6 +220,7 @@ class SlangOverrides(OpOverrides):
 
     @staticmethod
     def bitwise_right_shift(x: Any, y: Any) -> Any:
+        """By as many bits as the dtype has or more, or by a negative number, only the sign is left."""
         kind = compute_type(x.dtype)
         past = f"({x} < {kind}(0) ? {kind}(-1) : {kind}(0))"
         return f"({y} < {kind}(0) || {y} >= {kind}({8 * x.dtype.itemsize})) ? {past} : {x} >> {y}"
@@ -217,16 +231,19 @@ class SlangOverrides(OpOverrides):
 
     @staticmethod
     def neg(x: Any) -> Any:
+        """The negative."""
         return f"-{x}"
 
     @staticmethod
     def abs(x: Any) -> Any:
+        """The absolute value."""
         if x.dtype == torch.bool:
             return str(x)
         return f"maths::abs({x})" if x.dtype.is_floating_point else f"({x} < 0 ? -{x} : {x})"
 
     @staticmethod
     def sign(x: Any) -> Any:
+        """-1, 0 or 1."""
         kind = compute_type(x.dtype)
         if kind == "bool":
             return str(x)
@@ -235,41 +252,50 @@ class SlangOverrides(OpOverrides):
 
     @staticmethod
     def truediv(a: Any, b: Any) -> Any:
+        """A quotient in floating point."""
         return "maths::div({}, {})".format(*_alike(a, b))
 
     div_rn = truediv  # type: ignore[assignment]
 
     @staticmethod
     def int_truediv(a: Any, b: Any) -> Any:
+        """The quotient of integers in floating point."""
         return f"maths::div(float({a}), float({b}))"
 
     @staticmethod
     def reciprocal(x: Any) -> Any:
+        """1 / x."""
         return f"maths::rcp({x})"
 
     @staticmethod
     def floordiv(a: Any, b: Any) -> Any:
+        """A quotient rounded down."""
         return "maths::floor_divide({}, {})".format(*_alike(a, b))
 
     @staticmethod
     def truncdiv(a: Any, b: Any) -> Any:
+        """A quotient rounded towards zero."""
         quotient = "maths::div({}, {})".format(*_alike(a, b))
         return f"maths::trunc({quotient})" if a.dtype.is_floating_point else quotient
 
     @staticmethod
     def fma(x: Any, y: Any, z: Any) -> Any:
+        """x * y + z, which is not fused."""
         return "{} * {} + {}".format(*_alike(x, y, z))
 
     @staticmethod
     def pow(a: Any, b: Any) -> Any:
+        """A power."""
         return "maths::pow({}, {})".format(*_alike(a, b))
 
     @staticmethod
     def ldexp(x: Any, n: Any) -> Any:
+        """x * 2^n."""
         return f"maths::ldexp({x}, int({n}))"
 
     @staticmethod
     def frexp(x: Any) -> tuple[Any, Any]:
+        """(mantissa, exponent)."""
         kernel = V.kernel
         mantissa = kernel.cse.generate(kernel.compute, f"maths::frexp_mantissa({x})", dtype=x.dtype)
         exponent = kernel.cse.generate(kernel.compute, f"maths::frexp_exponent({x})", dtype=torch.int32)
@@ -277,27 +303,33 @@ class SlangOverrides(OpOverrides):
 
     @staticmethod
     def maximum(a: Any, b: Any) -> Any:
+        """The larger one, or NaN."""
         return f"{a} || {b}" if a.dtype == torch.bool else "maths::maximum({}, {})".format(*_alike(a, b))
 
     @staticmethod
     def minimum(a: Any, b: Any) -> Any:
+        """The smaller one, or NaN."""
         return f"{a} && {b}" if a.dtype == torch.bool else "maths::minimum({}, {})".format(*_alike(a, b))
 
     @staticmethod
     def relu(x: Any) -> Any:
+        """x where it is positive, else 0; NaN stays."""
         zero = literal(0, x.dtype)
         return f"maths::maximum({x}, {zero})"
 
     @staticmethod
     def identity(x: Any) -> Any:
+        """The value itself."""
         return x
 
     @staticmethod
     def square(x: Any) -> Any:
+        """x * x."""
         return f"{x} * {x}"
 
     @staticmethod
     def signbit(x: Any) -> Any:
+        """Whether the sign is negative, also of zeros."""
         if x.dtype.is_floating_point:
             return f"maths::signbit({x})"
         return "false" if x.dtype == torch.bool else f"{x} < 0"

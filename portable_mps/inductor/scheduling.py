@@ -24,9 +24,11 @@ class SlangScheduling(SIMDScheduling):
 
     @classmethod
     def get_backend_features(cls, device: torch.device) -> OrderedSet[BackendFeature]:
+        """What Inductor may ask of the generator."""
         return OrderedSet([BackendFeature.INPLACE_BUFFERS, BackendFeature.TUPLE_REDUCTION])
 
     def define_kernel(self, src_code: str, node_schedule: Any, kernel: SlangKernel) -> str:
+        """The name of a kernel with this source in the wrapper, which defines it once."""
         wrapper = V.graph.wrapper_code
         if V.graph.cpp_wrapper:
             raise NotImplementedError("mps kernels are launched from Python: no cpp_wrapper and no AOTInductor package")

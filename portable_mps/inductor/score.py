@@ -43,6 +43,7 @@ class ScoreFunctions(Kernel):
         self._texts: list[str] = []
 
     def text(self) -> str:
+        """The function's source in Slang, behind the modules that it imports."""
         imports = [f"import {module};" for module in sorted(self.modules)]
         return "\n".join([*imports, "typealias Index = int64_t;", *self._texts])
 
@@ -109,6 +110,7 @@ class ScoreFunctions(Kernel):
     # What the operators of a graph call -----------------------------------------------------------------------------
 
     def load(self, name: str, index: sympy.Expr) -> CSEVariable:
+        """A fixed argument of the function, or an element of a captured tensor."""
         if name in self._fixed:
             text, dtype = self._fixed[name]
             bounds = ValueRanges(0, 2**31 - 1) if text in _PLACES else ValueRanges.unknown()
@@ -124,6 +126,7 @@ class ScoreFunctions(Kernel):
         return self.cse.generate(self.compute, row.load.format(element), dtype=dtype)
 
     def store(self, name: str, index: sympy.Expr, value: CSEVariable, mode: Any = None) -> None:
+        """Add to the gradient of a captured tensor; NotImplementedError for any other store."""
         if mode != "atomic_add" or name not in self._gradients:
             raise NotImplementedError("flex_attention on mps: a function of the scores writes to a tensor")
         self.modules.add("lib.atomics")
@@ -151,7 +154,9 @@ class ScoreFunctions(Kernel):
         return index.subs({s: sympy.Symbol(f"p.numbers[{self.numbers.index(s)}]", integer=True) for s in given})
 
     def index_to_str(self, index: sympy.Expr) -> str:
+        """An index expression in Slang."""
         return SlangPrinter().doprint(index)
 
     def get_index_dtype_as_torch_dtype(self) -> torch.dtype:
+        """int64, in which indices are computed."""
         return torch.int64

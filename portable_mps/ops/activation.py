@@ -25,6 +25,7 @@ _threshold = Pointwise("threshold", ("a <= s0 ? s1 : a",), 1, "cc", like="thresh
 
 @implements("threshold.out")
 def threshold_out(self: torch.Tensor, threshold: float, value: float, *, out: torch.Tensor) -> torch.Tensor:
+    """self where it is above the threshold, else `value`."""
     if out is self:  # ATen checks no overlap here: an expanded tensor is done once
         self = once_each(self)
         _threshold((self,), (self,), (threshold, value))
@@ -149,6 +150,7 @@ _log_sigmoid_backward = Pointwise("log_sigmoid_backward", ("a * maths::sigmoid(-
 
 @implements("log_sigmoid_forward")
 def log_sigmoid_forward(self: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """(log(sigmoid(self)), an empty buffer): the gradient needs none."""
     return _log_sigmoid((None,), (self,))[0], self.new_empty(0)
 
 
@@ -156,11 +158,13 @@ def log_sigmoid_forward(self: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]
 def log_sigmoid_forward_output(
     self: torch.Tensor, *, output: torch.Tensor, buffer: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
+    """`log_sigmoid_forward` into `output`; the buffer stays as it is."""
     return _log_sigmoid((output,), (self,))[0], buffer
 
 
 @implements("log_sigmoid_backward")
 def log_sigmoid_backward(grad_output: torch.Tensor, self: torch.Tensor, buffer: torch.Tensor) -> torch.Tensor:
+    """The gradient of log(sigmoid(self)); the buffer is not read."""
     return _log_sigmoid_backward((None,), (grad_output, self))[0]
 
 
@@ -168,6 +172,7 @@ def log_sigmoid_backward(grad_output: torch.Tensor, self: torch.Tensor, buffer: 
 def log_sigmoid_backward_out(
     grad_output: torch.Tensor, self: torch.Tensor, buffer: torch.Tensor, *, grad_input: torch.Tensor
 ) -> torch.Tensor:
+    """`log_sigmoid_backward` into `grad_input`."""
     return _log_sigmoid_backward((grad_input,), (grad_output, self))[0]
 
 
@@ -221,6 +226,7 @@ def _approximation(rows: dict[str, Pointwise], approximate: str) -> Pointwise:
 
 @implements("gelu.out")
 def gelu_out(self: torch.Tensor, *, approximate: str = "none", out: torch.Tensor) -> torch.Tensor:
+    """x * Phi(x), or its approximation "tanh". RuntimeError for another one."""
     return _approximation(_gelu, approximate)((out,), (self,))[0]
 
 
@@ -228,6 +234,7 @@ def gelu_out(self: torch.Tensor, *, approximate: str = "none", out: torch.Tensor
 def gelu_backward_out(
     grad_output: torch.Tensor, self: torch.Tensor, *, approximate: str = "none", grad_input: torch.Tensor
 ) -> torch.Tensor:
+    """The gradient of `gelu_out`."""
     return _approximation(_gelu_backward, approximate)((grad_input,), (grad_output, self))[0]
 
 
@@ -241,12 +248,14 @@ _glu_backward = Pointwise(
 
 @implements("glu.out")
 def glu_out(self: torch.Tensor, dim: int = -1, *, out: torch.Tensor) -> torch.Tensor:
+    """The first half along `dim`, times the sigmoid of the second."""
     first, second = self.chunk(2, dim)
     return _glu((out,), (first, second))[0]
 
 
 @implements("glu_backward")
 def glu_backward(grad_output: torch.Tensor, self: torch.Tensor, dim: int) -> torch.Tensor:
+    """The gradient of `glu_out`."""
     return glu_backward_out(grad_output, self, dim, grad_input=torch.empty_like(self))
 
 
@@ -254,6 +263,7 @@ def glu_backward(grad_output: torch.Tensor, self: torch.Tensor, dim: int) -> tor
 def glu_backward_out(
     grad_output: torch.Tensor, self: torch.Tensor, dim: int, *, grad_input: torch.Tensor
 ) -> torch.Tensor:
+    """`glu_backward` into `grad_input`, which takes self's shape."""
     grad_input.resize_(self.shape)
     _glu_backward(tuple(grad_input.chunk(2, dim)), (grad_output, *self.chunk(2, dim)))
     return grad_input
@@ -264,6 +274,7 @@ _glu_forward_mode = Pointwise("glu_jvp", ("maths::sigmoid(b) * c + a * (C(1) - m
 
 @implements("glu_jvp")
 def glu_jvp(glu: torch.Tensor, x: torch.Tensor, dx: torch.Tensor, dim: int) -> torch.Tensor:
+    """The forward-mode gradient of glu, whose result was `glu`; dx is x's tangent."""
     return _glu_forward_mode((None,), (glu, x.chunk(2, dim)[1], *dx.chunk(2, dim)))[0]
 
 
@@ -305,6 +316,7 @@ _logit_backward_clamped = Pointwise(
 def logit_backward_out(
     grad_output: torch.Tensor, self: torch.Tensor, eps: float | None = None, *, grad_input: torch.Tensor
 ) -> torch.Tensor:
+    """The gradient of logit; with `eps`, of that of the clamped input."""
     if eps is None:
         return _logit_backward((grad_input,), (grad_output, self))[0]
     return _logit_backward_clamped((grad_input,), (grad_output, self), (eps,))[0]

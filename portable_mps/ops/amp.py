@@ -50,6 +50,7 @@ def update_scale_(
     scale_backoff_factor: float,
     growth_interval: int,
 ) -> torch.Tensor:
+    """GradScaler's update: the scale backs off after infinities, and grows after `growth_interval` steps without."""
     _check_number("current_scale", self)
     _check_number("growth_tracker", growth_tracker, torch.int32)
     _check_number("found_inf", found_inf)

@@ -12,6 +12,8 @@ from portable_mps.dispatch.registry import implements
 def assert_async(
     self: torch.Tensor, assert_msg: str = "Expected Tensor with single nonzero value, but got zero"
 ) -> None:
+    """RuntimeError with the message at the next synchronisation where the only element of self is zero, or now for
+    more."""
     if self.numel() != 1:
         kind = "no values is" if self.numel() == 0 else "more than one value is"
         raise RuntimeError(f"Boolean value of Tensor with {kind} ambiguous")
@@ -20,5 +22,6 @@ def assert_async(
 
 @implements("_functional_assert_async.msg")
 def functional_assert_async(self: torch.Tensor, assert_msg: str, dep_token: torch.Tensor) -> torch.Tensor:
+    """`assert_async`; a copy of `dep_token`, which keeps the order in a graph."""
     assert_async(self, assert_msg)
     return dep_token.clone()

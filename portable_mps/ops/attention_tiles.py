@@ -32,29 +32,36 @@ class Problem:
 
     @property
     def lines(self) -> int:
+        """Batches times heads."""
         return self.query.shape[0] * self.query.shape[1]
 
     @property
     def group(self) -> int:
+        """How many heads of the query share one of the key."""
         return self.query.shape[1] // self.key.shape[1]
 
     @property
     def rows(self) -> int:
+        """Queries of a head."""
         return self.query.shape[2]
 
     @property
     def columns(self) -> int:
+        """Keys of a head."""
         return self.key.shape[2]
 
     @property
     def width(self) -> int:
+        """Of a query and of a key."""
         return self.query.shape[3]
 
     @property
     def depth(self) -> int:
+        """Of a value."""
         return self.value.shape[3]
 
     def bias_strides(self) -> tuple[int, ...]:
+        """Strides of the added mask, zeros for none."""
         return (0, 0, 0, 0) if self.bias is None else tuple(self.bias.stride())
 
     def sizes(self) -> tuple[int, ...]:
@@ -62,6 +69,7 @@ class Problem:
         return (self.lines, self.query.shape[1], self.group, self.rows, self.columns, self.width, self.depth)
 
     def numbers(self) -> tuple[float, float, float]:
+        """(scale, the share that dropout keeps, its reciprocal or 0)."""
         keep = 1 - self.dropout
         return (self.scale, keep, 1 / keep if keep else 0.0)
 
@@ -99,10 +107,12 @@ def in_place(tensor: torch.Tensor) -> torch.Tensor:
 
 
 def row_stride(tensor: torch.Tensor) -> int:
+    """Elements from one row to the next of (batch, heads, rows, width); 0 for a single row."""
     return tensor.stride(2) if tensor.shape[2] > 1 else 0
 
 
 def rows_are_outside(tensor: torch.Tensor) -> bool:
+    """Whether heads lie within rows in memory, as in a view of (batch, rows, heads, width)."""
     apart = tensor.shape[1] > 1 and tensor.shape[2] > 1 and tensor.shape[3] > 1
     return apart and tensor.stride(3) == 1 and tensor.stride(1) < tensor.stride(2)
 
@@ -170,6 +180,7 @@ def _is_aligned(*tensors: torch.Tensor, elements: int = 4) -> bool:
 
 
 def plain_defines(problem: Problem, rows: int, mode: str, *others: torch.Tensor) -> dict[str, Any]:
+    """The compile key of a plain kernel."""
     return {
         **problem.variant(),
         **plain_tile(problem, rows, mode),
@@ -272,6 +283,7 @@ def _is_granted(tile: WorkgroupTile, dtype: torch.dtype) -> bool:
 
 
 def workgroup_forward_defines(problem: Problem, output: torch.Tensor) -> dict[str, Any] | None:
+    """The compile key of the forward kernel of workgroup matrices."""
     tiles = FEW_ROWS_TILES if problem.rows <= 32 else FORWARD_TILES
     found = workgroup_defines(problem, tiles, problem.rows, output)
     if found is None:
@@ -290,6 +302,7 @@ class SubgroupTile:
 
     @property
     def own(self) -> int:
+        """Rows of a workgroup, which its subgroups share."""
         return self.subgroups * self.height
 
 

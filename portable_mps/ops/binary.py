@@ -54,6 +54,7 @@ _trunc_divide = Pointwise(
 def div_out_mode(
     self: torch.Tensor, other: torch.Tensor, *, rounding_mode: str | None, out: torch.Tensor
 ) -> torch.Tensor:
+    """A quotient, rounded "floor" or "trunc", or not (None)."""
     rows = {None: _true_divide, "floor": _floor_divide, "trunc": _trunc_divide}
     if rounding_mode not in rows:
         raise RuntimeError(
@@ -89,6 +90,7 @@ _heaviside = Pointwise("heaviside", ("a == C(0) ? b : (a > C(0) ? C(1) : C(0))",
 
 @implements("heaviside.out")
 def heaviside_out(self: torch.Tensor, values: torch.Tensor, *, out: torch.Tensor) -> torch.Tensor:
+    """0 where self is negative, 1 where it is positive, `values` where it is zero. RuntimeError for complex numbers."""
     if self.is_complex() or values.is_complex():
         raise RuntimeError("heaviside is not yet implemented for complex tensors.")
     if not self.dtype == values.dtype == out.dtype:
@@ -106,6 +108,7 @@ _nextafter = Pointwise("nextafter", ("maths::nextafter(a, b)",), 2, only="floati
 
 @implements("nextafter.out")
 def nextafter_out(self: torch.Tensor, other: torch.Tensor, *, out: torch.Tensor) -> torch.Tensor:
+    """The next number after self towards `other`."""
     dtype = torch.result_type(self, other)
     if dtype not in (torch.float16, torch.bfloat16):
         return _nextafter((out,), (self, other))[0]
@@ -225,11 +228,13 @@ def _where_operands(
 
 @implements("where.self")
 def where(condition: torch.Tensor, self: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
+    """self where the condition holds, else `other`, in their common dtype."""
     return _where((None,), _where_operands(condition, self, other))[0]
 
 
 @implements("where.self_out")
 def where_out(condition: torch.Tensor, self: torch.Tensor, other: torch.Tensor, *, out: torch.Tensor) -> torch.Tensor:
+    """`where` into `out`."""
     operands = _where_operands(condition, self, other)
     if out.dtype != operands[1].dtype:
         raise RuntimeError(f"Expected out type to be {operands[1].dtype} but got {out.dtype}")
@@ -249,6 +254,7 @@ register(_clamp_max, "clamp_max.out", "clamp_max.Tensor_out")
 def clamp_out(
     self: torch.Tensor, min: float | None = None, max: float | None = None, *, out: torch.Tensor
 ) -> torch.Tensor:
+    """self within numbers `min` and `max`, either of which may be None."""
     dtype = self.dtype
     for bound in (min, max):
         if bound is not None:
@@ -268,6 +274,7 @@ def clamp_tensor_out(
     *,
     out: torch.Tensor,
 ) -> torch.Tensor:
+    """self within tensors `min` and `max`, either of which may be None; they broadcast."""
     if min is not None and max is not None:
         if out.dtype == torch.promote_types(torch.result_type(self, min), torch.result_type(self, max)):
             require_dtype("clamp_cpu", out, FLOATS | INTEGERS)

@@ -179,6 +179,7 @@ def convolution(
     output_padding: Sequence[int],
     groups: int,
 ) -> torch.Tensor:
+    """(batch, channels, one to three axes) with a weight, forward or transposed, in groups."""
     if torch._C._get_tracing_state() is not None:
         # torch does not record this operator but the one that it calls.
         arguments = (stride, padding, dilation, transposed, output_padding, groups)
@@ -263,6 +264,7 @@ def convolution_backward(
     groups: int,
     output_mask: Sequence[bool],
 ) -> tuple[torch.Tensor | None, torch.Tensor | None, torch.Tensor | None]:
+    """The gradients of input, weight and bias of `convolution`; None where `output_mask` wants none."""
     if input.dim() == weight.dim() - 1:
         arguments = (bias_sizes, stride, padding, dilation, transposed, output_padding, groups, output_mask)
         grads = convolution_backward(grad_output.unsqueeze(0), input.unsqueeze(0), weight, *arguments)
@@ -329,6 +331,7 @@ def slow_conv2d_backward(
     padding: Sequence[int],
     output_mask: Sequence[bool],
 ) -> tuple[torch.Tensor | None, torch.Tensor | None, torch.Tensor | None]:
+    """`convolution_backward` of a convolution in two dimensions without groups."""
     sizes = [weight.size(0)]
     return convolution_backward(
         grad_output, self, weight, sizes, stride, padding, (1, 1), False, (0, 0), 1, output_mask
@@ -348,6 +351,7 @@ def slow_conv2d_backward_out(
     grad_weight: torch.Tensor,
     grad_bias: torch.Tensor,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """`slow_conv2d_backward` into tensors."""
     outputs = (grad_input, grad_weight, grad_bias)
     gradients = slow_conv2d_backward(grad_output, self, weight, kernel_size, stride, padding, [True] * 3)
     for output, gradient in zip(outputs, gradients, strict=True):

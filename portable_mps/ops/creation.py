@@ -14,6 +14,7 @@ _fill = Pointwise("fill", ("a",), 1, promotion=Promotion.NONE)
 
 @implements("fill_.Scalar")
 def fill_scalar_(self: torch.Tensor, value: complex) -> torch.Tensor:
+    """Set all elements to a number."""
     # Through a tensor of the dtype, which refuses a value that does not fit as torch does. Expanded tensors may be
     # filled with a number, not with a tensor.
     fill_tensor_(once_each(self), torch.full((), value, dtype=self.dtype, device="cpu"))
@@ -22,6 +23,7 @@ def fill_scalar_(self: torch.Tensor, value: complex) -> torch.Tensor:
 
 @implements("fill_.Tensor")
 def fill_tensor_(self: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
+    """Set all elements to that of a tensor without dimensions. RuntimeError for another."""
     if value.dim() != 0:
         raise RuntimeError(
             f"fill_ only supports 0-dimension value tensor but got tensor with {value.dim()} dimensions."
@@ -66,4 +68,5 @@ for _overload in ("", ".periodic", ".beta"):
 
 @implements("zero_")
 def zero_(self: torch.Tensor) -> torch.Tensor:
+    """Set all elements to zero."""
     return fill_scalar_(self, 0)

@@ -81,6 +81,7 @@ def _launch(
 
 
 def cross_entropy(scores: torch.Tensor, target: torch.Tensor, reduction: int, ignore_index: int) -> torch.Tensor:
+    """The loss of scores (rows, classes) for one class a row, with a gradient; `reduction` as ATen numbers it."""
     return _CrossEntropy.apply(scores, target, reduction, ignore_index)
 
 

@@ -93,6 +93,7 @@ def _by_tensors(
 
 @implements("fake_quantize_per_tensor_affine_cachemask")
 def fake_quantize_per_tensor(self: torch.Tensor, scale: float, zero_point: int, quant_min: int, quant_max: int) -> Pair:
+    """(self rounded to steps of one scale, which of its elements were in range)."""
     _check_range(quant_min, quant_max)
     if not quant_min <= zero_point <= quant_max:
         raise RuntimeError("`zero_point` must be between `quant_min` and `quant_max`.")
@@ -143,6 +144,7 @@ def _check_channels(self: torch.Tensor, scale: torch.Tensor, zero_point: torch.T
 def fake_quantize_per_channel(
     self: torch.Tensor, scale: torch.Tensor, zero_point: torch.Tensor, axis: int, quant_min: int, quant_max: int
 ) -> Pair:
+    """(self rounded to steps of a scale for each index along `axis`, which of its elements were in range)."""
     if zero_point.dtype not in (torch.int32, torch.float16, torch.float32):
         raise RuntimeError(f"Zero-point must be Int32, Float or Half, found {zero_point.dtype}")
     _check_channels(self, scale, zero_point, axis)
@@ -185,6 +187,7 @@ def learnable_per_tensor(
     quant_max: int,
     grad_factor: float = 1.0,
 ) -> torch.Tensor:
+    """self rounded to steps of one scale, which is trained."""
     _check_range(quant_min, quant_max)
     point = _rounded(zero_point, quant_min, quant_max).reshape(-1)[0]
     return _by_tensors(self, scale.reshape(-1)[0], point, quant_min, quant_max)[0]
@@ -200,6 +203,7 @@ def learnable_per_tensor_backward(
     quant_max: int,
     grad_factor: float = 1.0,
 ) -> Triple:
+    """The gradients of self, scale and zero point of `learnable_per_tensor`."""
     if self.numel() == 0:
         return self, scale, zero_point
     # ATen rounds half up here, and half to even in all other places.
@@ -218,6 +222,7 @@ def learnable_per_channel(
     quant_max: int,
     grad_factor: float = 1.0,
 ) -> torch.Tensor:
+    """self rounded to steps of a scale for each index along `axis`, which are trained."""
     points = _rounded(zero_point, quant_min, quant_max)
     return fake_quantize_per_channel(self, scale, points, axis, quant_min, quant_max)[0]
 
@@ -233,6 +238,7 @@ def learnable_per_channel_backward(
     quant_max: int,
     grad_factor: float = 1.0,
 ) -> Triple:
+    """The gradients of self, scales and zero points of `learnable_per_channel`."""
     _check_channels(self, scale, zero_point, axis)
     _check_range(quant_min, quant_max)
     if self.numel() == 0:

@@ -302,6 +302,7 @@ def _along_others(
 
 @implements("_fft_c2c")
 def fft_c2c(self: torch.Tensor, dim: Sequence[int], normalization: int, forward: bool) -> torch.Tensor:
+    """The Fourier transform of complex numbers along `dim`; `normalization` as ATen numbers it."""
     _check(self, complex=True)
     if not dim:
         return self.clone()
@@ -311,6 +312,7 @@ def fft_c2c(self: torch.Tensor, dim: Sequence[int], normalization: int, forward:
 
 @implements("_fft_r2c")
 def fft_r2c(self: torch.Tensor, dim: Sequence[int], normalization: int, onesided: bool) -> torch.Tensor:
+    """The Fourier transform of real numbers along `dim`; with `onesided`, its half that is not redundant."""
     _check(self, complex=False)
     *others, last = (wrapped_dim(d, self.dim()) for d in dim)
     scale = _scale(normalization, [self.size(d) for d in (*others, last)])
@@ -325,6 +327,7 @@ def fft_r2c(self: torch.Tensor, dim: Sequence[int], normalization: int, onesided
 
 @implements("_fft_c2r")
 def fft_c2r(self: torch.Tensor, dim: Sequence[int], normalization: int, last_dim_size: int) -> torch.Tensor:
+    """Real numbers, `last_dim_size` along the last of `dim`, whose Fourier transform has this half."""
     _check(self, complex=True)
     *others, last = (wrapped_dim(d, self.dim()) for d in dim)
     half = last_dim_size // 2 + 1
@@ -349,6 +352,7 @@ def _into(out: torch.Tensor, result: torch.Tensor) -> torch.Tensor:
 def fft_c2c_out(
     self: torch.Tensor, dim: Sequence[int], normalization: int, forward: bool, *, out: torch.Tensor
 ) -> torch.Tensor:
+    """`fft_c2c` into `out`."""
     return _into(out, fft_c2c(self, dim, normalization, forward))
 
 
@@ -356,6 +360,7 @@ def fft_c2c_out(
 def fft_r2c_out(
     self: torch.Tensor, dim: Sequence[int], normalization: int, onesided: bool, *, out: torch.Tensor
 ) -> torch.Tensor:
+    """`fft_r2c` into `out`."""
     return _into(out, fft_r2c(self, dim, normalization, onesided))
 
 
@@ -363,4 +368,5 @@ def fft_r2c_out(
 def fft_c2r_out(
     self: torch.Tensor, dim: Sequence[int], normalization: int, last_dim_size: int, *, out: torch.Tensor
 ) -> torch.Tensor:
+    """`fft_c2r` into `out`."""
     return _into(out, fft_c2r(self, dim, normalization, last_dim_size))

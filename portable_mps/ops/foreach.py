@@ -155,6 +155,7 @@ _zero_loop, _copy_loop, _norm_loop = (_loop(f"_foreach_{n}") for n in ("zero_", 
 
 
 def foreach_zero_(self: Tensors) -> None:
+    """Set all elements of the tensors to zero."""
     dtype = _dtype_of([self])
     table = None if dtype is None else table_of([self])
     if dtype is None or table is None:
@@ -163,6 +164,7 @@ def foreach_zero_(self: Tensors) -> None:
 
 
 def foreach_copy_(self: Tensors, src: Tensors, non_blocking: bool = False) -> None:
+    """Copy each of `src` to that of self, with conversion."""
     from_dtype, to_dtype = _dtype_of([src]), _dtype_of([self])
     table = None if from_dtype is None or to_dtype is None else table_of([self, src])
     if from_dtype is None or to_dtype is None or table is None:
@@ -179,6 +181,7 @@ _NORMS = {
 
 
 def foreach_norm(self: Tensors, ord: float = 2, dtype: torch.dtype | None = None) -> Tensors:
+    """The norm of each tensor."""
     defines: dict[str, Any] | None = _NORMS.get(float(ord)) if isinstance(ord, (int, float)) else None
     kind = _dtype_of([self])
     if defines is None or dtype is not None or kind is None or (ord == math.inf and not all(t.numel() for t in self)):

@@ -300,6 +300,7 @@ def _run(action: str, base: torch.Tensor, values: torch.Tensor, plan: _Plan) -> 
 
 @implements("index.Tensor")
 def index(self: torch.Tensor, indices: Sequence[torch.Tensor | None]) -> torch.Tensor:
+    """self at tensors of indices, as NumPy has it. IndexError at the next synchronisation for one out of range."""
     # Not left to the structured operator: its meta function would look for a mask's nonzero elements a second time.
     plan = _Plan(self, indices)
     if self.is_contiguous():
@@ -317,6 +318,7 @@ def index(self: torch.Tensor, indices: Sequence[torch.Tensor | None]) -> torch.T
 
 @implements("index.Tensor_out")
 def index_out(self: torch.Tensor, indices: Sequence[torch.Tensor | None], *, out: torch.Tensor) -> torch.Tensor:
+    """`index` into `out`."""
     written(out, self.dtype)
     result = index(self, indices)
     return resized(out, result.shape).copy_(result)
@@ -390,6 +392,7 @@ def _masked(self: torch.Tensor, mask: torch.Tensor, value: torch.Tensor) -> None
 
 @implements("masked_fill_.Scalar")
 def masked_fill_scalar_(self: torch.Tensor, mask: torch.Tensor, value: float) -> torch.Tensor:
+    """Set the elements where the mask is true to a number."""
     number = torch.full((), value, dtype=self.dtype, device="cpu")
     if self.is_floating_point() and number.isinf() and math.isfinite(value):
         raise RuntimeError(f"value cannot be converted to type {self.dtype} without overflow")
@@ -399,6 +402,7 @@ def masked_fill_scalar_(self: torch.Tensor, mask: torch.Tensor, value: float) ->
 
 @implements("masked_fill_.Tensor")
 def masked_fill_tensor_(self: torch.Tensor, mask: torch.Tensor, value: torch.Tensor | float) -> torch.Tensor:
+    """Set the elements where the mask is true to that of a tensor without dimensions."""
     if not isinstance(value, torch.Tensor):
         return masked_fill_scalar_(self, mask, value)
     if value.dim() != 0:
@@ -428,6 +432,7 @@ def _spread(index: torch.Tensor, dim: int, rank: int) -> torch.Tensor:
 
 @implements("index_select")
 def index_select(self: torch.Tensor, dim: int, index: torch.Tensor) -> torch.Tensor:
+    """The slices along `dim` that a vector of indices names."""
     _check_vector("index_select", index)
     refuse_as_cpu("index_select", self.dtype, torch.int64)
     dim = wrapped_dim(dim, self.dim())
@@ -446,6 +451,7 @@ def index_select(self: torch.Tensor, dim: int, index: torch.Tensor) -> torch.Ten
 
 @implements("index_select.out")
 def index_select_out(self: torch.Tensor, dim: int, index: torch.Tensor, *, out: torch.Tensor) -> torch.Tensor:
+    """`index_select` into `out`."""
     if out.dtype != self.dtype:
         raise RuntimeError("index_select(): self and result must have the same scalar type")
     separate(out, self, index)
@@ -498,6 +504,7 @@ def _into(
 def index_add_out(
     self: torch.Tensor, dim: int, index: torch.Tensor, source: torch.Tensor, *, alpha: float = 1, out: torch.Tensor
 ) -> torch.Tensor:
+    """self with alpha times the slices of `source` added at a vector of indices."""
     refuse_as_cpu("index_add", self.dtype, torch.int64, self.dtype)
     scaled = source
     if alpha != 1:
@@ -513,6 +520,7 @@ def index_add_out(
 def index_copy_out(
     self: torch.Tensor, dim: int, index: torch.Tensor, source: torch.Tensor, *, out: torch.Tensor
 ) -> torch.Tensor:
+    """self with the slices of `source` at a vector of indices."""
     if index.dtype != torch.int64:
         raise RuntimeError(f"index_copy_(): Expected a long tensor for index, but got {scalar_type(index.dtype)}")
     refuse_as_cpu("index_copy", self.dtype, torch.int64, self.dtype)
@@ -522,12 +530,14 @@ def index_copy_out(
 
 @implements("index_fill_.int_Scalar")
 def index_fill_scalar_(self: torch.Tensor, dim: int, index: torch.Tensor, value: float) -> torch.Tensor:
+    """Set the slices at a vector of indices to a number."""
     refuse_as_cpu("index_fill.int_Scalar", self.dtype, torch.int64)
     return index_fill_tensor_(self, dim, index, torch.full((), value, dtype=self.dtype, device=self.device))
 
 
 @implements("index_fill_.int_Tensor")
 def index_fill_tensor_(self: torch.Tensor, dim: int, index: torch.Tensor, value: torch.Tensor | float) -> torch.Tensor:
+    """Set the slices at a vector of indices to the element of a tensor without dimensions."""
     if not isinstance(value, torch.Tensor):
         return index_fill_scalar_(self, dim, index, value)
     refuse_as_cpu("index_fill.int_Scalar", self.dtype, torch.int64)
@@ -554,6 +564,7 @@ _TAKE_RANGE = "out of range: tried to access index {index} on a tensor of {size}
 
 @implements("take")
 def take(self: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
+    """Elements at indices into self as if it had one dimension."""
     if index.dtype != torch.int64:
         raise RuntimeError(f"take(): Expected a long tensor for index, but got {scalar_type(index.dtype)}")
     refuse_as_cpu("take", self.dtype, torch.int64)
@@ -568,6 +579,7 @@ def take(self: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
 
 @implements("take.out")
 def take_out(self: torch.Tensor, index: torch.Tensor, *, out: torch.Tensor) -> torch.Tensor:
+    """`take` into `out`."""
     if out.dtype != self.dtype:
         raise RuntimeError("take(): self and out expected to have the same dtype")
     separate(out, self, index)
@@ -577,6 +589,7 @@ def take_out(self: torch.Tensor, index: torch.Tensor, *, out: torch.Tensor) -> t
 
 @implements("put_")
 def put_(self: torch.Tensor, index: torch.Tensor, source: torch.Tensor, accumulate: bool = False) -> torch.Tensor:
+    """Set, or with `accumulate` add to, elements at indices into self as if it had one dimension."""
     if index.dtype != torch.int64:
         raise RuntimeError(f"put_(): Expected a long tensor for index, but got {scalar_type(index.dtype)}")
     if self.dtype != source.dtype:

@@ -251,4 +251,5 @@ def linalg_cross(self: torch.Tensor, other: torch.Tensor, *, dim: int = -1) -> t
 
 @implements("linalg_cross.out")
 def linalg_cross_out(self: torch.Tensor, other: torch.Tensor, *, dim: int = -1, out: torch.Tensor) -> torch.Tensor:
+    """The cross product along `dim`, whose size is 3."""
     return _cross_into(out, self, other, dim)

@@ -66,6 +66,7 @@ def factor_lu(a: torch.Tensor, pivots: torch.Tensor, info: torch.Tensor, pivot: 
 def linalg_cholesky_ex(
     self: torch.Tensor, *, upper: bool = False, check_errors: bool = False, L: torch.Tensor, info: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
+    """Cholesky's factor of each matrix, and in `info` the order of its first minor that is not positive, or 0."""
     check_dtype("cholesky_cpu", self)
     L.copy_(self.triu() if upper else self.tril())
     errors = contiguous_out(info, info.shape)
@@ -80,6 +81,7 @@ def linalg_cholesky_ex(
 
 @implements("cholesky")
 def cholesky(self: torch.Tensor, upper: bool = False) -> torch.Tensor:
+    """Cholesky's factor; an error for a matrix that is not positive definite."""
     if self.numel() == 0:
         return torch.empty_like(self, memory_format=torch.contiguous_format)
     check_square("cholesky", self)
@@ -114,6 +116,7 @@ def linalg_lu_factor_ex(
     pivots: torch.Tensor,
     info: torch.Tensor,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """LU factors in one matrix, pivots counted from 1, and in `info` the first pivot that is zero, or 0."""
     check_dtype("lu_cpu", A)
     LU.copy_(A)
     order, errors = contiguous_out(pivots, pivots.shape), contiguous_out(info, info.shape)

@@ -41,6 +41,7 @@ def linalg_ldl_factor_ex(
     pivots: torch.Tensor,
     info: torch.Tensor,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """LDL factors of symmetric or, with `hermitian`, Hermitian matrices, pivots and `info`."""
     check_dtype("ldl_factor_kernel_cpu", self)
     LD.copy_(self.tril())
     order, errors = contiguous_out(pivots, pivots.shape), contiguous_out(info, info.shape)
@@ -73,6 +74,7 @@ def _solve_blocks(
 def linalg_ldl_solve(
     LD: torch.Tensor, pivots: torch.Tensor, B: torch.Tensor, *, hermitian: bool = False, out: torch.Tensor
 ) -> torch.Tensor:
+    """The solution of systems whose factors are LD."""
     check_dtype("ldl_solve_kernel_cpu", LD)
     check_pivots(pivots, LD.shape[-1], "ldl_solve")
     out.copy_(B)

@@ -104,6 +104,7 @@ def q_of(vectors: torch.Tensor, tau: torch.Tensor, columns: int) -> torch.Tensor
 
 @implements("geqrf")
 def geqrf(self: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Householder's vectors with R above them, and their factors tau. RuntimeError for fewer than two dimensions."""
     if self.dim() < 2:
         raise RuntimeError("torch.geqrf: input must have at least 2 dimensions.")
     check_dtype("geqrf_cpu", self)
@@ -118,6 +119,7 @@ def geqrf(self: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
 def linalg_qr(
     A: torch.Tensor, mode: str = "reduced", *, Q: torch.Tensor, R: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
+    """Q and R; `mode` "reduced", "complete" or "r"."""
     a, tau = geqrf(A)
     R.copy_(a[..., : R.shape[-2], :].triu())
     if mode != "r":
@@ -129,6 +131,7 @@ def linalg_qr(
 
 @implements("linalg_householder_product")
 def linalg_householder_product(input: torch.Tensor, tau: torch.Tensor) -> torch.Tensor:
+    """The first columns of the product of Householder's reflections."""
     from torch import _meta_registrations as checks  # here, for not every version of torch has loaded it
 
     result = checks.linalg_householder_product(input, tau)
@@ -142,6 +145,7 @@ def linalg_householder_product(input: torch.Tensor, tau: torch.Tensor) -> torch.
 def ormqr(
     self: torch.Tensor, input2: torch.Tensor, input3: torch.Tensor, left: bool = True, transpose: bool = False
 ) -> torch.Tensor:
+    """The product of a matrix with that of Householder's reflections, from the left or right."""
     from torch import _meta_registrations as checks
 
     side = -2 if left else -1

@@ -103,6 +103,7 @@ def linalg_solve_triangular_out(
     unitriangular: bool = False,
     out: torch.Tensor,
 ) -> torch.Tensor:
+    """The solution of triangular systems A X = B or, without `left`, X A = B."""
     on_device(self, B)
     _check_solver("linalg.solve_triangular", self, B, left)
     check_dtype("triangular_solve_cpu", self)
@@ -122,6 +123,7 @@ def linalg_solve_triangular_out(
 def linalg_solve_triangular(
     self: torch.Tensor, B: torch.Tensor, *, upper: bool, left: bool = True, unitriangular: bool = False
 ) -> torch.Tensor:
+    """`linalg_solve_triangular_out` into a new tensor."""
     out = self.new_empty(0)
     return linalg_solve_triangular_out(self, B, upper=upper, left=left, unitriangular=unitriangular, out=out)
 
@@ -137,6 +139,7 @@ def triangular_solve(
     X: torch.Tensor,
     M: torch.Tensor,
 ) -> tuple[torch.Tensor, torch.Tensor]:
+    """The solution of triangular systems, and a copy of A."""
     check_dtype("triangular_solve_cpu", self)
     for out, source in ((X, self), (M, A)):
         if 0 in X.shape[:-1] and 0 in M.shape:  # LAPACK's order, which the CPU gives to no elements, too
@@ -163,6 +166,7 @@ def linalg_lu_solve(
     adjoint: bool = False,
     out: torch.Tensor,
 ) -> torch.Tensor:
+    """The solution of systems whose LU factors are given."""
     if B.numel():
         check_dtype("linalg.lu_solve_cpu", LU)
     check_pivots(pivots, LU.shape[-2], "lu_solve")
@@ -228,6 +232,7 @@ def _linalg_solve_ex(
 def linalg_inv_ex(
     A: torch.Tensor, *, check_errors: bool = False, inverse: torch.Tensor, info: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
+    """The inverse of each matrix, and in `info` the first pivot that is zero, or 0."""
     lu, pivots, _ = torch.ops.aten.linalg_lu_factor_ex.out(
         A, LU=columns_empty(A, *A.shape), pivots=info.new_empty(A.shape[:-1]), info=info
     )
@@ -280,6 +285,7 @@ def lu_unpack(
     L: torch.Tensor,
     U: torch.Tensor,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """P, L and U of factors in one matrix."""
     m, n = LU_data.shape[-2:]
     k = min(m, n)
     if unpack_data:
@@ -299,6 +305,7 @@ def lu_unpack(
 def linalg_lu(
     A: torch.Tensor, *, pivot: bool = True, P: torch.Tensor, L: torch.Tensor, U: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """P, L and U of each matrix."""
     lu, pivots, _ = torch.linalg.lu_factor_ex(A, pivot=pivot)
     return lu_unpack(lu, pivots, unpack_pivots=pivot, P=P, L=L, U=U)
 
@@ -321,6 +328,7 @@ def _cholesky_solve_helper(self: torch.Tensor, A: torch.Tensor, upper: bool) -> 
 
 @implements("cholesky_inverse")
 def cholesky_inverse(self: torch.Tensor, upper: bool = False) -> torch.Tensor:
+    """The inverse of a matrix whose factor by Cholesky is given."""
     check_square("cholesky_inverse", self)
     check_dtype("cholesky_inverse_out_cpu", self)
     result = columns_copy(_identity(self))

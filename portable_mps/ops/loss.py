@@ -122,6 +122,7 @@ _huber = Loss(
 
 @implements("mse_loss.out")
 def mse_loss_out(self: torch.Tensor, target: torch.Tensor, reduction: int = MEAN, *, out: torch.Tensor) -> torch.Tensor:
+    """Squared differences."""
     return _mse.into(out, (self, target), reduction)
 
 
@@ -129,6 +130,7 @@ def mse_loss_out(self: torch.Tensor, target: torch.Tensor, reduction: int = MEAN
 def mse_loss_backward(
     grad_output: torch.Tensor, self: torch.Tensor, target: torch.Tensor, reduction: int
 ) -> torch.Tensor:
+    """The gradient of `mse_loss_out`."""
     return _mse.gradient_into(None, grad_output, (self, target), reduction)
 
 
@@ -136,6 +138,7 @@ def mse_loss_backward(
 def mse_loss_backward_out(
     grad_output: torch.Tensor, self: torch.Tensor, target: torch.Tensor, reduction: int, *, grad_input: torch.Tensor
 ) -> torch.Tensor:
+    """`mse_loss_backward` into `grad_input`."""
     return _mse.gradient_into(grad_input, grad_output, (self, target), reduction)
 
 
@@ -143,6 +146,7 @@ def mse_loss_backward_out(
 def smooth_l1_loss_out(
     self: torch.Tensor, target: torch.Tensor, reduction: int = MEAN, beta: float = 1.0, *, out: torch.Tensor
 ) -> torch.Tensor:
+    """Differences, squared where they are below `beta`."""
     return _smooth_l1.into(out, (self, target), reduction, beta)
 
 
@@ -156,6 +160,7 @@ def smooth_l1_loss_backward_out(
     *,
     grad_input: torch.Tensor,
 ) -> torch.Tensor:
+    """The gradient of `smooth_l1_loss_out`."""
     return _smooth_l1.gradient_into(grad_input, grad_output, (self, target), reduction, beta)
 
 
@@ -166,6 +171,7 @@ def _check_delta(delta: float) -> None:
 
 @implements("huber_loss")
 def huber_loss(self: torch.Tensor, target: torch.Tensor, reduction: int = MEAN, delta: float = 1.0) -> torch.Tensor:
+    """Squared differences, linear above `delta`. RuntimeError for one that is not positive."""
     _check_delta(delta)
     return _huber.into(None, (self, target), reduction, delta)
 
@@ -174,6 +180,7 @@ def huber_loss(self: torch.Tensor, target: torch.Tensor, reduction: int = MEAN, 
 def huber_loss_out(
     self: torch.Tensor, target: torch.Tensor, reduction: int = MEAN, delta: float = 1.0, *, out: torch.Tensor
 ) -> torch.Tensor:
+    """`huber_loss` into `out`."""
     _check_delta(delta)
     return _huber.into(out, (self, target), reduction, delta)
 
@@ -188,6 +195,7 @@ def huber_loss_backward_out(
     *,
     grad_input: torch.Tensor,
 ) -> torch.Tensor:
+    """The gradient of `huber_loss`."""
     return _huber.gradient_into(grad_input, grad_output, (self, target), reduction, delta)
 
 
@@ -229,6 +237,7 @@ def _bce_into(
 def binary_cross_entropy(
     self: torch.Tensor, target: torch.Tensor, weight: torch.Tensor | None = None, reduction: int = MEAN
 ) -> torch.Tensor:
+    """Of probabilities and targets in [0, 1]."""
     return _bce_into(None, self, target, weight, reduction)
 
 
@@ -241,6 +250,7 @@ def binary_cross_entropy_out(
     *,
     out: torch.Tensor,
 ) -> torch.Tensor:
+    """`binary_cross_entropy` into `out`."""
     return _bce_into(out, self, target, weight, reduction)
 
 
@@ -252,6 +262,7 @@ def binary_cross_entropy_backward(
     weight: torch.Tensor | None = None,
     reduction: int = MEAN,
 ) -> torch.Tensor:
+    """The gradient of `binary_cross_entropy`."""
     loss = _bce if weight is None else _weighted_bce
     return loss.gradient_into(None, grad_output, _bce_inputs(self, target, weight), reduction)
 
@@ -266,6 +277,7 @@ def binary_cross_entropy_backward_out(
     *,
     grad_input: torch.Tensor,
 ) -> torch.Tensor:
+    """`binary_cross_entropy_backward` into `grad_input`."""
     loss = _bce if weight is None else _weighted_bce
     return loss.gradient_into(grad_input, grad_output, _bce_inputs(self, target, weight), reduction)
 
@@ -430,6 +442,7 @@ def nll_loss_forward_output(
     output: torch.Tensor,
     total_weight: torch.Tensor,
 ) -> tuple[torch.Tensor, torch.Tensor]:
+    """The negative of each row's score of its class, weighted, and the sum of the weights."""
     _check_nll(self, target, weight)
     resized(output, target.shape if reduction == NONE and self.dim() == 2 else ())
     resized(total_weight, ())
@@ -451,6 +464,7 @@ def nll_loss_backward_out(
     *,
     grad_input: torch.Tensor,
 ) -> torch.Tensor:
+    """The gradient of `nll_loss_forward_output`."""
     _check_nll(self, target, weight)
     resized(grad_input, self.shape)
     return _nll_gradient(grad_input, grad_output, target, weight, reduction, ignore_index, total_weight, 1)
@@ -482,6 +496,7 @@ def nll_loss2d_forward_output(
     output: torch.Tensor,
     total_weight: torch.Tensor,
 ) -> tuple[torch.Tensor, torch.Tensor]:
+    """`nll_loss_forward_output` for a class at each place of (batch, classes, height, width)."""
     _check_nll2d(self, target, weight)
     check_out(output, target.shape if reduction == NONE else (), self.dtype)
     check_out(total_weight, (), self.dtype)
@@ -493,6 +508,7 @@ def nll_loss2d_forward_output(
 def nll_loss2d_forward(
     self: torch.Tensor, target: torch.Tensor, weight: torch.Tensor | None, reduction: int, ignore_index: int
 ) -> tuple[torch.Tensor, torch.Tensor]:
+    """`nll_loss2d_forward_output` into new tensors."""
     output, total_weight = self.new_empty(target.shape if reduction == NONE else ()), self.new_empty(())
     return nll_loss2d_forward_output(
         self, target, weight, reduction, ignore_index, output=output, total_weight=total_weight
@@ -511,6 +527,7 @@ def nll_loss2d_backward_out(
     *,
     grad_input: torch.Tensor,
 ) -> torch.Tensor:
+    """The gradient of `nll_loss2d_forward`."""
     _check_nll2d(self, target, weight)
     resized(grad_input, self.shape)
     spatial = self.size(2) * self.size(3)

@@ -67,6 +67,7 @@ def multi_margin_loss(
     weight: torch.Tensor | None = None,
     reduction: int = MEAN,
 ) -> torch.Tensor:
+    """How far other classes' scores come within `margin` of a row's own, to the power of `p`."""
     excess, _, weights = _class_margins(self, target, p, margin, weight)
     losses = excess.square() if p == 2 else excess
     if weights is not None:  # an infinite weight of no excess is no loss
@@ -85,6 +86,7 @@ def multi_margin_loss_backward(
     weight: torch.Tensor | None = None,
     reduction: int = MEAN,
 ) -> torch.Tensor:
+    """The gradient of `multi_margin_loss`."""
     excess, labels, weights = _class_margins(self, target, p, margin, weight)
     slopes = 2 * excess if p == 2 else (excess > 0).to(excess.dtype)
     slopes = slopes if weights is None else torch.where(excess > 0, slopes * weights, 0.0)
@@ -115,6 +117,7 @@ def _label_margins(
 def multilabel_margin_loss_forward(
     self: torch.Tensor, target: torch.Tensor, reduction: int
 ) -> tuple[torch.Tensor, torch.Tensor]:
+    """(the loss of rows with several classes each, which classes are among them)."""
     excess, _, _, wanted = _label_margins(self, target)
     losses = excess.sum((1, 2)) / excess.size(2)
     losses = losses if self.dim() == 2 else losses.reshape(())
@@ -125,6 +128,7 @@ def multilabel_margin_loss_forward(
 def multilabel_margin_loss_backward(
     grad_output: torch.Tensor, self: torch.Tensor, target: torch.Tensor, reduction: int, is_target: torch.Tensor
 ) -> torch.Tensor:
+    """The gradient of `multilabel_margin_loss_forward`."""
     excess, labels, _, _ = _label_margins(self, target)
     live = (excess > 0).to(excess.dtype)
     slopes = live.sum(1).scatter_add_(1, labels, -live.sum(2))

@@ -73,6 +73,7 @@ _KERNELS = {"mm": "addmm_impl_cpu_", "addmm": "addmm_impl_cpu_", "addmv": "addmv
 
 @implements("mm.out")
 def mm_out(self: torch.Tensor, mat2: torch.Tensor, *, out: torch.Tensor) -> torch.Tensor:
+    """(m, k) @ (k, n). RuntimeError for other than matrices that fit."""
     if self.dim() != 2 or mat2.dim() != 2:
         raise RuntimeError("self and mat2 must be matrices")
     check_inner(self, mat2)
@@ -84,6 +85,7 @@ def mm_out(self: torch.Tensor, mat2: torch.Tensor, *, out: torch.Tensor) -> torc
 
 @implements("bmm.out")
 def bmm_out(self: torch.Tensor, mat2: torch.Tensor, *, out: torch.Tensor) -> torch.Tensor:
+    """(batch, m, k) @ (batch, k, n)."""
     _check_batches(self, mat2)
     _check_out(out, (self.shape[0], self.shape[1], mat2.shape[2]), self.dtype, "bmm", apart=False)
     product(_apart(self, out), _apart(mat2, out), out)
@@ -112,6 +114,7 @@ def addmm_out(
     alpha: float = 1,
     out: torch.Tensor,
 ) -> torch.Tensor:
+    """beta * self + alpha * mat1 @ mat2."""
     return _addmm(self, mat1, mat2, beta, alpha, out)
 
 
@@ -145,6 +148,7 @@ def baddbmm_out(
     alpha: float = 1,
     out: torch.Tensor,
 ) -> torch.Tensor:
+    """beta * self + alpha * batch1 @ batch2."""
     _check_batches(batch1, batch2)
     _check_out(out, (batch1.shape[0], batch1.shape[1], batch2.shape[2]), batch1.dtype, "baddbmm")
     _refuse_parts(out, self, batch1, batch2)
@@ -162,6 +166,7 @@ def addbmm_out(
     alpha: float = 1,
     out: torch.Tensor,
 ) -> torch.Tensor:
+    """beta * self + alpha * the sum of batch1 @ batch2 over the batch."""
     _check_batches(batch1, batch2)
     batch, rows, inner = batch1.shape
     # The batch is one more inner dimension: sum over b and k of batch1[b, :, k] batch2[b, k, :].
@@ -173,6 +178,7 @@ def addbmm_out(
 def addbmm(
     self: torch.Tensor, batch1: torch.Tensor, batch2: torch.Tensor, *, beta: float = 1, alpha: float = 1
 ) -> torch.Tensor:
+    """`addbmm_out` into a new tensor."""
     out = batch1.new_empty((batch1.shape[1], batch2.shape[-1]))
     return addbmm_out(self, batch1, batch2, beta=beta, alpha=alpha, out=out)
 
@@ -181,6 +187,7 @@ def addbmm(
 def addbmm_(
     self: torch.Tensor, batch1: torch.Tensor, batch2: torch.Tensor, *, beta: float = 1, alpha: float = 1
 ) -> torch.Tensor:
+    """`addbmm_out` into self."""
     return addbmm_out(self, batch1, batch2, beta=beta, alpha=alpha, out=self)
 
 
@@ -188,6 +195,7 @@ def addbmm_(
 def addmv_out(
     self: torch.Tensor, mat: torch.Tensor, vec: torch.Tensor, *, beta: float = 1, alpha: float = 1, out: torch.Tensor
 ) -> torch.Tensor:
+    """beta * self + alpha * mat @ vec."""
     _check_dtypes("addmv", mat, vec)
     _check_out(out, (mat.shape[0],), mat.dtype, "addmv")
     _refuse_parts(out, self, mat, vec)
@@ -241,6 +249,7 @@ def _addr_into(
 def addr(
     self: torch.Tensor, vec1: torch.Tensor, vec2: torch.Tensor, *, beta: float = 1, alpha: float = 1
 ) -> torch.Tensor:
+    """beta * self + alpha * the outer product of vec1 and vec2."""
     return _addr_into(None, self, vec1, vec2, beta, alpha)
 
 
@@ -248,11 +257,13 @@ def addr(
 def addr_out(
     self: torch.Tensor, vec1: torch.Tensor, vec2: torch.Tensor, *, beta: float = 1, alpha: float = 1, out: torch.Tensor
 ) -> torch.Tensor:
+    """`addr` into `out`."""
     return _addr_into(out, self, vec1, vec2, beta, alpha)
 
 
 @implements("dot")
 def dot(self: torch.Tensor, tensor: torch.Tensor) -> torch.Tensor:
+    """The sum of products of two vectors. RuntimeError for others."""
     if self.dim() != 1 or tensor.dim() != 1:
         raise RuntimeError(f"1D tensors expected, but got {self.dim()}D and {tensor.dim()}D tensors")
     require_dtype("dot", self, _MULTIPLIED)
@@ -270,6 +281,7 @@ def dot(self: torch.Tensor, tensor: torch.Tensor) -> torch.Tensor:
 
 @implements("vdot")
 def vdot(self: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
+    """`dot` with self conjugated."""
     return dot(self.conj(), other)
 
 
@@ -288,6 +300,7 @@ def addmm_activation_out(
     use_gelu: bool = False,
     out: torch.Tensor,
 ) -> torch.Tensor:
+    """`addmm_out`, then GELU or ReLU, in one kernel where the result is floating point."""
     if out.is_floating_point():
         return _addmm(self, mat1, mat2, beta, alpha, out, _GELU if use_gelu else _RELU)
     addmm_out(self, mat1, mat2, beta=beta, alpha=alpha, out=out)
@@ -311,4 +324,5 @@ def int_mm_out(self: torch.Tensor, mat2: torch.Tensor, *, out: torch.Tensor) -> 
 
 @implements("_int_mm")
 def int_mm(self: torch.Tensor, mat2: torch.Tensor) -> torch.Tensor:
+    """(m, k) @ (k, n) of int8, in int32."""
     return int_mm_out(self, mat2, out=self.new_empty((self.shape[0], mat2.shape[-1]), dtype=torch.int32))

@@ -115,6 +115,7 @@ def _batch_norm(
 
 
 def all_but_channels(input: torch.Tensor) -> tuple[int, ...]:
+    """The dimensions that batch normalisation takes statistics over."""
     return (0, *range(2, input.dim()))
 
 
@@ -129,6 +130,7 @@ def native_batch_norm(
     momentum: float,
     eps: float,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """(output, mean, 1 / standard deviation); in training, running statistics are updated."""
     return _batch_norm(input, weight, bias, running_mean, running_var, training, momentum, eps)
 
 
@@ -226,6 +228,7 @@ def native_batch_norm_backward(
     eps: float,
     output_mask: Sequence[bool],
 ) -> tuple[torch.Tensor | None, torch.Tensor | None, torch.Tensor | None]:
+    """The gradients of input, weight and bias of `native_batch_norm`; None where `output_mask` wants none."""
     accumulator = summed_in(input.dtype)
     if train:
         mean, rstd = save_mean, save_invstd
@@ -272,6 +275,7 @@ def batch_norm_backward(
     output_mask: Sequence[bool],
     reserve: torch.Tensor,
 ) -> tuple[torch.Tensor | None, torch.Tensor | None, torch.Tensor | None]:
+    """`native_batch_norm_backward`; `reserve` is not read."""
     return native_batch_norm_backward(
         grad_out, input, weight, running_mean, running_var, save_mean, save_var, update, eps, output_mask
     )
@@ -386,6 +390,7 @@ def native_layer_norm(
     bias: torch.Tensor | None,
     eps: float,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """(output, mean, 1 / standard deviation) over the last dimensions, whose shape is given."""
     return _normalize_rows(input, normalized_shape, weight, bias, eps, rms=False)
 
 
@@ -400,6 +405,7 @@ def native_layer_norm_backward(
     bias: torch.Tensor | None,
     output_mask: Sequence[bool],
 ) -> tuple[torch.Tensor | None, torch.Tensor | None, torch.Tensor | None]:
+    """The gradients of input, weight and bias of `native_layer_norm`; None where `output_mask` wants none."""
     return _rows_gradient(grad_out, input, normalized_shape, mean, rstd, weight, output_mask)
 
 
@@ -498,6 +504,7 @@ def native_group_norm_backward(
     group: int,
     output_mask: Sequence[bool],
 ) -> tuple[torch.Tensor | None, torch.Tensor | None, torch.Tensor | None]:
+    """The gradients of input, weight and bias of a group normalisation; None where `output_mask` wants none."""
     accumulator = summed_in(input.dtype)
     shape = (N, group, C // group, HxW)
     grouped, gradient = input.contiguous().view(shape), grad_out.contiguous().view(shape)

@@ -125,6 +125,7 @@ def fused_adagrad_(
     grad_scale: torch.Tensor | None = None,
     found_inf: torch.Tensor | None = None,
 ) -> None:
+    """A step of Adagrad over all parameters."""
     lists = [self, grads, state_sums]
     numbers = (weight_decay, eps, lr_decay)
     switches = {"OPTIMIZER": "ADAGRAD", "MAXIMIZE": int(maximize)}
@@ -149,6 +150,7 @@ def fused_sgd_(
     grad_scale: torch.Tensor | None = None,
     found_inf: torch.Tensor | None = None,
 ) -> None:
+    """A step of stochastic gradient descent over all parameters, with momentum where there are buffers for it."""
     has_momentum = bool(momentum_buffer_list)
     lists = [self, grads] + ([momentum_buffer_list] if has_momentum else [])
     switches = {"MOMENTUM": has_momentum, "FIRST": is_first_step, "NESTEROV": nesterov, "MAXIMIZE": maximize}

@@ -203,6 +203,7 @@ def max_pool2d_with_indices_out(
     out: torch.Tensor,
     indices: torch.Tensor,
 ) -> tuple[torch.Tensor, torch.Tensor]:
+    """The maxima of windows of height and width, and where they were."""
     shape = _shape("max_pool2d_with_indices", self, kernel_size, stride, padding, dilation, ceil_mode)
     require_dtype("max_pool2d", self, FLOATS | INTEGERS)
     resized(out, shape)
@@ -223,6 +224,7 @@ def max_pool2d_with_indices_backward(
     *,
     grad_input: torch.Tensor,
 ) -> torch.Tensor:
+    """The gradient of `max_pool2d_with_indices_out`."""
     require_dtype("max_pool2d_backward", self, FLOATS)
     pooling = _fixed(2, self, grad_output, kernel_size, stride, padding, dilation)
     return _gradient(2, pooling, grad_output, self, grad_input, indices)
@@ -237,6 +239,7 @@ def max_pool3d_with_indices(
     dilation: Sequence[int] = (1,),
     ceil_mode: bool = False,
 ) -> tuple[torch.Tensor, torch.Tensor]:
+    """(the maxima of windows in three dimensions, where they were)."""
     shape = _shape("max_pool3d_with_indices", self, kernel_size, stride, padding, dilation, ceil_mode)
     require_dtype("max_pool3d", self, FLOATS | INTEGERS)
     out, indices = self.new_empty(shape), self.new_empty(shape, dtype=torch.int64)
@@ -255,6 +258,7 @@ def max_pool3d_with_indices_backward(
     ceil_mode: bool,
     indices: torch.Tensor,
 ) -> torch.Tensor:
+    """The gradient of `max_pool3d_with_indices`."""
     pooling = _fixed(3, self, grad_output, kernel_size, stride, padding, dilation)
     return in_format_of(self, _gradient(3, pooling, grad_output, self, None, indices))
 
@@ -378,6 +382,7 @@ def max_unpool3d(
     stride: Sequence[int],
     padding: Sequence[int],
 ) -> torch.Tensor:
+    """Maxima at their places, zeros elsewhere."""
     from torch._decomp.decompositions import max_unpool3d as decomposed
 
     require_dtype("max_unpool3d", self, FLOATS)

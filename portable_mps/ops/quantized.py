@@ -98,6 +98,7 @@ def quantize_by_tensors(
 def quantize_list(
     tensors: Sequence[torch.Tensor], scales: torch.Tensor, zero_points: torch.Tensor, dtype: torch.dtype
 ) -> list[torch.Tensor]:
+    """Each tensor, quantised by its scale and zero point."""
     parameters = zip(tensors, scales.tolist(), zero_points.tolist(), strict=True)
     return [quantize_per_tensor(t, scale, int(zero_point), dtype) for t, scale, zero_point in parameters]
 
@@ -139,6 +140,7 @@ def quantize_per_channel(
 
 @implements("_make_per_tensor_quantized_tensor")
 def of_integers(self: torch.Tensor, scale: float, zero_point: int) -> torch.Tensor:
+    """A quantised tensor of integers, one scale and zero point."""
     return _C.quantized_per_tensor(self.clone(), scale, zero_point)
 
 
@@ -146,6 +148,7 @@ def of_integers(self: torch.Tensor, scale: float, zero_point: int) -> torch.Tens
 def of_integers_by_channel(
     self: torch.Tensor, scale: torch.Tensor, zero_point: torch.Tensor, axis: int
 ) -> torch.Tensor:
+    """A quantised tensor of integers, a scale and zero point for each index along `axis`."""
     return _C.quantized_per_channel(self.clone(), scale, zero_point, axis)
 
 
@@ -161,6 +164,7 @@ def empty(
     pin_memory: bool | None = None,
     memory_format: torch.memory_format | None = None,
 ) -> torch.Tensor:
+    """An uninitialised tensor with one scale and zero point."""
     memory = _integer_dtype("new_qtensor", dtype)
     chosen = torch.contiguous_format if memory_format in (None, torch.preserve_format) else memory_format
     integers = torch.empty(size, dtype=memory, device=device, memory_format=chosen)
@@ -180,6 +184,7 @@ def empty_by_channel(
     pin_memory: bool | None = None,
     memory_format: torch.memory_format | None = None,
 ) -> torch.Tensor:
+    """An uninitialised tensor with a scale and zero point for each index along `axis`."""
     integers = torch.empty(size, dtype=_integer_dtype("new_qtensor", dtype), device=device)
     return _C.quantized_per_channel(integers, scales.to(device), zero_points.to(device), axis)
 
@@ -189,11 +194,13 @@ def empty_by_channel(
 
 @implements_for("Quantized", "int_repr")
 def int_repr(self: torch.Tensor) -> torch.Tensor:
+    """A copy of the integers."""
     return _integers(self).clone()
 
 
 @implements("dequantize.self")
 def of_numbers(self: torch.Tensor) -> torch.Tensor:
+    """A tensor that is not quantised, in float32."""
     return self.to(torch.float32)
 
 
@@ -210,6 +217,7 @@ def dequantize(self: torch.Tensor) -> torch.Tensor:
 
 @implements_for("Quantized", "dequantize.tensors")
 def dequantize_list(tensors: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+    """Each tensor in float32."""
     return [dequantize(t) for t in tensors]
 
 
@@ -226,6 +234,7 @@ def _again(numbers: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
 
 @implements_for("Quantized", "clone")
 def clone(self: torch.Tensor, *, memory_format: torch.memory_format = torch.preserve_format) -> torch.Tensor:
+    """A copy, also of scales and zero points."""
     return _C.quantized_like(_integers(self).clone(memory_format=memory_format), self)
 
 
@@ -265,6 +274,7 @@ def copy_(self: torch.Tensor, src: torch.Tensor, non_blocking: bool = False) -> 
 
 @implements_for("Quantized", "fill_.Scalar", "fill_.Tensor")
 def fill_(self: torch.Tensor, value: torch.Tensor | float) -> torch.Tensor:
+    """Set all elements to a number, quantised."""
     return copy_(self, torch.full((), float(value), device=self.device))
 
 
@@ -325,6 +335,7 @@ def cat(tensors: Sequence[torch.Tensor], dim: int = 0) -> torch.Tensor:
 
 @implements_for("Quantized", "masked_fill_.Scalar", "masked_fill_.Tensor")
 def masked_fill_(self: torch.Tensor, mask: torch.Tensor, value: torch.Tensor | float) -> torch.Tensor:
+    """Set the elements where the mask is true to a number, quantised."""
     filled = torch.full((), float(value), device=self.device).expand(self.shape)
     _integers(self).copy_(torch.where(mask, _integers(_again(filled, self)), _integers(self)))
     return self
@@ -338,6 +349,7 @@ def index_put_(
     accumulate: bool = False,
     unsafe: bool = False,
 ) -> torch.Tensor:
+    """Set elements at tensors of indices, quantised. RuntimeError with `accumulate`."""
     if accumulate:
         raise RuntimeError("index_put for quantized tensors is currently only supported for accumulate=False")
     if self.qscheme() in _PER_CHANNEL:
@@ -398,4 +410,5 @@ _keeping_scale("mean.dim", torch.mean)
 
 @implements_for("Quantized", "relu_")
 def relu_(self: torch.Tensor) -> torch.Tensor:
+    """Set negative elements to zero."""
     return copy_(self, torch.relu(dequantize(self)))

@@ -58,6 +58,7 @@ class Distribution:
     integers: bool = False
 
     def __call__(self, tensor: torch.Tensor, a: float, b: float, generator: torch.Generator | None) -> torch.Tensor:
+        """Fill the tensor with numbers of this distribution, whose parameters are a and b."""
         if tensor.numel() and not tensor.is_floating_point() and not self.integers:
             raise NotImplementedError(f"random numbers of this distribution are not implemented for {tensor.dtype}")
         if tensor.numel() == 0:
@@ -107,6 +108,7 @@ def _short(dtype: torch.dtype) -> str:
 
 @implements("uniform_")
 def uniform_(self: torch.Tensor, from_: float = 0, to: float = 1, *, generator: Any = None) -> torch.Tensor:
+    """Draw from [from_, to)."""
     if self.is_complex():
         uniform_(torch.view_as_real(self), from_, to, generator=generator)
         return self
@@ -133,6 +135,7 @@ def _check_std(std: float) -> None:
 
 @implements("normal_")
 def normal_(self: torch.Tensor, mean: float = 0, std: float = 1, *, generator: Any = None) -> torch.Tensor:
+    """Draw from a normal distribution. RuntimeError for a negative `std`."""
     _check_std(std)
     if self.is_complex():  # half of the variance for each part
         normal_(torch.view_as_real(self), mean, std / 2**0.5, generator=generator)
@@ -142,6 +145,7 @@ def normal_(self: torch.Tensor, mean: float = 0, std: float = 1, *, generator: A
 
 @implements("log_normal_")
 def log_normal_(self: torch.Tensor, mean: float = 1, std: float = 2, *, generator: Any = None) -> torch.Tensor:
+    """Draw numbers whose logarithms have this mean and deviation. RuntimeError for one that is not positive."""
     if not std > 0:
         raise RuntimeError(f"log_normal_ expects std > 0.0, but found std={std:g}")
     return _log_normal(self, mean, std, generator)
@@ -149,6 +153,7 @@ def log_normal_(self: torch.Tensor, mean: float = 1, std: float = 2, *, generato
 
 @implements("exponential_")
 def exponential_(self: torch.Tensor, lambd: float = 1, *, generator: Any = None) -> torch.Tensor:
+    """Draw from an exponential distribution. RuntimeError for a `lambd` that is not positive."""
     if not lambd > 0:
         raise RuntimeError(f"exponential_ expects lambda > 0.0, but found lambda={lambd:g}")
     if not self.is_floating_point():
@@ -161,6 +166,7 @@ def exponential_(self: torch.Tensor, lambd: float = 1, *, generator: Any = None)
 
 @implements("geometric_")
 def geometric_(self: torch.Tensor, p: float, *, generator: Any = None) -> torch.Tensor:
+    """Draw how many tries the first success takes. RuntimeError for a `p` outside (0, 1)."""
     if not 0 < p < 1:
         raise RuntimeError(f"geometric_ expects p to be in (0, 1), but got p={p:g}")
     require_dtype("geometric_cpu", self, FLOATS | INTEGERS)
@@ -169,6 +175,7 @@ def geometric_(self: torch.Tensor, p: float, *, generator: Any = None) -> torch.
 
 @implements("cauchy_")
 def cauchy_(self: torch.Tensor, median: float = 0, sigma: float = 1, *, generator: Any = None) -> torch.Tensor:
+    """Draw from Cauchy's distribution. RuntimeError for a `sigma` that is not positive."""
     if not sigma > 0:
         raise RuntimeError(f"cauchy_ expects sigma > 0.0, but found sigma={sigma:g}")
     if not self.is_floating_point():
@@ -198,6 +205,7 @@ def _broadcast(mean: Any, std: Any) -> torch.Size:
 
 @implements("normal.Tensor_float", "normal.float_Tensor", "normal.Tensor_Tensor")
 def normal(mean: Any, std: Any = 1.0, *, generator: Any = None) -> torch.Tensor:
+    """Normal numbers whose mean or standard deviation is a tensor, or both; they broadcast."""
     like = mean if isinstance(mean, torch.Tensor) else std
     out = torch.empty(_broadcast(mean, std), dtype=like.dtype, device=like.device)
     return _normal_like(out, mean, std, generator)
@@ -205,6 +213,7 @@ def normal(mean: Any, std: Any = 1.0, *, generator: Any = None) -> torch.Tensor:
 
 @implements("normal.Tensor_float_out", "normal.float_Tensor_out", "normal.Tensor_Tensor_out")
 def normal_out(mean: Any, std: Any = 1.0, *, generator: Any = None, out: torch.Tensor) -> torch.Tensor:
+    """`normal` into `out`."""
     return _normal_like(resized(out, _broadcast(mean, std)), mean, std, generator)
 
 
@@ -251,6 +260,7 @@ def _signed(count: int) -> int:
 
 @implements("random_.from")
 def random_from_(self: torch.Tensor, from_: int, to: int | None, *, generator: Any = None) -> torch.Tensor:
+    """Draw whole numbers from [from_, to); to the dtype's largest, included, where `to` is None."""
     dtype = self.dtype
     if to is None and from_ == -(2**63):
         return _integers(self, 0, 0, generator)
@@ -284,11 +294,13 @@ def random_from_(self: torch.Tensor, from_: int, to: int | None, *, generator: A
 
 @implements("random_.to")
 def random_to_(self: torch.Tensor, to: int, *, generator: Any = None) -> torch.Tensor:
+    """Draw whole numbers from [0, to)."""
     return random_from_(self, 0, to, generator=generator)
 
 
 @implements("random_")
 def random_(self: torch.Tensor, *, generator: Any = None) -> torch.Tensor:
+    """Draw whole numbers from 0 to the largest that the dtype has, or holds exactly."""
     return _integers(self, 0, _signed(_highest(self.dtype) + 1), generator)
 
 
@@ -315,6 +327,7 @@ def randperm_generator_out(n: int, *, generator: Any, out: torch.Tensor) -> torc
 
 @implements("bernoulli_.float")
 def bernoulli_float_(self: torch.Tensor, p: float = 0.5, *, generator: Any = None) -> torch.Tensor:
+    """Draw 1 with probability `p`, else 0. RuntimeError for one outside [0, 1]."""
     if not 0 <= p <= 1:
         raise RuntimeError(f"bernoulli_ expects p to be in [0, 1], but got p={p:g}")
     return _bernoulli(self, p, 0.0, generator)
@@ -353,6 +366,7 @@ def bernoulli_tensor_(self: torch.Tensor, p: torch.Tensor, *, generator: Any = N
 
 @implements("bernoulli.out")
 def bernoulli_out(self: torch.Tensor, *, generator: Any = None, out: torch.Tensor) -> torch.Tensor:
+    """1 with the probability that is self's element, else 0."""
     apart_or_same(resized(out, self.shape), self)
     return bernoulli_tensor_(out, self, generator=generator)
 

@@ -123,6 +123,7 @@ def _sum_dtype(input: torch.Tensor, dtype: torch.dtype | None) -> torch.dtype:
 def sum_out(
     self: torch.Tensor, dim: Dims, keepdim: bool = False, *, dtype: torch.dtype | None = None, out: torch.Tensor
 ) -> torch.Tensor:
+    """The sum along `dim`, in `dtype` or, of integers, int64."""
     _into(_sum, (out,), self, dim, keepdim, dtype)
     return out
 
@@ -131,6 +132,7 @@ def sum_out(
 def nansum_out(
     self: torch.Tensor, dim: Dims = None, keepdim: bool = False, *, dtype: torch.dtype | None = None, out: torch.Tensor
 ) -> torch.Tensor:
+    """`sum_out` with NaN taken as 0. RuntimeError for complex numbers."""
     if self.is_complex():
         raise RuntimeError("nansum does not support complex inputs")
     if not self.is_floating_point():
@@ -151,6 +153,7 @@ def nansum_out(
 def nansum(
     self: torch.Tensor, dim: Dims = None, keepdim: bool = False, *, dtype: torch.dtype | None = None
 ) -> torch.Tensor:
+    """`nansum_out` into a new tensor."""
     out = torch.empty((0,), dtype=_sum_dtype(self, dtype), device=self.device)
     return nansum_out(self, dim, keepdim, dtype=dtype, out=out)
 
@@ -159,12 +162,14 @@ def nansum(
 def prod_out(
     self: torch.Tensor, dim: int, keepdim: bool = False, *, dtype: torch.dtype | None = None, out: torch.Tensor
 ) -> torch.Tensor:
+    """The product along one dimension."""
     _into(_prod, (out,), self, dim, keepdim, dtype)
     return out
 
 
 @implements("prod")
 def prod(self: torch.Tensor, *, dtype: torch.dtype | None = None) -> torch.Tensor:
+    """The product of all elements."""
     out = torch.empty((), dtype=_sum_dtype(self, dtype), device=self.device)
     _into(_prod, (out,), self, None, False)
     return out
@@ -174,6 +179,7 @@ def prod(self: torch.Tensor, *, dtype: torch.dtype | None = None) -> torch.Tenso
 def mean_out(
     self: torch.Tensor, dim: Dims, keepdim: bool = False, *, dtype: torch.dtype | None = None, out: torch.Tensor
 ) -> torch.Tensor:
+    """The mean along `dim`. RuntimeError for integers without a floating-point `dtype`."""
     given, subject = (self.dtype, "Input") if dtype is None else (dtype, "Optional")
     if not (given.is_floating_point or given.is_complex):
         raise RuntimeError(
@@ -263,6 +269,7 @@ _register_extrema("min", _min, _min_dim, _argmin)
 def aminmax_out(
     self: torch.Tensor, *, dim: int | None = None, keepdim: bool = False, min: torch.Tensor, max: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
+    """Minimum and maximum along `dim`, or of all."""
     _require_elements("aminmax", self, dim)
     written(max, self.dtype)
     _into(_range, (min, max), self, dim, keepdim, self.dtype)
@@ -271,11 +278,13 @@ def aminmax_out(
 
 @implements("_aminmax")
 def aminmax_of_all(self: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Minimum and maximum of all elements."""
     return torch.aminmax(self)
 
 
 @implements("_aminmax.dim")
 def aminmax_along(self: torch.Tensor, dim: int, keepdim: bool = False) -> tuple[torch.Tensor, torch.Tensor]:
+    """Minimum and maximum along `dim`."""
     return torch.aminmax(self, dim=dim, keepdim=keepdim)
 
 
@@ -307,6 +316,7 @@ _register_truth("all", _all)
 
 @implements("count_nonzero.dim_IntList")
 def count_nonzero(self: torch.Tensor, dim: Dims) -> torch.Tensor:
+    """How many elements along `dim` are not zero, int64."""
     dims = canonical_dims(dim, self.dim())
     out = torch.empty(reduced_shape(self.shape, dims, False), dtype=torch.int64, device=self.device)
     _count((out,), (self != 0 if self.is_complex() else self,), dims)
@@ -374,6 +384,7 @@ def linalg_vector_norm_out(
     dtype: torch.dtype | None = None,
     out: torch.Tensor,
 ) -> torch.Tensor:
+    """The norm of order `ord` along `dim`, as of one vector. RuntimeError for integers."""
     if not (self.is_floating_point() or self.is_complex()):
         raise RuntimeError(
             f"linalg.vector_norm: Expected a floating point or complex tensor as input. Got {self.dtype}"
@@ -396,6 +407,7 @@ def linalg_powsum(
 def norm_out(
     self: torch.Tensor, p: float | None, dim: Dims, keepdim: bool = False, *, out: torch.Tensor
 ) -> torch.Tensor:
+    """The norm of order `p` (2 for None) along `dim`."""
     _norm_into(self, 2.0 if p is None else p, dim, keepdim, self.dtype, out)
     return out
 
@@ -404,6 +416,7 @@ def norm_out(
 def norm_dtype_out(
     self: torch.Tensor, p: float | None, dim: Dims, keepdim: bool, *, dtype: torch.dtype, out: torch.Tensor
 ) -> torch.Tensor:
+    """`norm_out` in `dtype`."""
     if torch.promote_types(self.dtype, dtype) != dtype:
         raise RuntimeError(
             f"linalg.vector_norm: the dtype of the input ({scalar_type(self.dtype)}) should be convertible without "
@@ -440,6 +453,7 @@ register_composite("renorm", renorm)
 
 @implements("renorm.out")
 def renorm_out(self: torch.Tensor, p: float, dim: int, maxnorm: float, *, out: torch.Tensor) -> torch.Tensor:
+    """self with each slice along `dim` scaled down to a norm of at most `maxnorm`."""
     written(out, self.dtype)
     apart_or_same(out, self)
     return resized(out, self.shape).copy_(renorm(self, p, dim, maxnorm))

@@ -67,6 +67,7 @@ def rrelu_with_noise_out(
     *,
     out: torch.Tensor,
 ) -> torch.Tensor:
+    """`rrelu_with_noise` into `out`."""
     return _into(resized(out, self.shape), self, noise, lower, upper, training, generator)
 
 
@@ -79,4 +80,5 @@ def rrelu_with_noise_(
     training: bool = False,
     generator: torch.Generator | None = None,
 ) -> torch.Tensor:
+    """`rrelu_with_noise` into self."""
     return _into(self, self, noise, lower, upper, training, generator)

@@ -63,6 +63,7 @@ def poisson(self: torch.Tensor, generator: Any = None) -> torch.Tensor:
 
 @implements("binomial")
 def binomial(count: torch.Tensor, prob: torch.Tensor, generator: Any = None) -> torch.Tensor:
+    """How many of `count` tries succeed, each with probability `prob`. RuntimeError for different dtypes."""
     if count.dtype != prob.dtype:
         raise RuntimeError(
             f"Found dtype {str(prob.dtype).removeprefix('torch.')} but expected "
@@ -140,6 +141,7 @@ def multinomial(
 def multinomial_out(
     self: torch.Tensor, num_samples: int, replacement: bool = False, *, generator: Any = None, out: torch.Tensor
 ) -> torch.Tensor:
+    """Indices (rows, num_samples), int64, drawn by the weights of each row, with or without replacement."""
     if out.dtype != torch.int64:
         raise RuntimeError(f"multinomial expects Long tensor out, got: {scalar_type(out.dtype)}")
     result = multinomial(self, num_samples, replacement, generator=generator)

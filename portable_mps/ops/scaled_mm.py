@@ -152,6 +152,7 @@ def scaled_mm(
     out_dtype: torch.dtype | None = None,
     use_fast_accum: bool = False,
 ) -> torch.Tensor:
+    """A product of 8-bit floats under scales, of whole tensors or of rows and columns."""
     out = self.new_empty(0, dtype=out_dtype or self.dtype)
     return scaled_mm_out(self, mat2, scale_a, scale_b, bias, scale_result, out_dtype, out=out)
 
@@ -225,6 +226,7 @@ def scaled_mm_v2(
     contraction_dim: Sequence[int] = (),
     use_fast_accum: bool = False,
 ) -> torch.Tensor:
+    """`scaled_mm` with recipes that say what scales stand for."""
     out = self.new_empty(0, dtype=out_dtype or self.dtype)
     recipes = (scale_a, recipe_a, swizzle_a, scale_b, recipe_b, swizzle_b)
     return scaled_mm_v2_out(self, mat2, *recipes, bias, out_dtype, contraction_dim, out=out)

@@ -52,6 +52,7 @@ def _apply(action: str, base: torch.Tensor, dim: int, index: torch.Tensor, value
 def gather_out(
     self: torch.Tensor, dim: int, index: torch.Tensor, *, sparse_grad: bool = False, out: torch.Tensor
 ) -> torch.Tensor:
+    """self's elements at `index` along `dim`."""
     written(out, self.dtype)
     dim = _check("gather", self, dim, index, None)
     resized(out, index.shape)
@@ -93,6 +94,7 @@ def _reduction(reduce: str, allowed: tuple[str, ...]) -> str:
 def scatter_src_out(
     self: torch.Tensor, dim: int, index: torch.Tensor, src: torch.Tensor, *, out: torch.Tensor
 ) -> torch.Tensor:
+    """self with elements of `src` at `index` along `dim`."""
     return _scatter("put", out, self, dim, index, src)
 
 
@@ -100,6 +102,7 @@ def scatter_src_out(
 def scatter_value_out(
     self: torch.Tensor, dim: int, index: torch.Tensor, value: float, *, out: torch.Tensor
 ) -> torch.Tensor:
+    """self with a number at `index` along `dim`."""
     return _scatter("put", out, self, dim, index, value)
 
 
@@ -107,6 +110,7 @@ def scatter_value_out(
 def scatter_reduce_out(
     self: torch.Tensor, dim: int, index: torch.Tensor, src: torch.Tensor, *, reduce: str, out: torch.Tensor
 ) -> torch.Tensor:
+    """self with elements of `src` added to, or multiplied with, those at `index` along `dim`."""
     return _scatter(_REDUCTIONS[_reduction(reduce, ("add", "multiply"))], out, self, dim, index, src)
 
 
@@ -114,6 +118,7 @@ def scatter_reduce_out(
 def scatter_value_reduce_out(
     self: torch.Tensor, dim: int, index: torch.Tensor, value: float, *, reduce: str, out: torch.Tensor
 ) -> torch.Tensor:
+    """self with a number added to, or multiplied with, the elements at `index` along `dim`."""
     return _scatter(_REDUCTIONS[_reduction(reduce, ("add", "multiply"))], out, self, dim, index, value)
 
 
@@ -121,6 +126,7 @@ def scatter_value_reduce_out(
 def scatter_add_out(
     self: torch.Tensor, dim: int, index: torch.Tensor, src: torch.Tensor, *, out: torch.Tensor
 ) -> torch.Tensor:
+    """self with elements of `src` added at `index` along `dim`."""
     return _scatter("sum", out, self, dim, index, src)
 
 
@@ -150,6 +156,7 @@ def scatter_reduce_two_out(
     include_self: bool = True,
     out: torch.Tensor,
 ) -> torch.Tensor:
+    """Elements of `src` combined at `index` along `dim`, with self's or without: sum, prod, mean, amax, amin."""
     _reduction(reduce, ("sum", "prod", "mean", "amax", "amin"))
     dim = _check("scatter_reduce", self, dim, index, src)
     if reduce == "mean":
@@ -190,6 +197,7 @@ def index_reduce_out(
     include_self: bool = True,
     out: torch.Tensor,
 ) -> torch.Tensor:
+    """Slices of `source` combined at a vector of indices, with self's or without: "prod", "mean", "amax", "amin"."""
     _reduction(reduce, ("prod", "mean", "amax", "amin"))
     dim = wrapped_dim(dim, self.dim())
     check_source("index_reduce", self, dim, index, source)

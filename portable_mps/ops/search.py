@@ -145,6 +145,7 @@ def searchsorted_out(
     sorter: torch.Tensor | None = None,
     out: torch.Tensor,
 ) -> torch.Tensor:
+    """Where each element of self would go in the sorted sequence of its row."""
     return _searched(sorted_sequence, self, out_int32, right, side, sorter, out)
 
 
@@ -158,6 +159,7 @@ def searchsorted_scalar(
     side: str | None = None,
     sorter: torch.Tensor | None = None,
 ) -> torch.Tensor:
+    """`searchsorted_out` of a number, into a new tensor."""
     return _searched(sorted_sequence, _number(self, sorted_sequence), out_int32, right, side, sorter)
 
 
@@ -172,6 +174,7 @@ def searchsorted_scalar_out(
     sorter: torch.Tensor | None = None,
     out: torch.Tensor,
 ) -> torch.Tensor:
+    """`searchsorted_out` of a number."""
     return _searched(sorted_sequence, _number(self, sorted_sequence), out_int32, right, side, sorter, out)
 
 
@@ -184,6 +187,7 @@ def _check_boundaries(boundaries: torch.Tensor) -> None:
 def bucketize(
     self: torch.Tensor, boundaries: torch.Tensor, *, out_int32: bool = False, right: bool = False
 ) -> torch.Tensor:
+    """Where each element of self would go among sorted boundaries, which have one dimension."""
     _check_boundaries(boundaries)
     return _searched(boundaries, self, out_int32, right, None, None)
 
@@ -192,6 +196,7 @@ def bucketize(
 def bucketize_out(
     self: torch.Tensor, boundaries: torch.Tensor, *, out_int32: bool = False, right: bool = False, out: torch.Tensor
 ) -> torch.Tensor:
+    """`bucketize` into `out`."""
     _check_boundaries(boundaries)
     return _searched(boundaries, self, out_int32, right, None, None, out)
 
@@ -200,6 +205,7 @@ def bucketize_out(
 def bucketize_scalar(
     self: float, boundaries: torch.Tensor, *, out_int32: bool = False, right: bool = False
 ) -> torch.Tensor:
+    """`bucketize` of a number."""
     _check_boundaries(boundaries)
     return _searched(boundaries, _number(self, boundaries), out_int32, right, None, None)
 
@@ -240,6 +246,7 @@ def isin_scalar_out(
     invert: bool = False,
     out: torch.Tensor,
 ) -> torch.Tensor:
+    """Whether each element is this number, or with `invert` is not."""
     written(out, torch.bool)
     resized(out, elements.shape)
     return torch.ne(elements, test_element, out=out) if invert else torch.eq(elements, test_element, out=out)
@@ -254,6 +261,7 @@ def isin_of_scalar_out(
     invert: bool = False,
     out: torch.Tensor,
 ) -> torch.Tensor:
+    """Whether this number is among the elements, or with `invert` is not."""
     found = (test_elements == element).any()
     return resized(out, ()).copy_(~found if invert else found)
 
@@ -314,6 +322,7 @@ def _outer_edges(self: torch.Tensor, low: float, high: float, name: str, widen: 
 
 @implements("histc")
 def histc(self: torch.Tensor, bins: int = 100, min: float = 0, max: float = 0) -> torch.Tensor:
+    """How many elements each of `bins` equal parts of [min, max] has. RuntimeError for none."""
     if bins <= 0:
         raise RuntimeError(f"torch.histogram(): bins must be > 0, but got {bins} for dimension 0")
     if not self.is_floating_point():
@@ -329,6 +338,7 @@ def histc(self: torch.Tensor, bins: int = 100, min: float = 0, max: float = 0) -
 def histc_out(
     self: torch.Tensor, bins: int = 100, min: float = 0, max: float = 0, *, out: torch.Tensor
 ) -> torch.Tensor:
+    """`histc` into `out`."""
     written(out, self.dtype)
     return resized(out, (bins,)).copy_(histc(self, bins, min, max))
 
@@ -380,6 +390,7 @@ def _even_edges(x: torch.Tensor, bins: int, ends: Sequence[float] | None) -> tor
 def histogram_bins(
     self: torch.Tensor, bins: torch.Tensor, *, weight: torch.Tensor | None = None, density: bool = False
 ) -> tuple[torch.Tensor, torch.Tensor]:
+    """(how many elements, or what weight, each part between edges has, the edges)."""
     _check_histogram(self, weight)
     if bins.dim() != 1 or bins.numel() == 0:
         raise RuntimeError("torch.histogramdd(): bins tensor should have one dimension and at least one element")
@@ -397,6 +408,7 @@ def histogram(
     weight: torch.Tensor | None = None,
     density: bool = False,
 ) -> tuple[torch.Tensor, torch.Tensor]:
+    """`histogram_bins` with equal parts of a range, by default from the least to the largest element."""
     _check_histogram(self, weight)
     if range is not None and len(range) != 2:
         raise RuntimeError(
@@ -424,6 +436,7 @@ def histogram_bins_out(
     hist: torch.Tensor,
     bin_edges: torch.Tensor,
 ) -> Any:
+    """`histogram_bins` into tensors."""
     return _histogram_into(hist, bin_edges, histogram_bins(self, bins, weight=weight, density=density))
 
 
@@ -438,6 +451,7 @@ def histogram_out(
     hist: torch.Tensor,
     bin_edges: torch.Tensor,
 ) -> Any:
+    """`histogram` into tensors."""
     return _histogram_into(hist, bin_edges, histogram(self, bins, range=range, weight=weight, density=density))
 
 

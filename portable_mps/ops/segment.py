@@ -118,6 +118,7 @@ def segment_reduce_backward(
     axis: int = 0,
     initial: float | None = None,
 ) -> torch.Tensor:
+    """The gradient of `data` of a reduction over segments."""
     reduce = _OTHER_NAMES.get(reduce, reduce)
     axis = _checked_axis(data, reduce, lengths, offsets, axis)
     result = torch.zeros(data.shape, dtype=grad.dtype, device=data.device)

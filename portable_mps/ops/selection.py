@@ -81,6 +81,7 @@ def nonzero(self: torch.Tensor) -> torch.Tensor:
 
 @implements("nonzero.out")
 def nonzero_out(self: torch.Tensor, *, out: torch.Tensor) -> torch.Tensor:
+    """Indices (count, dimensions), int64, of the elements that are not zero; the host waits for their number."""
     written(out, torch.int64)
     result = nonzero(self)
     return resized(out, result.shape).copy_(result)
@@ -100,6 +101,7 @@ def nonzero_static(self: torch.Tensor, *, size: int, fill_value: int = -1) -> to
 
 @implements("nonzero_static.out")
 def nonzero_static_out(self: torch.Tensor, *, size: int, fill_value: int = -1, out: torch.Tensor) -> torch.Tensor:
+    """The first `size` rows of `nonzero_out`, with `fill_value` behind them where there are fewer."""
     written(out, torch.int64)
     result = nonzero_static(self, size=size, fill_value=fill_value)
     return resized(out, result.shape).copy_(result)
@@ -107,6 +109,7 @@ def nonzero_static_out(self: torch.Tensor, *, size: int, fill_value: int = -1, o
 
 @implements("masked_select")
 def masked_select(self: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    """The elements where the mask is true, in one dimension. RuntimeError for one that is not bool."""
     if mask.dtype != torch.bool:
         raise RuntimeError("masked_select: expected BoolTensor for mask")
     values, flags = torch.broadcast_tensors(self, mask)
@@ -123,6 +126,7 @@ def masked_select(self: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
 
 @implements("masked_select.out")
 def masked_select_out(self: torch.Tensor, mask: torch.Tensor, *, out: torch.Tensor) -> torch.Tensor:
+    """`masked_select` into `out`."""
     if out.dtype != self.dtype:
         raise RuntimeError("masked_select(): self and result must have the same scalar type")
     separate(out, self, mask)

@@ -65,6 +65,7 @@ _cat = ListKernel("cat", "cat", addresses=2)
 
 @implements("cat.out")
 def cat_out(tensors: Sequence[torch.Tensor], dim: int = 0, *, out: torch.Tensor) -> torch.Tensor:
+    """Tensors joined along `dim`, in their common dtype. ValueError for none."""
     if not tensors:
         raise ValueError("torch.cat(): expected a non-empty list of Tensors")
     if len(tensors) >= _MANY and (joined := table_of_joined(tensors, dim if dim >= 0 else dim + out.dim(), out)):
@@ -104,6 +105,7 @@ def cat_out(tensors: Sequence[torch.Tensor], dim: int = 0, *, out: torch.Tensor)
 
 @implements("flip")
 def flip(self: torch.Tensor, dims: Sequence[int]) -> torch.Tensor:
+    """self with the order of elements along `dims` reversed."""
     flipped = [wrapped_dim(d, self.dim()) for d in dims]
     for d in flipped:
         if flipped.count(d) > 1:
@@ -118,6 +120,7 @@ def flip(self: torch.Tensor, dims: Sequence[int]) -> torch.Tensor:
 
 @implements("roll")
 def roll(self: torch.Tensor, shifts: Sequence[int], dims: Sequence[int] = ()) -> torch.Tensor:
+    """self with elements shifted along `dims`, those that leave at one end coming in at the other."""
     shifts = [shifts] if isinstance(shifts, int) else list(shifts)
     dims = [dims] if isinstance(dims, int) else list(dims)
     if not shifts:
@@ -159,11 +162,13 @@ def _triangular(self: torch.Tensor, diagonal: int, out: torch.Tensor, upper: boo
 
 @implements("tril.out")
 def tril_out(self: torch.Tensor, diagonal: int = 0, *, out: torch.Tensor) -> torch.Tensor:
+    """self with zeros above a diagonal."""
     return _triangular(self, diagonal, out, upper=False)
 
 
 @implements("triu.out")
 def triu_out(self: torch.Tensor, diagonal: int = 0, *, out: torch.Tensor) -> torch.Tensor:
+    """self with zeros below a diagonal."""
     return _triangular(self, diagonal, out, upper=True)
 
 
@@ -192,6 +197,7 @@ def tril_indices(
     device: Any = None,
     pin_memory: bool | None = None,
 ) -> torch.Tensor:
+    """Rows and columns (2, count) of the elements on and below a diagonal."""
     return _triangle_indices(row, col, offset, False, dtype)
 
 
@@ -206,11 +212,13 @@ def triu_indices(
     device: Any = None,
     pin_memory: bool | None = None,
 ) -> torch.Tensor:
+    """Rows and columns (2, count) of the elements on and above a diagonal."""
     return _triangle_indices(row, col, offset, True, dtype)
 
 
 @implements("eye.m_out")
 def eye_m_out(n: int, m: int, *, out: torch.Tensor) -> torch.Tensor:
+    """(n, m) with ones on the diagonal. RuntimeError for negative sizes."""
     for name, size in (("n", n), ("m", m)):
         if size < 0:
             raise RuntimeError(f"{name} must be greater or equal to 0, got {size}")
@@ -223,11 +231,13 @@ def eye_m_out(n: int, m: int, *, out: torch.Tensor) -> torch.Tensor:
 
 @implements("eye.out")
 def eye_out(n: int, *, out: torch.Tensor) -> torch.Tensor:
+    """(n, n) with ones on the diagonal."""
     return eye_m_out(n, n, out=out)
 
 
 @implements("trace")
 def trace(self: torch.Tensor) -> torch.Tensor:
+    """The sum of a matrix's diagonal. RuntimeError for other than a matrix."""
     if self.dim() != 2:
         raise RuntimeError("trace: expected a matrix")
     return self.diagonal().sum()
@@ -286,6 +296,7 @@ def _check_range(start: float, end: float, step: float) -> None:
 
 @implements("arange.start_out")
 def arange_start_out(start: float, end: float, step: float = 1, *, out: torch.Tensor) -> torch.Tensor:
+    """Numbers from `start` in steps, without `end`."""
     require_dtype("arange_cpu", out, FLOATS | INTEGERS)
     _check_range(start, end, step)
     if out.dtype == torch.int64:
@@ -300,6 +311,7 @@ def arange_start_out(start: float, end: float, step: float = 1, *, out: torch.Te
 
 @implements("range.out")
 def range_out(start: float, end: float, step: float = 1, *, out: torch.Tensor) -> torch.Tensor:
+    """Numbers from `start` in steps, with `end` where a step meets it."""
     require_dtype("range_cpu", out, FLOATS | INTEGERS)
     _check_range(start, end, step)
     return _ramp(0, out, math.floor((end - start) / step) + 1, start, end, step, 0)
@@ -329,11 +341,13 @@ def _spaced(kind: int, out: torch.Tensor, start: Any, end: Any, steps: int, base
 
 @implements("linspace.out")
 def linspace_out(start: float, end: float, steps: int, *, out: torch.Tensor) -> torch.Tensor:
+    """`steps` numbers from `start` to `end`, equally far apart."""
     return _spaced(1, out, start, end, steps, 0)
 
 
 @implements("logspace.out")
 def logspace_out(start: float, end: float, steps: int, base: float = 10.0, *, out: torch.Tensor) -> torch.Tensor:
+    """`base` to the power of the numbers of `linspace_out`."""
     return _spaced(2, out, start, end, steps, base)
 
 
@@ -463,6 +477,7 @@ for _kind in ("reflection", "replication"):
 
 @implements("channel_shuffle", "native_channel_shuffle")
 def channel_shuffle(self: torch.Tensor, groups: int) -> torch.Tensor:
+    """self with its channels in turn from each of `groups`. RuntimeError for fewer than three dimensions."""
     if self.dim() < 3:
         raise RuntimeError(f"channel_shuffle expects input with > 2 dims, but got input with sizes {list(self.shape)}")
     channels = self.size(1)

@@ -100,6 +100,7 @@ def masked_softmax(
 def masked_softmax_backward(
     grad_output: torch.Tensor, output: torch.Tensor, mask: torch.Tensor, dim: int | None = None
 ) -> torch.Tensor:
+    """The gradient of `masked_softmax`; masked elements have none."""
     if not grad_output.shape == output.shape == mask.shape:
         raise RuntimeError("Mask shape should match grad shape")
     gradient = torch._softmax_backward_data(grad_output, output, -1 if dim is None else dim, output.dtype)

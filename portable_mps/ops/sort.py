@@ -254,11 +254,13 @@ def _median_dim(
 
 @implements("median")
 def median(self: torch.Tensor) -> torch.Tensor:
+    """The lower median of all elements, NaN if one is."""
     return _median_all(self, False)
 
 
 @implements("nanmedian")
 def nanmedian(self: torch.Tensor) -> torch.Tensor:
+    """The lower median of all elements that are not NaN."""
     return _median_all(self, True)
 
 
@@ -266,6 +268,7 @@ def nanmedian(self: torch.Tensor) -> torch.Tensor:
 def median_dim_values(
     self: torch.Tensor, dim: int, keepdim: bool = False, *, values: torch.Tensor, indices: torch.Tensor
 ) -> Pairs:
+    """The lower median along `dim`, and where it is."""
     return _median_dim("median", self, dim, keepdim, values, indices)
 
 
@@ -273,6 +276,7 @@ def median_dim_values(
 def nanmedian_dim_values(
     self: torch.Tensor, dim: int, keepdim: bool = False, *, values: torch.Tensor, indices: torch.Tensor
 ) -> Pairs:
+    """The lower median along `dim` of the elements that are not NaN, and where it is."""
     return _median_dim("nanmedian", self, dim, keepdim, values, indices)
 
 
@@ -280,6 +284,7 @@ def nanmedian_dim_values(
 def mode_values(
     self: torch.Tensor, dim: int = -1, keepdim: bool = False, *, values: torch.Tensor, indices: torch.Tensor
 ) -> Pairs:
+    """The most frequent element along `dim`, the least of several, and where it is."""
     found, places = mode(self, dim, keepdim)
     written(values, found.dtype)
     written(indices, places.dtype)

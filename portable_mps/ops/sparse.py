@@ -134,6 +134,7 @@ def coalesce(self: torch.Tensor) -> torch.Tensor:
 
 @implements_for("Sparse", "add.out")
 def add_out(self: torch.Tensor, other: torch.Tensor, *, alpha: complex = 1, out: torch.Tensor) -> torch.Tensor:
+    """self + alpha * other."""
     if not (isinstance(self, torch.Tensor) and isinstance(other, torch.Tensor)):  # a Python number arrives as it is
         raise RuntimeError("add(sparse, dense) is not supported. Use add(dense, sparse) instead.")
     if self.is_sparse and not other.is_sparse:
@@ -158,6 +159,7 @@ def add_out(self: torch.Tensor, other: torch.Tensor, *, alpha: complex = 1, out:
 
 @implements_for("Sparse", "mul.out")
 def mul_out(self: torch.Tensor, other: torch.Tensor | complex, *, out: torch.Tensor) -> torch.Tensor:
+    """self * other."""
     if not self.is_sparse:
         assert isinstance(other, torch.Tensor)
         self, other = other, self
@@ -257,6 +259,7 @@ def addmm_out(
     alpha: complex = 1,
     out: torch.Tensor,
 ) -> torch.Tensor:
+    """`addmm` into `out`."""
     result = addmm(self, mat1, mat2, beta=beta, alpha=alpha)
     return resized(out, result.shape).copy_(result)
 
@@ -265,6 +268,7 @@ def addmm_out(
 def addmm_(
     self: torch.Tensor, mat1: torch.Tensor, mat2: torch.Tensor, *, beta: complex = 1, alpha: complex = 1
 ) -> torch.Tensor:
+    """`addmm` into self."""
     return self.copy_(addmm(self, mat1, mat2, beta=beta, alpha=alpha))
 
 
@@ -286,6 +290,7 @@ def bmm(self: torch.Tensor, mat2: torch.Tensor) -> torch.Tensor:
 
 @implements_for("Sparse", "bmm.out")
 def bmm_out(self: torch.Tensor, mat2: torch.Tensor, *, out: torch.Tensor) -> torch.Tensor:
+    """`bmm` into `out`."""
     result = bmm(self, mat2)
     return resized(out, result.shape).copy_(result)
 
@@ -305,6 +310,7 @@ def hspmm(mat1: torch.Tensor, mat2: torch.Tensor) -> torch.Tensor:
 
 @implements_for("Sparse", "hspmm.out")
 def hspmm_out(mat1: torch.Tensor, mat2: torch.Tensor, *, out: torch.Tensor) -> torch.Tensor:
+    """`hspmm` into `out`."""
     return _into(out, hspmm(mat1, mat2))
 
 
@@ -339,6 +345,7 @@ def sparse_sparse_matmul(self: torch.Tensor, other: torch.Tensor) -> torch.Tenso
 
 @implements_for("Sparse", "index_select")
 def index_select(self: torch.Tensor, dim: int, index: torch.Tensor) -> torch.Tensor:
+    """The slices along `dim` that a vector of indices names."""
     dim = wrapped_dim(dim, self.dim())
     if index.dim() != 1 or index.dtype not in (torch.int32, torch.int64):
         raise RuntimeError("index_select() argument index must be 1-D tensor of int32 or int64")
@@ -442,6 +449,7 @@ def softmax(self: torch.Tensor, dim: int, half_to_float: bool) -> torch.Tensor:
 
 @implements_for("Sparse", "_sparse_log_softmax")
 def log_softmax(self: torch.Tensor, dim: int, half_to_float: bool) -> torch.Tensor:
+    """The logarithm of softmax along `dim`, over the elements that are there. RuntimeError for `half_to_float`."""
     _refuse_half_to_float("log_softmax", half_to_float)
     return _softmax(self, dim, log=True)
 
@@ -469,9 +477,11 @@ def _softmax_backward(grad: torch.Tensor, output: torch.Tensor, dim: int, log: b
 
 @implements_for("Sparse", "_sparse_softmax_backward_data")
 def softmax_backward(grad_output: torch.Tensor, output: torch.Tensor, dim: int, self: torch.Tensor) -> torch.Tensor:
+    """The gradient of softmax, over the elements that are there."""
     return _softmax_backward(grad_output, output, dim, log=False)
 
 
 @implements_for("Sparse", "_sparse_log_softmax_backward_data")
 def log_softmax_backward(grad_output: torch.Tensor, output: torch.Tensor, dim: int, self: torch.Tensor) -> torch.Tensor:
+    """The gradient of `log_softmax`."""
     return _softmax_backward(grad_output, output, dim, log=True)

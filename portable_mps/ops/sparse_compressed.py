@@ -65,6 +65,7 @@ def _blocksize(compressed: torch.Tensor) -> list[int]:
 def compressed(
     starts: torch.Tensor, indices: torch.Tensor, values: torch.Tensor, shape: Sequence[int], layout: torch.layout
 ) -> torch.Tensor:
+    """A tensor of these arrays, unchecked. layout: torch.sparse_csr, _csc, _bsr or _bsc."""
     return torch.ops.aten._sparse_compressed_tensor_unsafe(
         starts, indices, values, list(shape), dtype=values.dtype, layout=layout, device=values.device
     )
@@ -246,11 +247,13 @@ def _without_blocks(self: torch.Tensor, layout: torch.layout, dense_dim: int | N
 
 @implements_for("SparseCsr", "_to_sparse_csr")
 def to_sparse_csr(self: torch.Tensor, dense_dim: int | None = None) -> torch.Tensor:
+    """In compressed rows."""
     return _without_blocks(self, torch.sparse_csr, dense_dim)
 
 
 @implements_for("SparseCsr", "_to_sparse_csc")
 def to_sparse_csc(self: torch.Tensor, dense_dim: int | None = None) -> torch.Tensor:
+    """In compressed columns."""
     return _without_blocks(self, torch.sparse_csc, dense_dim)
 
 
@@ -271,11 +274,13 @@ def _from_coordinates(self: torch.Tensor, layout: torch.layout, dense_dim: int |
 
 @implements_for("Sparse", "_to_sparse_csr")
 def coordinates_to_sparse_csr(self: torch.Tensor, dense_dim: int | None = None) -> torch.Tensor:
+    """A tensor in coordinate form, in compressed rows."""
     return _from_coordinates(self, torch.sparse_csr, dense_dim)
 
 
 @implements_for("Sparse", "_to_sparse_csc")
 def coordinates_to_sparse_csc(self: torch.Tensor, dense_dim: int | None = None) -> torch.Tensor:
+    """A tensor in coordinate form, in compressed columns."""
     return _from_coordinates(self, torch.sparse_csc, dense_dim)
 
 
@@ -336,11 +341,13 @@ def _in_blocks(
 
 @implements_for("SparseCsr", "_to_sparse_bsr")
 def to_sparse_bsr(self: torch.Tensor, blocksize: Sequence[int], dense_dim: int | None = None) -> torch.Tensor:
+    """In compressed rows of blocks."""
     return _in_blocks(self, blocksize, dense_dim, torch.sparse_bsr)
 
 
 @implements_for("SparseCsr", "_to_sparse_bsc")
 def to_sparse_bsc(self: torch.Tensor, blocksize: Sequence[int], dense_dim: int | None = None) -> torch.Tensor:
+    """In compressed columns of blocks."""
     return _in_blocks(self, blocksize, dense_dim, torch.sparse_bsc)
 
 
@@ -385,6 +392,7 @@ def zeros_like(
 
 @implements_for("SparseCsr", "select.int")
 def select(self: torch.Tensor, dim: int, index: int) -> torch.Tensor:
+    """The slice at `index` along `dim`."""
     starts, indices = _parts(self)
     batches = indices.dim() - 1
     at = wrapped_dim(dim, self.dim())
@@ -403,6 +411,7 @@ def copied_into(out: torch.Tensor, result: torch.Tensor) -> torch.Tensor:
 
 @implements_for("SparseCsr", "mul.Scalar")
 def mul_scalar(self: torch.Tensor, other: complex) -> torch.Tensor:
+    """self times a number."""
     starts, indices = (part.clone() for part in _parts(self))
     return compressed(starts, indices, self.values() * other, self.shape, self.layout)
 
@@ -412,6 +421,7 @@ def mul_scalar(self: torch.Tensor, other: complex) -> torch.Tensor:
 
 @implements_for("SparseCsr", "add.out")
 def add_out(self: torch.Tensor, other: torch.Tensor, *, alpha: complex = 1, out: torch.Tensor) -> torch.Tensor:
+    """self + alpha * other."""
     dtype = torch.result_type(self, other)
     castable(out, dtype)
     if self.shape != other.shape:
@@ -462,6 +472,7 @@ def _reduced(
 def csr_sum(
     self: torch.Tensor, dim: Sequence[int], keepdim: bool = False, *, dtype: torch.dtype | None = None
 ) -> torch.Tensor:
+    """Sums of the elements that are there, along `dim`."""
     return _reduced(self, dim, keepdim, dtype, "sum")
 
 
@@ -469,4 +480,5 @@ def csr_sum(
 def csr_prod(
     self: torch.Tensor, dim: Sequence[int], keepdim: bool = False, *, dtype: torch.dtype | None = None
 ) -> torch.Tensor:
+    """Products of the elements that are there, along `dim`."""
     return _reduced(self, dim, keepdim, dtype, "prod")

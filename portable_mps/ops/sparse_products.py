@@ -108,6 +108,7 @@ def addmv_out(
     alpha: complex = 1,
     out: torch.Tensor,
 ) -> torch.Tensor:
+    """beta * self + alpha * mat @ vec, mat in compressed form. RuntimeError for shapes that do not fit."""
     if mat.dim() != 2 or vec.dim() != 1 or mat.size(1) != vec.size(0):
         raise RuntimeError(f"size mismatch, got input ({mat.size(0)}), mat ({list(mat.shape)}), vec ({vec.size(0)})")
     product = _product(in_rows(mat), vec.resolve_conj().unsqueeze(1)).squeeze(1)
@@ -181,6 +182,7 @@ def sampled_addmm_out(
     alpha: complex = 1,
     out: torch.Tensor,
 ) -> torch.Tensor:
+    """`sampled_addmm` into `out`."""
     return copied_into(out, sampled_addmm(self, mat1, mat2, beta=beta, alpha=alpha))
 
 

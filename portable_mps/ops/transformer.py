@@ -116,6 +116,8 @@ def transformer_encoder_layer_forward(
     mask: torch.Tensor | None = None,
     mask_type: int | None = None,
 ) -> torch.Tensor:
+    """torch.nn.TransformerEncoderLayer in evaluation, of `src` (batch, tokens, embed_dim)."""
+
     def attend(x: torch.Tensor) -> torch.Tensor:
         weights = (qkv_weight, qkv_bias, proj_weight, proj_bias)
         return native_multi_head_attention(x, x, x, embed_dim, num_heads, *weights, mask, False, True, mask_type)[0]

@@ -64,6 +64,7 @@ _modulus = Pointwise("modulus", ("maths::abs(a)",), 1, promotion=Promotion.NONE,
 
 @implements("abs.out")
 def abs_out(self: torch.Tensor, *, out: torch.Tensor) -> torch.Tensor:
+    """The absolute value; of complex numbers, a real one."""
     if not self.is_complex():
         return _abs((out,), (self,))[0]
     castable(out, self.dtype.to_real())
@@ -79,6 +80,7 @@ _conjugate = register(
 
 @implements("conj_physical_")
 def conj_physical_(self: torch.Tensor) -> torch.Tensor:
+    """Conjugate in place."""
     return _conjugate((self,), (self,))[0] if self.is_complex() else self
 
 
@@ -146,6 +148,7 @@ _round_tens = Pointwise(
 
 @implements("round.decimals_out")
 def round_decimals_out(self: torch.Tensor, *, decimals: int, out: torch.Tensor) -> torch.Tensor:
+    """Rounded, half to even, to `decimals` digits behind the point, or tens before it where that is negative."""
     row = _round_decimals if decimals >= 0 else _round_tens
     return row((out,), (self,), (10.0 ** abs(decimals),))[0]
 
@@ -169,6 +172,7 @@ def nan_to_num_out(
     *,
     out: torch.Tensor,
 ) -> torch.Tensor:
+    """self with NaN and the infinities replaced."""
     if self.dtype != out.dtype:
         kinds = scalar_type(out.dtype), scalar_type(self.dtype)
         raise RuntimeError(f"nan_to_num: dtype of out: {kinds[0]} should be same as input: {kinds[1]}")
@@ -189,6 +193,7 @@ _frexp = Pointwise(
 def frexp_out(
     self: torch.Tensor, *, mantissa: torch.Tensor, exponent: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
+    """Mantissas in [0.5, 1) and exponents, int32, of floating-point numbers."""
     refuse_as_cpu("frexp.Tensor", self.dtype)
     for out, dtype, name in ((mantissa, self.dtype, "mantissa"), (exponent, torch.int32, "exponent")):
         if out.dtype != dtype:
@@ -206,6 +211,7 @@ _argument = Pointwise("argument", ("maths::angle(a)",), 1, promotion=Promotion.N
 
 @implements("angle")
 def angle(self: torch.Tensor) -> torch.Tensor:
+    """The angle of complex numbers; of real ones 0 or pi, and NaN of NaN."""
     if not self.is_complex():
         return _angle((None,), (self,))[0]
     return angle_out(self, out=torch.empty_like(self, dtype=self.dtype.to_real()))
@@ -213,6 +219,7 @@ def angle(self: torch.Tensor) -> torch.Tensor:
 
 @implements("angle.out")
 def angle_out(self: torch.Tensor, *, out: torch.Tensor) -> torch.Tensor:
+    """`angle` into `out`."""
     if not self.is_complex():
         return _angle((out,), (self,))[0]
     castable(out, self.dtype.to_real())
@@ -232,16 +239,19 @@ _logit_clamped = Pointwise(
 
 @implements("logit.out")
 def logit_out(self: torch.Tensor, eps: float | None = None, *, out: torch.Tensor) -> torch.Tensor:
+    """`logit` into `out`."""
     return (_logit((out,), (self,)) if eps is None else _logit_clamped((out,), (self,), (eps,)))[0]
 
 
 @implements("logit")
 def logit(self: torch.Tensor, eps: float | None = None) -> torch.Tensor:
+    """log(x / (1 - x)); with `eps`, of x clamped to [eps, 1 - eps]."""
     return (_logit((None,), (self,)) if eps is None else _logit_clamped((None,), (self,), (eps,)))[0]
 
 
 @implements("logit_")
 def logit_(self: torch.Tensor, eps: float | None = None) -> torch.Tensor:
+    """`logit` into self."""
     return logit_out(self, eps, out=self)
 
 
@@ -252,6 +262,7 @@ _polygamma = Pointwise(
 
 @implements("polygamma.out")
 def polygamma_out(n: int, self: torch.Tensor, *, out: torch.Tensor) -> torch.Tensor:
+    """The n-th derivative of the digamma function."""
     if n == 0:
         return torch.digamma(self, out=out)
     return _polygamma((out,), (self,), (n,))[0]

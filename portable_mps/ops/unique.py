@@ -70,6 +70,7 @@ def _unique2(
 def unique_consecutive(
     self: torch.Tensor, return_inverse: bool = False, return_counts: bool = False, dim: int | None = None
 ) -> Unique:
+    """(elements that differ from the one before, the inverse, counts), of all or along `dim`."""
     if dim is None:
         return _flat(self, True, return_inverse, return_counts)
     return unique_dim_consecutive(self, dim, return_inverse, return_counts)
@@ -124,6 +125,7 @@ def _along(self: torch.Tensor, dim: int, is_sorted: bool, return_inverse: bool, 
 def unique_dim(
     self: torch.Tensor, dim: int, sorted: bool = True, return_inverse: bool = False, return_counts: bool = False
 ) -> Unique:
+    """(distinct slices along `dim`, sorted, the inverse, counts)."""
     return _along(self, dim, False, return_inverse, return_counts)
 
 
@@ -131,4 +133,5 @@ def unique_dim(
 def unique_dim_consecutive(
     self: torch.Tensor, dim: int, return_inverse: bool = False, return_counts: bool = False
 ) -> Unique:
+    """(slices along `dim` that differ from the one before, the inverse, counts)."""
     return _along(self, dim, True, return_inverse, return_counts)

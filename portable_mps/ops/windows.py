@@ -20,6 +20,7 @@ _col2im = Linear("windows", "col2im", _COLUMNS)
 
 @implements("unfold_backward")
 def unfold_backward(grad_in: torch.Tensor, input_sizes: Sequence[int], dim: int, size: int, step: int) -> torch.Tensor:
+    """The gradient of windows along one dimension: elements of overlapping ones are added up."""
     if grad_in.is_complex():
         return by_parts(lambda part: unfold_backward(part, input_sizes, dim, size, step), grad_in)
     out = torch.zeros(list(input_sizes), dtype=grad_in.dtype, device=grad_in.device)
@@ -94,6 +95,7 @@ def im2col(
     padding: Sequence[int],
     stride: Sequence[int],
 ) -> torch.Tensor:
+    """Windows of (batch, channels, height, width) as columns (batch, channels * window, windows)."""
     return im2col_out(self, kernel_size, dilation, padding, stride, out=self.new_empty(0))
 
 
@@ -148,4 +150,5 @@ def col2im(
     padding: Sequence[int],
     stride: Sequence[int],
 ) -> torch.Tensor:
+    """The sum of `im2col`'s columns at their places."""
     return col2im_out(self, output_size, kernel_size, dilation, padding, stride, out=self.new_empty(0))

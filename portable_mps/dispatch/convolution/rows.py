@@ -46,6 +46,7 @@ class Laid:
         self._elements = positions * rows.channels
 
     def __call__(self, image: torch.Tensor) -> torch.Tensor:
+        """image (batch, channels, three axes) in rows, one behind the other, as one dimension."""
         if self._prepared is None:
             return image.permute(0, 2, 3, 4, 1).view(-1)
         result = torch.empty(self._elements, dtype=image.dtype, device=image.device)
@@ -142,6 +143,7 @@ class Windowed:
     def __call__(
         self, image: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, target: torch.Tensor
     ) -> None:
+        """target = the convolution of image and weight, plus bias where there is one, on recorded dispatches."""
         rows, lines = self._laid(image), self._lined(weight)
         result = torch.empty(self._shape, dtype=target.dtype, device=target.device)
         self._product.run(rows, lines, result, bias)
@@ -200,6 +202,7 @@ class Summed:
         return theirs.as_strided(shape, (gap, rows.step * rows.channels, 1), moves[0])
 
     def __call__(self, image: torch.Tensor, result: torch.Tensor) -> torch.Tensor:
+        """The gradients for `image`, which was read, and `result`, the gradient of the convolution's output."""
         mine, theirs = self._mine(result), self._theirs(image)
         sums = torch.empty(self._shape, dtype=self._dtype, device=image.device)
         for part, planned in self._products:

@@ -31,6 +31,7 @@ class Geometry:
 
     @property
     def taps(self) -> int:
+        """How many places of the kernel there are."""
         return self.kernel[0] * self.kernel[1] * self.kernel[2]
 
     @property
@@ -63,6 +64,7 @@ class Axis:
 
     @property
     def first(self) -> int:
+        """The least offset, where reading begins."""
         return min(self.offsets)
 
     @property
@@ -96,6 +98,7 @@ class Rows:
 
     @property
     def rows_of_image(self) -> int:
+        """How many rows an image of the batch takes."""
         return self.length[0] * self.length[1] * self.length[2]
 
     def place(self, batch: int, *position: int) -> int:
@@ -109,6 +112,7 @@ class Rows:
 
 @functools.lru_cache(maxsize=4096)
 def rows_of(axes: tuple[Axis, ...], channels: int) -> Rows:
+    """How an image of `channels` lies in rows so that windows along `axes` are overlapping rows."""
     lengths: list[int] = []
     for i, axis in enumerate(axes):
         # What is next to lines that were taken apart is not the padding before the next ones.
@@ -140,6 +144,7 @@ class Window:
 
 @functools.lru_cache(maxsize=4096)
 def window_of(axes: tuple[Axis, ...], batch: int, channels: int, groups: int, unit: int) -> Window:
+    """What a convolution over `axes` reads; channels are padded to multiples of `unit`."""
     rows = rows_of(axes, padded_to(channels, unit))
     jumps = (*rows.jumps, 1)
     counts = (batch, *(axis.count for axis in axes))
@@ -160,10 +165,12 @@ def unit_of(dtype: torch.dtype) -> int:
 
 
 def padded_to(channels: int, unit: int) -> int:
+    """The least multiple of `unit` that holds `channels`."""
     return -(-channels // unit) * unit
 
 
 def forward_axes(geometry: Geometry) -> tuple[Axis, ...]:
+    """The three axes of a forward convolution."""
     sizes = zip(geometry.size, geometry.output, geometry.stride, geometry.kernel, strict=True)
     more = zip(geometry.padding, geometry.dilation, strict=True)
     return tuple(
@@ -182,6 +189,7 @@ class Phase:
 
 @functools.lru_cache(maxsize=4096)
 def phases(geometry: Geometry) -> tuple[Phase, ...]:
+    """The phases of the gradient of a convolution's image."""
     phases = []
     for rests in itertools.product(*(range(s) for s in geometry.stride)):
         axes, starts, taps = [], [], []
