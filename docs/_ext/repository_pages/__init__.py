@@ -16,8 +16,8 @@ from docutils.parsers.rst import Directive
 from repository_pages import folders, keywords
 from repository_pages.markdown import options_of
 from repository_pages.pages import Page, anchor, html_link, plain
-from repository_pages.relations import Relations
-from repository_pages.repository import LANGUAGES, File, Options, Repository
+from repository_pages.relations import read
+from repository_pages.repository import LANGUAGES, File, Options
 
 FOLDER = "repository"
 
@@ -73,8 +73,7 @@ def _write_changed(path: Path, text: str) -> None:
 
 def _write_pages(app: Any) -> None:
     config = app.config
-    repository = Repository(Path(config.repository_root), Options(**_options(config)))
-    relations = Relations(repository)
+    repository, relations = read(Path(config.repository_root), Options(**_options(config)))
     words = keywords.of_files(repository)
     links = _Links()
     page = Page(repository, relations, words, links)

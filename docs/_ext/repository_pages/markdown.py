@@ -9,8 +9,8 @@ from typing import Any
 
 from repository_pages import folders, keywords
 from repository_pages.pages import Page, plain
-from repository_pages.relations import Relations
-from repository_pages.repository import File, Options, Repository
+from repository_pages.relations import read
+from repository_pages.repository import File, Options
 
 
 def options_of(config: dict[str, Any]) -> Options:
@@ -50,8 +50,7 @@ class _Links:
 
 def write(root: Path, options: Options, target: Path) -> int:
     """Write all of them into `target`; how many."""
-    repository = Repository(root, options)
-    relations = Relations(repository)
+    repository, relations = read(root, options)
     words = keywords.of_files(repository)
     links = _Links(root, target)
     page = Page(repository, relations, words, links)

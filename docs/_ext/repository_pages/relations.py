@@ -8,10 +8,10 @@ import dataclasses
 import posixpath
 import re
 import sqlite3
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 
 from repository_pages.facts import Import
-from repository_pages.repository import File, Repository
+from repository_pages.repository import File, Options, Repository
 
 _PATH = re.compile(r"[\w./-]+\.(?:pyi|py|cpp|h|slangh|slang|sh|md|toml)\b")
 _COMMON = 12  # an operator that so many files of a kind use says little of each
@@ -30,6 +30,21 @@ class Relation:
     tests: dict[str, list[str]] = dataclasses.field(default_factory=dict)
     benchmarks: dict[str, set[str]] = dataclasses.field(default_factory=dict)
     related: dict[str, list[str]] = dataclasses.field(default_factory=dict)
+
+
+_read: dict[Path, tuple[Repository, Relations]] = {}
+
+
+def read(root: Path, options: Options) -> tuple[Repository, Relations]:
+    """The repository at `root` and its relations, read anew; kept for `last_read`."""
+    repository = Repository(root, options)
+    _read[root] = repository, Relations(repository)
+    return _read[root]
+
+
+def last_read(root: Path) -> tuple[Repository, Relations]:
+    """What `read` returned last for this root, or what it returns with no options."""
+    return _read.get(root) or read(root, Options())
 
 
 class Relations:

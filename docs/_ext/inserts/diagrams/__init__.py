@@ -2,20 +2,12 @@
 
 from __future__ import annotations
 
-import functools
 import os
 from pathlib import Path, PurePosixPath
 
-from repository_pages.relations import Relations
-from repository_pages.repository import Options, Repository
+from repository_pages.relations import last_read
 
 from inserts.diagrams import imports, ways
-
-
-@functools.cache
-def _read(root: Path) -> tuple[Repository, Relations]:
-    repository = Repository(root, Options())
-    return repository, Relations(repository)
 
 
 def figure(root: Path, argument: str, page: str) -> str:
@@ -26,7 +18,7 @@ def figure(root: Path, argument: str, page: str) -> str:
         target = f"repository/{path}.html" if (root / path).is_file() else f"repository/{path}/index.html"
         return os.path.relpath(target, PurePosixPath(page).parent)
 
-    repository, relations = _read(root)
+    repository, relations = last_read(root)
     if argument == "imports":
         drawn = imports.draw(repository, relations, link)
     else:
