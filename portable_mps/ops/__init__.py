@@ -34,6 +34,7 @@ FAMILIES = (
     "linalg_spectral",
     "loss",
     "margin",
+    "masked_fill",
     "matmul",
     "quantized",
     "random",

@@ -7,7 +7,6 @@ one out of range touches nothing and raises at the next synchronisation.
 from __future__ import annotations
 
 import functools
-import math
 import warnings
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -16,16 +15,14 @@ import torch
 
 from portable_mps.dispatch import deterministic
 from portable_mps.dispatch.checks import raise_where
-from portable_mps.dispatch.pointwise import Pointwise
 from portable_mps.dispatch.probe import refuse_as_cpu
-from portable_mps.dispatch.promotion import Promotion, scalar_type
+from portable_mps.dispatch.promotion import scalar_type
 from portable_mps.dispatch.registry import implements
 from portable_mps.dispatch.strided import (
     Strided,
     dtype_defines,
     extent,
     on_device,
-    once_each,
     resized,
     separate,
     warn_if_expanded,
@@ -33,6 +30,7 @@ from portable_mps.dispatch.strided import (
     wrapped_dim,
     written,
 )  # fmt: skip
+from portable_mps.ops.masked_fill import masked_fill_tensor_
 from portable_mps.runtime import device
 
 _MAX_INDICES = 8
@@ -370,49 +368,6 @@ def _is_one_mask(self: torch.Tensor, indices: Sequence[torch.Tensor | None]) -> 
         return False
     at, mask = present[0]
     return mask.dtype == torch.bool and mask.dim() > 0 and mask.shape == self.shape[at : at + mask.dim()]
-
-
-# Masks ------------------------------------------------------------------------------------------------------------
-
-masked_assign = Pointwise(
-    "masked_fill", ("b ? c : a",), 3, promotion=Promotion.NONE, complex=True, like="masked_fill.Scalar"
-)
-
-
-def _masked(self: torch.Tensor, mask: torch.Tensor, value: torch.Tensor) -> None:
-    """self[mask] = value, in place."""
-    if mask.dtype != torch.bool:
-        raise RuntimeError(f"masked_fill_ only supports boolean masks, but got mask with dtype {mask.dtype}")
-    mask = mask.expand(self.shape)
-    if warn_if_expanded("masked_fill_", self):
-        self, repeated = once_each(self), [d for d, stride in enumerate(self.stride()) if stride == 0]
-        mask = mask.any(repeated, keepdim=True)
-    masked_assign((self,), (self, mask, value))
-
-
-@implements("masked_fill_.Scalar")
-def masked_fill_scalar_(self: torch.Tensor, mask: torch.Tensor, value: float) -> torch.Tensor:
-    """Set the elements where the mask is true to a number."""
-    number = torch.full((), value, dtype=self.dtype, device="cpu")
-    if self.is_floating_point() and number.isinf() and math.isfinite(value):
-        raise RuntimeError(f"value cannot be converted to type {self.dtype} without overflow")
-    _masked(self, mask, number)
-    return self
-
-
-@implements("masked_fill_.Tensor")
-def masked_fill_tensor_(self: torch.Tensor, mask: torch.Tensor, value: torch.Tensor | float) -> torch.Tensor:
-    """Set the elements where the mask is true to that of a tensor without dimensions."""
-    if not isinstance(value, torch.Tensor):
-        return masked_fill_scalar_(self, mask, value)
-    if value.dim() != 0:
-        raise RuntimeError(
-            f"masked_fill_ only supports a 0-dimensional value tensor, but got tensor with {value.dim()} dimension(s)."
-        )
-    if value.is_complex() and not self.is_complex():
-        return masked_fill_scalar_(self, mask, value.item())  # which refuses what does not fit
-    _masked(self, mask, value.to(self.dtype))
-    return self
 
 
 # One dimension ----------------------------------------------------------------------------------------------------

@@ -9,7 +9,8 @@ from portable_mps.dispatch.probe import refuse_as_cpu
 from portable_mps.dispatch.promotion import scalar_type
 from portable_mps.dispatch.registry import implements
 from portable_mps.dispatch.strided import resized, separate, written
-from portable_mps.ops.indexing import indexed, masked_assign
+from portable_mps.ops.indexing import indexed
+from portable_mps.ops.masked_fill import masked_assign
 from portable_mps.runtime.kernel import Template
 
 _CHUNK = 1024  # as in kernels/selection.slang
