@@ -2,6 +2,7 @@
 
 import pytest
 
+_RINGS = "torch.distributed.tensor.experimental._context_parallel._attention"
 INTERNALS = {
     "torch._C._conv_determine_backend_memory_format": "compatibility/inductor.py: convolutions' strides",
     "torch._dynamo.trace_rules.add": "compatibility/inductor.py: what Dynamo leaves alone",
@@ -25,6 +26,12 @@ INTERNALS = {
     "torch._prims_common.wrappers._maybe_resize_out": "dispatch/fallback.py, ops/linalg.py, ops/matmul.py",
     "torch.ops.aten._scaled_dot_product_fused_attention_overrideable": "ops/attention.py",
     "torch.ops.aten._scaled_dot_product_attention_math": "ops/attention.py",
+    "torch.distributed.distributed_c10d.ProcessGroupGloo._Options": "compatibility/distributed.py: copies of them",
+    "torch.distributed.fsdp._fully_shard._fsdp_state.FSDPState._root_pre_forward": "compatibility/distributed.py",
+    "torch.distributed.tensor.DTensor._op_dispatcher._custom_op_handlers": "compatibility/sharded_attention.py",
+    f"{_RINGS}._templated_ring_attention": "compatibility/sharded_attention.py",
+    f"{_RINGS}._templated_ring_attention_backward": "compatibility/sharded_attention.py",
+    f"{_RINGS}.custom_ops": "compatibility/sharded_attention.py",
     "torch.mps._is_in_bad_fork": "torch_mps.py",
     "torch.utils._foreach_utils._get_foreach_kernels_supported_devices": "torch_mps.py: foreach by default",
 }
@@ -41,6 +48,8 @@ def test_is_there(name):
     import torch._inductor.output_code
     import torch._meta_registrations
     import torch._prims_common.wrappers
+    import torch.distributed.fsdp
+    import torch.distributed.tensor.experimental._attention
     import torch.nn.attention.flex_attention
 
     found = torch
