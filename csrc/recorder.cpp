@@ -106,6 +106,12 @@ uint8_t* Batch::parameters(size_t dispatch) {
   return (found.in_buffer ? blocks_ : parameters_).data() + found.first_byte;
 }
 
+std::shared_ptr<Batch> Batch::part(size_t begin, size_t end) const {
+  auto result = std::make_shared<Batch>(*this);  // with all parameters: places in them stay
+  result->dispatches_.assign(dispatches_.begin() + begin, dispatches_.begin() + end);
+  return result;
+}
+
 Recorder::Recorder(py::object stream, uintptr_t device,
                    const std::map<std::string, uintptr_t>& functions)
     : stream_(std::move(stream)), device_(reinterpret_cast<vk::VkDevice>(device)) {
@@ -307,8 +313,24 @@ void bind_recorder(py::module_& module) {
       .def("__enter__", [](StreamLock& self) { self.lock(); })
       .def("__exit__", [](StreamLock& self, const py::args&) { self.unlock(); });
 
-  py::class_<Kernel, std::shared_ptr<Kernel>>(module, "Kernel");
-  py::class_<Batch, std::shared_ptr<Batch>>(module, "Batch");
+  // tests/metal runs a batch's dispatches without the driver: it knows a kernel by its compilation.
+  py::class_<Kernel, std::shared_ptr<Kernel>>(module, "Kernel")
+      .def_property_readonly("compilation", [](const Kernel& self) {
+        return reinterpret_cast<uintptr_t>(self.compilation);
+      });
+  py::class_<Batch, std::shared_ptr<Batch>>(module, "Batch")
+      .def("part", &Batch::part)
+      .def("dispatches", [](const Batch& self) {
+        py::list all;
+        for (size_t i = 0; i < self.size(); ++i) {
+          const auto& each = self.dispatches()[i];
+          const py::bytes parameters(reinterpret_cast<const char*>(self.parameters(i)), each.bytes);
+          all.append(
+              py::make_tuple(reinterpret_cast<uintptr_t>(each.compilation), parameters,
+                             py::make_tuple(each.groups[0], each.groups[1], each.groups[2])));
+        }
+        return all;
+      });
 
   py::class_<Recorder, std::shared_ptr<Recorder>>(module, "Recorder")
       .def(py::init<py::object, uintptr_t, const std::map<std::string, uintptr_t>&>())

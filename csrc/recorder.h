@@ -72,9 +72,15 @@ class Batch {
   void add(const Kernel& kernel, c10::ArrayRef<uint8_t> parameters, const Groups& groups,
            bool barrier, uint32_t alignment);
   size_t size() const { return dispatches_.size(); }
+  const std::vector<Dispatch>& dispatches() const { return dispatches_; }
+  // Those of them from `begin` on, before `end`.
+  std::shared_ptr<Batch> part(size_t begin, size_t end) const;
   bool empty() const { return dispatches_.empty(); }
   // Of the dispatch of that number.
   uint8_t* parameters(size_t dispatch);
+  const uint8_t* parameters(size_t dispatch) const {
+    return const_cast<Batch*>(this)->parameters(dispatch);
+  }
 
  private:
   friend class Recorder;
