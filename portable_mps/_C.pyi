@@ -23,8 +23,11 @@ class Kernel:
         """What tells a kernel from others where it is dispatched; 0 where slangpy records it."""
 
 class Batch:
-    def dispatches(self) -> list[tuple[int, bytes, tuple[int, int, int]]]:
-        """Of each: its kernel's `compilation`, parameters and workgroups."""
+    def dispatches(
+        self,
+    ) -> list[tuple[int, bytes, tuple[int, int, int], list[tuple[int, int]], list[tuple[int, int]]]]:
+        """Of each: its kernel's `compilation`, parameters and workgroups, and the addresses that it reads and writes,
+        where the recorder was `watched`."""
 
     def part(self, begin: int, end: int) -> Batch: ...
 
@@ -79,6 +82,7 @@ class Recorder:
     """See csrc/recorder.h."""
 
     direct: bool
+    watched: bool
     def __init__(self, stream: Any, device: int, functions: dict[str, int]) -> None: ...
     def kernel(self, pipeline: Any, handle: int, push_bytes: int) -> Kernel: ...
     def compile(

@@ -45,12 +45,12 @@ DIFFERENCES = (
 
 
 _WHAT = (
-    "`make metal` wrote this. **No Apple machine was at hand, and nothing here ran on one.** The tests run with each "
-    "dispatch executed as the Metal text that Slang emits for its kernel. The text is compiled as C++ for the CPU, "
-    "over a stand-in for Metal's library ([tests/metal/include](../tests/metal/include)) that follows the Metal Shading "
-    "Language Specification; on Mesa's software driver a tensor's address is the host's own. The driver is left with "
-    "kernels that do nothing, so that what it would do cannot be mistaken for what they do. float64 and 64-bit atomics "
-    "are hidden, which Metal lacks, and workgroup memory is 32 KiB."
+    "`make metal` wrote this. **No Apple machine was at hand, and nothing here ran on one.** The tests run with "
+    "each dispatch executed as the Metal text that Slang emits for its kernel. The text is compiled as C++ for the "
+    "CPU, over a stand-in for Metal's library ([tests/metal/include](../tests/metal/include)) that follows the "
+    "Metal Shading Language Specification; on Mesa's software driver a tensor's address is the host's own. The "
+    "driver is left with kernels that do nothing, so that what it would do cannot be mistaken for what they do. "
+    "float64 and 64-bit atomics are hidden, which Metal lacks, and workgroup memory is 32 KiB."
 )
 
 

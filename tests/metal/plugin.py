@@ -6,6 +6,7 @@ For the driver itself such a kernel does nothing. What Slang gives no Metal for 
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import json
 import os
@@ -19,17 +20,22 @@ import torch  # noqa: F401  (whose libraries the extension is linked to)
 
 from metal import build
 from metal.results import Family, Results, Variant
+from portable_mps.runtime import adapter, device, kernel, stream
 
 _NOTHING = '[shader("compute")] [numthreads(1, 1, 1)] void main() {}'
 _SOFTWARE_PUSH_CONSTANTS = 128  # bytes
+_ERROR_BYTES = 16  # of lib/indexing.slang's ErrorWord
+# Slang writes Metal's matrices of 8x8, of half and float alone.
+_MATRICES: dict[str, Any] = {"coop_matrices": ((8, 8, 8, "f16", "f32"),), "subgroup_size": 32}
 _USERS_OWN = "a user's own kernel, which slangpy compiles and records"
 
 
 class Metal:
     """What stands between the runtime and the driver in this process."""
 
-    def __init__(self, order: int) -> None:
+    def __init__(self, order: int, watches: bool) -> None:
         self._order = order
+        self._watches = watches
         self._libraries: dict[int, tuple[build.Library, str]] = {}  # by a kernel's compilation; with its key
         self._refused: dict[int, str] = {}
         self._emitter: build.Emitter | None = None
@@ -56,7 +62,7 @@ class Metal:
             return kernel
         kind = min(parameter_bytes, _SOFTWARE_PUSH_CONSTANTS) if not in_buffer else parameter_bytes, in_buffer
         kernel = recorder.compile(python, pool, name, _NOTHING, "main", "nothing", *kind)
-        self._libraries[kernel.compilation] = build.Library(name, emitted), key
+        self._libraries[kernel.compilation] = build.Library(name, emitted, self._watches), key
         return kernel
 
     def execute(self, stream: Any, batch: Any, on_driver: Any) -> None:
@@ -69,16 +75,23 @@ class Metal:
             part = list(group)
             if here:
                 _drain(stream)
-                for compilation, parameters, groups in part:
-                    self._run(compilation, parameters, groups)
+                for compilation, *arguments in part:
+                    self._run(compilation, *arguments)
             else:
                 on_driver(stream, batch.part(begin, begin + len(part)))
                 family.on_driver.update(
-                    self.results.variants[self._refused[compilation]].refused for compilation, _, _ in part
+                    self.results.variants[self._refused[compilation]].refused for compilation, *_ in part
                 )
             begin += len(part)
 
-    def _run(self, compilation: int, parameters: bytes, groups: tuple[int, int, int]) -> None:
+    def _run(
+        self,
+        compilation: int,
+        parameters: bytes,
+        groups: tuple[int, int, int],
+        reads: build.Ranges,
+        writes: build.Ranges,
+    ) -> None:
         library, key = self._libraries[compilation]
         variant = self.results.variants[key]
         if key not in self._waited:
@@ -89,7 +102,9 @@ class Metal:
                 variant.refused = str(error)
                 raise
         try:
-            library.run(parameters, groups, self._order, next(self._seeds))
+            # A kernel that may report errors is not told to say so among what it writes.
+            record = (device.current().errors.address, device.current().errors.address + _ERROR_BYTES)
+            library.run(parameters, groups, self._order, next(self._seeds), reads, [*writes, record])
         except RuntimeError as error:
             self.results.faults[str(error)] += 1
             raise
@@ -123,17 +138,22 @@ class _Recorder:
 def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("metal")
     group.addoption("--metal-order", choices=build.ORDERS, default="forward", help="in which order threads have turns")
+    group.addoption("--metal-watch", action="store_true", help="find accesses out of bounds, and missing barriers")
+    group.addoption("--metal-matrices", action="store_true", help="multiply by simdgroup matrices, as Apple's GPUs can")
     group.addoption("--metal-results", help="a folder that gets what each process did, as JSON")
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    from portable_mps.runtime import kernel, stream
-
-    metal = Metal(build.ORDERS.index(config.getoption("--metal-order")))
+    watches = config.getoption("--metal-watch")
+    metal = Metal(build.ORDERS.index(config.getoption("--metal-order")), watches)
+    if config.getoption("--metal-matrices"):
+        real = adapter.choose
+        adapter.choose = lambda: dataclasses.replace(real(), **_MATRICES)
     begin = kernel.Compiler.__init__
 
-    def compiler(self: Any, device: Any, recorder: Any, *rest: Any) -> None:
-        begin(self, device, _Recorder(recorder, metal), *rest)
+    def compiler(self: Any, raw: Any, recorder: Any, *rest: Any) -> None:
+        recorder.watched = watches
+        begin(self, raw, _Recorder(recorder, metal), *rest)
 
     execute, record = stream.Stream._execute, stream.Stream.record
 

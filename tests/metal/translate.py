@@ -14,6 +14,8 @@ _ATTRIBUTE = re.compile(r"\[\[([^\]]*)\]\]")
 # A variable in workgroup memory; pointers to such are pointers.
 _VARIABLE = re.compile(r"\bthreadgroup\s+(?=[A-Za-z_])(.+?)\s+(\w+)\s*;")
 _POINTER = re.compile(r"\bthreadgroup\s*(?=[*&])")
+# Slang's overloads of a function for such pointers.
+_OF_WORKGROUP_MEMORY = re.compile(r"template<[^>]*>\n[^\n{]*\bthreadgroup T\*[^\n{]*\{[^}]*\}\n")
 # What the stand-in passes for an attribute.
 _POSITIONS = {
     "thread_position_in_threadgroup": "uint3(t[0], t[1], t[2])",
@@ -38,6 +40,7 @@ def to_cpp(metal: str) -> Translated:
     name = kernel.group(1)
     passed = ", ".join(map(_passed, filter(None, _BETWEEN_ARGUMENTS.split(kernel.group(2)))))
     text = _ATTRIBUTE.sub("", text.replace("[[kernel]]", "static"))
+    text = _OF_WORKGROUP_MEMORY.sub("", text)
     text = _VARIABLE.sub(r"static Threadgroup<\1> \2_memory; auto& \2 = \2_memory.get();", text)
     text = _POINTER.sub("", text)
     invoke = f'extern "C" void invoke(const unsigned* t, const unsigned* g, const void* p) {{ {name}({passed}); }}\n'

@@ -17,11 +17,9 @@
 #include "stand_in/division.h"
 #include "stand_in/watch.h"
 
-extern "C" void metal_fault(const char* message, long value, long limit);
-
 namespace {
 
-constexpr size_t kStackBytes = 256 << 10, kPage = 4096;
+constexpr size_t kStackBytes = 256 << 10, kHostStackBytes = 1 << 20, kGuardBytes = 4096;
 constexpr unsigned kSimdgroup = 32;
 
 // What a thread runs on: a stack, and where it stopped.
@@ -31,7 +29,7 @@ class Fiber {
     void* const memory =
         mmap(nullptr, kStackBytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     stack_ = static_cast<char*>(memory);
-    mprotect(memory, kPage, PROT_NONE);  // one that grows past its end ends the process
+    mprotect(memory, kGuardBytes, PROT_NONE);  // one that grows past its end ends the process
   }
   void prepare(void (*entry)());
   void resume();  // until it suspends
@@ -111,13 +109,22 @@ unsigned group[3], threads[3];
 std::vector<Thread*> workgroup;
 std::vector<std::vector<unsigned>> turns;  // of each simdgroup, its threads in their order
 unsigned current;
+int barrier_flags;  // of the last barrier that a thread came to
 char fault[256];
 std::minstd_rand spurious(1);
 
-void begin_thread(unsigned index, unsigned* at) {
+void place_of(unsigned index, unsigned* at) {
   at[0] = index % threads[0];
   at[1] = index / threads[0] % threads[1];
   at[2] = index / (threads[0] * threads[1]);
+}
+
+// On the thread's own stack, whose accesses are nobody's concern.
+void invoke_thread(unsigned index) {
+  unsigned at[3];
+  place_of(index, at);
+  const unsigned of[3] = {group[0], group[1], group[2]};
+  invoke(at, of, parameters);
 }
 
 }  // namespace
@@ -132,9 +139,7 @@ alignas(16) unsigned char exchanged[kSimdgroup][16];
 
 void body() {
   for (;;) {
-    unsigned at[3];
-    begin_thread(current, at);
-    invoke(at, group, parameters);
+    invoke_thread(current);
     workgroup[current]->state = State::kEnded;
     workgroup[current]->fiber.suspend();
   }
@@ -150,7 +155,7 @@ void stop_at(State state, int line) {
 void run_thread(unsigned index) {
   current = index;
   metal_lane = index % kSimdgroup;
-  watch::thread(index);
+  watch::thread(index, workgroup[index]->fiber.stack(), workgroup[index]->fiber.stack() + kStackBytes);
   workgroup[index]->fiber.resume();
 }
 
@@ -206,7 +211,7 @@ void run_workgroup(const std::vector<unsigned>& simdgroups) {
     for (Thread* each : workgroup) {
       if (each->state != State::kEnded) each->state = State::kReady;
     }
-    watch::barrier();
+    watch::barrier(barrier_flags);
   }
 }
 
@@ -217,16 +222,28 @@ extern "C" {
 void metal_fault(const char* message, long value, long limit) {
   if (fault[0] != 0) return;
   unsigned at[3];
-  begin_thread(current, at);
+  place_of(current, at);
   std::snprintf(fault, sizeof(fault), "%s (%ld of %ld) in thread %u, %u, %u of workgroup %u, %u, %u", message, value,
                 limit, at[0], at[1], at[2], group[0], group[1], group[2]);
 }
 
 bool metal_fails_spuriously() { return spurious() % 8 == 0; }
-void metal_workgroup_barrier(int line, int) { stop_at(State::kAtWorkgroupBarrier, line); }
+void metal_workgroup_barrier(int line, int flags) {
+  barrier_flags = flags;
+  stop_at(State::kAtWorkgroupBarrier, line);
+}
 void metal_simdgroup_barrier(int line) { stop_at(State::kAtSimdgroupBarrier, line); }
 void* metal_exchange(unsigned lane) { return exchanged[lane]; }
 void metal_has_workgroup_memory(void* address, long bytes) { watch::workgroup_memory(address, bytes); }
+
+// What the next dispatches read and write, as pairs of addresses; until then none is watched.
+void metal_watch(const uint64_t* read, size_t reads, const uint64_t* written, size_t writes) {
+  const auto* const r = reinterpret_cast<const watch::Range*>(read);
+  const auto* const w = reinterpret_cast<const watch::Range*>(written);
+  watch::enabled = true;
+  watch::reads.assign(r, r + reads);
+  watch::writes.assign(w, w + writes);
+}
 
 // Null, or what went wrong. order: 0 forward, 1 reversed, 2 random, of workgroups, simdgroups and their threads. Kernels
 // without barriers need no fibers. Call it from one thread at a time.
@@ -255,6 +272,7 @@ const char* metal_run(Invoke kernel, const void* parameters_, const unsigned* gr
   for (auto& each : turns) arrange(each);
 
   [[maybe_unused]] const QuietDivision quiet;
+  watch::begin_dispatch();
   const uint64_t all = uint64_t(groups[0]) * groups[1] * groups[2];
   std::vector<unsigned> shuffled;
   if (order == Order::kRandom) {
@@ -275,11 +293,10 @@ const char* metal_run(Invoke kernel, const void* parameters_, const unsigned* gr
     }
     for (const unsigned simdgroup : simdgroups) {
       for (const unsigned index : turns[simdgroup]) {
-        unsigned at[3];
         current = index;
-        begin_thread(index, at);
-        watch::thread(index);
-        invoke(at, group, parameters);
+        const auto* const here = static_cast<const char*>(__builtin_frame_address(0));
+        watch::thread(index, here - kHostStackBytes, here);
+        invoke_thread(index);
       }
     }
   }
