@@ -27,6 +27,8 @@ _SOFTWARE_PUSH_CONSTANTS = 128  # bytes
 _ERROR_BYTES = 16  # of lib/indexing.slang's ErrorWord
 # Slang writes Metal's matrices of 8x8, of half and float alone.
 _MATRICES: dict[str, Any] = {"coop_matrices": ((8, 8, 8, "f16", "f32"),), "subgroup_size": 32}
+# What a watch finds, and torch leaves open: which of the values stays that are put to one place.
+_MAY_RACE = (("indexing_main", "two writes of device memory"),)
 _USERS_OWN = "a user's own kernel, which slangpy compiles and records"
 
 
@@ -53,7 +55,7 @@ class Metal:
         if self._emitter is None:
             self._emitter = build.Emitter()
         emitted = self._emitter.emit(text, entry, key)
-        variant = Variant(name, emitted.refused)
+        variant = Variant(name, emitted.refused, "simdgroup_multiply_accumulate" in emitted.metal)
         self.results.variants[key] = variant
         self._current().variants.add(key)
         if emitted.refused:
@@ -106,8 +108,9 @@ class Metal:
             record = (device.current().errors.address, device.current().errors.address + _ERROR_BYTES)
             library.run(parameters, groups, self._order, next(self._seeds), reads, [*writes, record])
         except RuntimeError as error:
-            self.results.faults[str(error)] += 1
-            raise
+            if not any(library.name == name and words in str(error) for name, words in _MAY_RACE):
+                self.results.faults[str(error)] += 1
+                raise
         variant.runs += 1
 
 

@@ -12,10 +12,12 @@ from typing import Any
 
 @dataclass
 class Variant:
-    """A kernel: refused is the compiler's reason, or empty; runs counts its dispatches as Metal."""
+    """A kernel: refused is the compiler's reason, or empty; multiplies: by simdgroup matrices; runs counts its dispatches
+    as Metal."""
 
     name: str
     refused: str = ""
+    multiplies: bool = False
     runs: int = 0
 
 
@@ -48,6 +50,11 @@ class Results:
         variants = {key: vars(each) for key, each in self.variants.items()}
         return {"families": families, "variants": variants, "faults": dict(self.faults), "skips": dict(self.skips)}
 
+    @property
+    def matrices(self) -> int:
+        """Kernels that ran and multiply by simdgroup matrices."""
+        return sum(each.multiplies and each.runs > 0 for each in self.variants.values())
+
     def add(self, made: dict[str, Any]) -> None:
         for name, other in made["families"].items():
             family = self.families.setdefault(name, Family())
@@ -57,7 +64,7 @@ class Results:
             family.outcomes.update(other["outcomes"])
             family.seconds += other["seconds"]
         for key, other in made["variants"].items():
-            variant = self.variants.setdefault(key, Variant(other["name"]))
+            variant = self.variants.setdefault(key, Variant(other["name"], multiplies=other["multiplies"]))
             variant.refused = variant.refused or other["refused"]
             variant.runs += other["runs"]
         self.faults.update(made["faults"])

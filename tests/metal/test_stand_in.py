@@ -23,9 +23,9 @@ Params constant* p [[buffer(0)]])
 """
 
 
-def library(body: str, fields: str, threads: int = 1, before: str = "") -> build.Library:
+def library(body: str, fields: str, threads: int = 1, before: str = "", watched: bool = False) -> build.Library:
     text = KERNEL.format(body=body, fields=fields, before=before)
-    return build.Library("test", build.Emitted(text, (threads, 1, 1)))
+    return build.Library("test", build.Emitted(text, (threads, 1, 1)), watched)
 
 
 def run(body, results, *arrays, threads=1, groups=1, order=0, before=""):
@@ -236,3 +236,48 @@ def test_simdgroup_matrices(element, transposed):
         a, b = ((each.view(np.uint32) >> 16).astype(np.uint16) for each in (a, b))
     result = run(body, np.zeros((8, 8), np.float32), a, b, threads=32)
     np.testing.assert_array_equal(result, expected)
+
+
+def watch(body, threads=64, groups=1, order=0):
+    """What a watch says of a kernel that may read the 64 numbers of p->a and write those of p->out; "" for nothing."""
+    out, a = np.zeros(64, np.float32), np.arange(64, dtype=np.float32)
+    kernel = library(body, "float device* out; float device* a;", threads, watched=True)
+    own, other = ((each.ctypes.data, each.ctypes.data + each.nbytes) for each in (out, a))
+    try:
+        kernel.run(struct.pack("2Q", own[0], other[0]), (groups, 1, 1), order, 0, [other], [own])
+    except RuntimeError as error:
+        return str(error)
+    return ""
+
+
+SHARED = "threadgroup array<float, 64> shared; shared[t.x] = p->a[t.x]; "
+FLIPPED = "threadgroup_barrier(mem_flags::{}); p->out[t.x] = shared[63u - t.x];"
+
+
+@pytest.mark.parametrize("order", range(3))
+@pytest.mark.parametrize(
+    "body, words",
+    [
+        (SHARED + FLIPPED.format("mem_threadgroup"), ""),
+        (SHARED + FLIPPED.format("mem_device"), "a write and a read of workgroup memory"),
+        (SHARED + "p->out[t.x] = shared[63u - t.x];", "workgroup memory without a barrier"),
+        (SHARED + "shared[t.x / 2u] = 1.0;", "two writes of workgroup memory"),
+        ("float x = p->out[63u - t.x]; threadgroup_barrier(mem_flags::mem_none); p->out[t.x] = x;", ""),
+        ("p->out[t.x] = 1.0; threadgroup_barrier(mem_flags::mem_device); p->out[63u - t.x] += 1.0;", ""),
+        ("p->out[t.x] = 1.0; threadgroup_barrier(mem_flags::mem_threadgroup); p->out[63u - t.x] += 1.0;",
+         "a write and a read of device memory"),
+        ("p->out[t.x] = p->a[t.x + 1u];", "a read outside"),
+        ("if (t.x == 0u) p->a[0] = 1.0;", "a write outside"),
+        ("atomic_fetch_add_explicit((atomic_uint device*)p->out, 1u, memory_order_relaxed);", ""),
+        ("atomic_fetch_add_explicit((atomic_uint device*)p->out, 1u, memory_order_relaxed); p->out[1] = p->out[0];",
+         "device memory without a barrier"),
+    ],
+)  # fmt: skip
+def test_a_watch_finds_missing_barriers_and_what_lies_outside(body, words, order):
+    said = watch(body, order=order)
+    assert words in said if words else said == ""
+
+
+def test_a_watch_finds_workgroups_that_meet():
+    assert "two writes of device memory" in watch("p->out[t.x] = 1.0;", groups=2)
+    assert watch("if (g.x == 0u) p->out[t.x] = 1.0;", groups=2) == ""

@@ -13,7 +13,7 @@ _BETWEEN_ARGUMENTS = re.compile(r",\s*(?![^<]*>)")
 _ATTRIBUTE = re.compile(r"\[\[([^\]]*)\]\]")
 # A variable in workgroup memory; pointers to such are pointers.
 _VARIABLE = re.compile(r"\bthreadgroup\s+(?=[A-Za-z_])(.+?)\s+(\w+)\s*;")
-_POINTER = re.compile(r"\bthreadgroup\s*(?=[*&])")
+_POINTER = re.compile(r"\bthreadgroup\s*(?=[*&]|\w+\s*\*)")
 # Slang's overloads of a function for such pointers.
 _OF_WORKGROUP_MEMORY = re.compile(r"template<[^>]*>\n[^\n{]*\bthreadgroup T\*[^\n{]*\{[^}]*\}\n")
 # What the stand-in passes for an attribute.
@@ -41,8 +41,8 @@ def to_cpp(metal: str) -> Translated:
     passed = ", ".join(map(_passed, filter(None, _BETWEEN_ARGUMENTS.split(kernel.group(2)))))
     text = _ATTRIBUTE.sub("", text.replace("[[kernel]]", "static"))
     text = _OF_WORKGROUP_MEMORY.sub("", text)
-    text = _VARIABLE.sub(r"static Threadgroup<\1> \2_memory; auto& \2 = \2_memory.get();", text)
     text = _POINTER.sub("", text)
+    text = _VARIABLE.sub(r"static Threadgroup<\1> \2_memory; auto& \2 = \2_memory.get();", text)
     invoke = f'extern "C" void invoke(const unsigned* t, const unsigned* g, const void* p) {{ {name}({passed}); }}\n'
     return Translated(f"{text}\n{invoke}", re.search(r"_barrier\(|\bsimd_|\bsimdgroup_", text) is not None)
 

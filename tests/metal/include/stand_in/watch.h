@@ -17,7 +17,8 @@ struct Range {
   uint64_t begin, end;
 };
 
-// Of a byte: who wrote and who read it last, and when. A clock counts what orders accesses of a workgroup's threads.
+// Of a byte: who wrote and who read it last, and when. A clock counts what orders accesses of a workgroup's threads: a
+// write is seen past a barrier that names its memory, and a read is over at any barrier.
 struct Access {
   uint32_t workgroup = 0;  // of the process; 0: none
   uint32_t clock = 0, simdgroup_clock = 0;
@@ -36,7 +37,7 @@ struct Page {
 };
 
 inline bool enabled = false;
-inline unsigned thread_index, workgroup_clock, device_clock, workgroup_number, first_workgroup;
+inline unsigned thread_index, workgroup_clock, device_clock, any_clock, workgroup_number, first_workgroup;
 inline unsigned simdgroup_clocks[kSimdgroups];
 inline std::vector<Range> workgroup_ranges, reads, writes;
 inline const char* stack_begin;
@@ -51,12 +52,14 @@ inline void thread(unsigned index, const void* begin, const void* end) {
 }
 // flags: those of mem_flags; what is not named is not ordered.
 inline void barrier(int flags) {
+  ++any_clock;
   workgroup_clock += (flags & 2) != 0;
   device_clock += (flags & 1) != 0;
 }
 inline void simdgroup_barrier(unsigned simdgroup) { ++simdgroup_clocks[simdgroup]; }
 inline void workgroup() {
   ++workgroup_number;
+  ++any_clock;
   ++workgroup_clock;
   ++device_clock;
 }
@@ -99,7 +102,7 @@ inline void access(const void* address, long bytes, bool is_write, bool atomic) 
   const auto begin = reinterpret_cast<uint64_t>(address), end = begin + bytes;
   const bool shared = within(workgroup_ranges, begin, end);
   if (!shared && !within(writes, begin, end)) {
-    if (atomic && within(writes, end - 1, end)) {
+    if (atomic && (within(writes, begin, begin + 1) || within(writes, end - 1, end))) {
       // The word around an element of one or two bytes.
     } else if (is_write) {
       metal_fault("a write outside of what the dispatch says that it writes", long(begin), bytes);
@@ -120,12 +123,12 @@ inline void access(const void* address, long bytes, bool is_write, bool atomic) 
                   : shared ? "a write and a read of workgroup memory without a barrier between them"
                            : "a write and a read of device memory without a barrier between them",
                   cell.write.thread, bytes);
-    } else if (is_write && races(cell.read, clock, atomic, shared)) {
+    } else if (is_write && races(cell.read, any_clock, atomic, shared)) {
       metal_fault(shared ? "a read and a write of workgroup memory without a barrier between them"
                          : "a read and a write of device memory without a barrier between them",
                   cell.read.thread, bytes);
     }
-    note(is_write ? cell.write : cell.read, clock, atomic);
+    note(is_write ? cell.write : cell.read, is_write ? clock : any_clock, atomic);
   }
 }
 
