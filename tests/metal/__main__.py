@@ -30,8 +30,8 @@ def options() -> tuple[argparse.Namespace, list[str]]:
     return parser.parse_known_args()
 
 
-def main() -> int:
-    chosen, selected = options()
+def run(name: str, chosen: argparse.Namespace, arguments: list[str]) -> page.Run:
+    """Of the tests that are named, or all."""
     environment = os.environ | {"PORTABLE_MPS_HIDE": HIDDEN, "PORTABLE_MPS_QUIET": "1"}
     begun = time.perf_counter()
     with tempfile.TemporaryDirectory() as folder:
@@ -39,13 +39,23 @@ def main() -> int:
         command += ["--metal-order", chosen.order, "--metal-results", folder]
         for path in page.ELSEWHERE:
             command += ["--ignore", str(TESTS / path)]
-        status = subprocess.run([*command, *(selected or [str(TESTS)])], env=environment, cwd=TESTS.parent).returncode
+        status = subprocess.run([*command, *arguments], env=environment, cwd=TESTS.parent).returncode
         done = results.read(sorted(Path(folder).glob("*.json")))
-    run = page.Run(done, chosen.order, chosen.workers, time.perf_counter() - begun)
+    return page.Run(name, done, chosen.order, chosen.workers, time.perf_counter() - begun, status)
+
+
+def main() -> int:
+    chosen, selected = options()
+    if selected:
+        runs = [run("selected", chosen, selected)]
+    else:
+        runs = [run("all", chosen, [str(TESTS)])]
+        for name, (arguments, files) in page.FURTHER.items():
+            runs.append(run(name, chosen, [*arguments, *(str(TESTS / "ops" / f"test_{file}.py") for file in files)]))
     if chosen.write and not selected:
-        chosen.write.write_text(page.text(run))
-    print(page.summary(run))
-    return int(status != 0 or bool(run.unknown))
+        chosen.write.write_text(page.text(*runs))
+    print("\n".join(map(page.summary, runs)))
+    return int(any(each.status or each.unknown for each in runs))
 
 
 if __name__ == "__main__":

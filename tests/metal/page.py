@@ -44,6 +44,26 @@ DIFFERENCES = (
 )  # fmt: skip
 
 
+_WITH_BARRIERS = (
+    *("cross_entropy", "ctc", "distance", "fft", "indexing", "linalg_factor", "linalg_qr", "linalg_solve", "matmul"),
+    *("normalization", "reduction", "scan", "selection", "softmax", "sort"),
+)
+_TILES = ("matmul", "convolution", "attention", "attention_engines")
+# Runs of a part, with the plugin's options for it: by hand, order and watch can have any tests.
+FURTHER = {
+    "simdgroup matrices": (["--metal-matrices"], _TILES),
+    "watched": (["--metal-watch"], _WITH_BARRIERS),
+    "reversed": (["--metal-order", "reversed"], (*_WITH_BARRIERS, "linalg_spectral", *_TILES[1:])),
+    "random": (["--metal-order", "random"], (*_WITH_BARRIERS, *_TILES[1:])),
+}
+_FURTHER = (
+    "With matrices, products and attention of float16 multiply 8x8 of them a simdgroup, 32 threads in step; Slang "
+    "writes no such matrices of bfloat16, which keep to arithmetic of single threads, as float32 does by our choice. "
+    "A watch knows every access of a kernel: two without a barrier between them, of which one writes, and what lies "
+    "outside of the memory that the dispatch says that it reads or writes, fail the test. A read is over at any "
+    "barrier; a write is seen past one that names its memory. Which value stays where `index_put` has an index twice "
+    "is torch's to leave open."
+)
 _WHAT = (
     "`make metal` wrote this. **No Apple machine was at hand, and nothing here ran on one.** The tests run with "
     "each dispatch executed as the Metal text that Slang emits for its kernel. The text is compiled as C++ for the "
@@ -56,10 +76,14 @@ _WHAT = (
 
 @dataclass
 class Run:
+    """One call of pytest; status is its exit status."""
+
+    name: str
     done: Results
     order: str
     workers: int
     seconds: float
+    status: int
 
     @property
     def dispatches(self) -> int:
@@ -90,7 +114,7 @@ def _share(part: int, whole: int) -> str:
 def summary(run: Run) -> str:
     ran = run.dispatches - run.on_driver.total()
     lines = [
-        f"{len(run.done.variants)} kernels, {run.refused.total()} refused; "
+        f"{run.name}: {len(run.done.variants)} kernels, {run.refused.total()} refused; "
         f"{ran:,} of {run.dispatches:,} dispatches ran as Metal ({_share(ran, run.dispatches)}), "
         f"{run.order} order, {run.seconds:.0f} s",
         *(f"not on the list of reasons: {reason}" for reason in run.unknown),
@@ -105,8 +129,8 @@ def _table(head: Iterable[str], rows: Iterable[Iterable[object]]) -> list[str]:
     return [*lines, *("| " + " | ".join(str(cell) for cell in row) + " |" for row in rows), ""]
 
 
-def text(run: Run) -> str:
-    ran, outcomes = run.dispatches - run.on_driver.total(), run.outcomes
+def text(run: Run, *further: Run) -> str:
+    ran = run.dispatches - run.on_driver.total()
     lines = [
         "# Kernels as Metal",
         "",
@@ -119,13 +143,14 @@ def text(run: Run) -> str:
                 ("of them emitted, compiled and run", f"{len(run.done.variants) - run.refused.total():,}"),
                 ("dispatches", f"{run.dispatches:,}"),
                 ("of them run as Metal", f"{ran:,} ({_share(ran, run.dispatches)})"),
-                ("tests", ", ".join(f"{count:,} {what}" for what, count in sorted(outcomes.items()))),
+                ("tests", _outcomes(run)),
                 ("faults that the stand-in found", run.done.faults.total()),
                 ("order of threads and workgroups", run.order),
                 ("time", f"{run.seconds / 60:.0f} minutes, {run.workers} processes"),
             ),
         ),
         *_refused(run),
+        *_further(further),
         *_families(run.done.families),
         *_skips(run),
         "## Not run",
@@ -138,6 +163,21 @@ def text(run: Run) -> str:
         *_table(("the stand-in", "hardware"), DIFFERENCES),
     ]
     return "\n".join(lines).rstrip() + "\n"
+
+
+def _outcomes(run: Run) -> str:
+    return ", ".join(f"{count:,} {what}" for what, count in sorted(run.outcomes.items()))
+
+
+def _further(runs: Iterable[Run]) -> list[str]:
+    rows = [
+        (run.name, ", ".join(FURTHER[run.name][1]), len(run.done.variants), run.done.matrices, f"{run.dispatches:,}",
+         _outcomes(run), run.done.faults.total(), f"{run.seconds:.0f}")
+        for run in runs
+    ]  # fmt: skip
+    head = ("run", "tests of", "kernels", "by matrices", "dispatches", "tests", "faults", "seconds")
+    lines = ["## Some families again", "", *_table(head, rows)]
+    return [*lines, _FURTHER, ""] if rows else []
 
 
 def _refused(run: Run) -> list[str]:

@@ -12,8 +12,7 @@ from typing import Any
 
 @dataclass
 class Variant:
-    """A kernel: refused is the compiler's reason, or empty; multiplies: by simdgroup matrices; runs counts its dispatches
-    as Metal."""
+    """A kernel: refused: the compiler's reason, or empty; multiplies: by simdgroup matrices; runs: its dispatches."""
 
     name: str
     refused: str = ""

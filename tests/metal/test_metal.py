@@ -8,9 +8,9 @@ import sys
 from pathlib import Path
 
 import pytest
+
 from metal import results
 from metal.__main__ import HIDDEN
-
 from portable_mps.runtime import adapter
 
 TESTS = Path(__file__).resolve().parent.parent
