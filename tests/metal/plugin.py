@@ -27,8 +27,13 @@ _SOFTWARE_PUSH_CONSTANTS = 128  # bytes
 _ERROR_BYTES = 16  # of lib/indexing.slang's ErrorWord
 # Slang writes Metal's matrices of 8x8, of half and float alone.
 _MATRICES: dict[str, Any] = {"coop_matrices": ((8, 8, 8, "f16", "f32"),), "subgroup_size": 32}
-# What a watch finds, and torch leaves open: which of the values stays that are put to one place.
-_MAY_RACE = (("indexing_main", "two writes of device memory"),)
+# What a watch finds, and may be.
+_MAY_RACE = (
+    ("indexing_main", "two writes of device memory"),  # of values put to one place, any may stay
+    ("amp_unscale", "two writes of device memory"),  # of one value
+    ("foreach_apply", "a write and a read of device memory"),  # threads past the end read the last, and drop it
+    ("optimizer_step", "a write and a read of device memory"),
+)
 _USERS_OWN = "a user's own kernel, which slangpy compiles and records"
 
 
