@@ -11,8 +11,8 @@ export PORTABLE_MPS ?= 1
 export PYTHON VENV
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test validate operators compiled models ecosystem vendors numerics lint format bench overhead wheel \
-        release docs docs-markdown clean
+.PHONY: help setup demo test validate operators compiled models ecosystem vendors metal numerics lint format bench overhead \
+        wheel release docs docs-markdown clean
 
 help:
 	@echo "make setup   install the system packages that are missing, make $(VENV), build"
@@ -24,6 +24,7 @@ help:
 	@echo "make models  compare the architectures of transformers, where that is installed, write docs/models.md"
 	@echo "make ecosystem   try the libraries that are installed, write docs/ecosystem.md"
 	@echo "make vendors     compile the tests' kernels with AMD's and Intel's drivers, write docs/vendors.md (ARGS='--every 16')"
+	@echo "make metal       run the tests with every dispatch as Metal's text, compiled for the CPU, write docs/metal.md"
 	@echo "make lint    ruff, mypy, clang-format; make format repairs what they can"
 	@echo "make numerics    sweep the functions of kernels/lib against mpmath, write docs/numerics.md"
 	@echo "make bench   time operators against CUDA (or the CPU), write docs/performance.md (ARGS='--families products')"
@@ -72,6 +73,10 @@ ecosystem: $(DEVELOP)
 # An hour with all of them: ARGS='--every 6 --older-every 24' takes a part, --sources FOLDER what was collected before.
 vendors: $(DEVELOP)
 	PYTHONPATH=tests:scripts $(RUN) -m vendors --write docs/vendors.md $(ARGS)
+
+# An hour where nothing is compiled yet; ARGS='tests/ops/test_sort.py --order reversed' selects, and leaves the page alone.
+metal: $(DEVELOP)
+	PYTHONPATH=tests $(RUN) -m metal --write docs/metal.md $(ARGS)
 
 numerics: $(READY)
 	$(RUN) scripts/numerics.py --write docs/numerics.md $(ARGS)

@@ -231,9 +231,10 @@ vk::VkPipeline Compiler::create(const Job& job, const std::string& code) const {
 
 void bind_compiler(py::module_& module) {
   py::class_<FrontEndOptions>(module, "FrontEndOptions")
-      .def(py::init<uintptr_t, std::string, std::string, int, int>(),
+      .def(py::init<uintptr_t, std::string, std::string, int, int, uintptr_t, uintptr_t>(),
            py::arg("create_global_session"), py::arg("include"), py::arg("profile"),
-           py::arg("floating_point_mode"), py::arg("format"));
+           py::arg("floating_point_mode"), py::arg("format"), py::arg("entry_point_by_index") = 0,
+           py::arg("thread_group_size") = 0);
   py::class_<FrontEnd>(module, "FrontEnd")
       .def(py::init<FrontEndOptions>())
       .def("compile",
@@ -245,6 +246,7 @@ void bind_compiler(py::module_& module) {
              }
              return py::bytes(code);
            })
+      .def_property_readonly("workgroup", &FrontEnd::workgroup)
       .def("keep", &keep, py::call_guard<py::gil_scoped_release>());
   py::class_<Compiler, std::shared_ptr<Compiler>>(module, "Compiler")
       .def(py::init([](uintptr_t device, const std::map<std::string, uintptr_t>& functions,

@@ -101,6 +101,13 @@ std::string FrontEnd::compile(const std::string& text, const std::string& entry)
   check(result >= 0, said, "Slang's compiler made no program");
   result = program->link(Out(linked), Out(said));
   check(result >= 0, said, "Slang's compiler did not link the program");
+  if (options_.thread_group_size != 0) {
+    void* const layout = linked->getLayout(0, nullptr);
+    void* const reflected =
+        reinterpret_cast<slang::EntryPointByIndex>(options_.entry_point_by_index)(layout, 0);
+    reinterpret_cast<slang::ThreadGroupSize>(options_.thread_group_size)(reflected, 3,
+                                                                         workgroup_.data());
+  }
   Owned<slang::ISlangBlob> code;
   result = linked->getEntryPointCode(0, 0, Out(code), Out(said));
   check(result >= 0 && code != nullptr, said, "Slang's compiler gave no code");

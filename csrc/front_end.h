@@ -3,6 +3,7 @@
 
 #include "slang.h"
 
+#include <array>
 #include <memory>
 #include <string>
 #include <vector>
@@ -16,6 +17,9 @@ struct FrontEndOptions {
   std::string profile;              // "sm_6_0"
   int floating_point_mode;
   int format = slang::SLANG_SPIRV;
+  // Of Slang's functions that say how many threads a workgroup has; 0 where nobody asks.
+  uintptr_t entry_point_by_index = 0;
+  uintptr_t thread_group_size = 0;
 };
 
 template <typename Interface>
@@ -35,6 +39,9 @@ class FrontEnd {
   // compiler's words where there is none.
   std::string compile(const std::string& text, const std::string& entry);
 
+  // Of what was compiled last: Metal's text does not say it.
+  const std::array<uint64_t, 3>& workgroup() const { return workgroup_; }
+
  private:
   void open_session();
 
@@ -42,6 +49,7 @@ class FrontEnd {
   Owned<slang::IGlobalSession> global_;
   Owned<slang::ISession> session_;
   size_t modules_ = 0;
+  std::array<uint64_t, 3> workgroup_{};
 };
 
 }  // namespace portable_mps

@@ -106,6 +106,18 @@ uint8_t* Batch::parameters(size_t dispatch) {
   return (found.in_buffer ? blocks_ : parameters_).data() + found.first_byte;
 }
 
+void Batch::note(const std::vector<Range>& reads, const std::vector<Range>& writes) {
+  ranges_.resize(dispatches_.size());
+  ranges_.back() = {reads, writes};
+}
+
+std::shared_ptr<Batch> Batch::part(size_t begin, size_t end) const {
+  auto result = std::make_shared<Batch>(*this);  // with all parameters: places in them stay
+  result->dispatches_.assign(dispatches_.begin() + begin, dispatches_.begin() + end);
+  result->ranges_.clear();
+  return result;
+}
+
 Recorder::Recorder(py::object stream, uintptr_t device,
                    const std::map<std::string, uintptr_t>& functions)
     : stream_(std::move(stream)), device_(reinterpret_cast<vk::VkDevice>(device)) {
@@ -188,6 +200,9 @@ void Recorder::launch(const Kernel& kernel, c10::ArrayRef<uint8_t> parameters, c
   ++dispatched;
   if (direct && kernel.is_direct()) {
     batch_->add(kernel, parameters, groups, barrier, parameter_buffer_.alignment);
+    if (watched) {
+      batch_->note(reads, writes);
+    }
   } else if (kernel.is_direct()) {
     const auto alone = std::make_shared<Batch>();
     alone->add(kernel, parameters, groups, barrier, parameter_buffer_.alignment);
@@ -307,8 +322,30 @@ void bind_recorder(py::module_& module) {
       .def("__enter__", [](StreamLock& self) { self.lock(); })
       .def("__exit__", [](StreamLock& self, const py::args&) { self.unlock(); });
 
-  py::class_<Kernel, std::shared_ptr<Kernel>>(module, "Kernel");
-  py::class_<Batch, std::shared_ptr<Batch>>(module, "Batch");
+  // tests/metal runs a batch's dispatches without the driver: it knows a kernel by its compilation.
+  py::class_<Kernel, std::shared_ptr<Kernel>>(module, "Kernel")
+      .def_property_readonly("compilation", [](const Kernel& self) {
+        return reinterpret_cast<uintptr_t>(self.compilation);
+      });
+  py::class_<Batch, std::shared_ptr<Batch>>(module, "Batch")
+      .def("part", &Batch::part)
+      .def("dispatches", [](const Batch& self) {
+        py::list all;
+        for (size_t i = 0; i < self.size(); ++i) {
+          const auto& each = self.dispatches()[i];
+          const py::bytes parameters(reinterpret_cast<const char*>(self.parameters(i)), each.bytes);
+          std::vector<std::pair<uint64_t, uint64_t>> ranges[2];
+          for (size_t side = 0; side < 2 && i < self.ranges().size(); ++side) {
+            for (const Range& range : self.ranges()[i][side]) {
+              ranges[side].emplace_back(range.begin, range.end);
+            }
+          }
+          all.append(py::make_tuple(reinterpret_cast<uintptr_t>(each.compilation), parameters,
+                                    py::make_tuple(each.groups[0], each.groups[1], each.groups[2]),
+                                    ranges[0], ranges[1]));
+        }
+        return all;
+      });
 
   py::class_<Recorder, std::shared_ptr<Recorder>>(module, "Recorder")
       .def(py::init<py::object, uintptr_t, const std::map<std::string, uintptr_t>&>())
@@ -364,6 +401,7 @@ void bind_recorder(py::module_& module) {
           "lock", [](Recorder& self) -> StreamLock& { return self.mutex; },
           py::return_value_policy::reference_internal)
       .def_readwrite("direct", &Recorder::direct)
+      .def_readwrite("watched", &Recorder::watched)
       .def_readonly("dispatched", &Recorder::dispatched);
   module.def("set_recorder", &set_recorder);
 }

@@ -13,6 +13,7 @@
 
 #include <torch/extension.h>
 
+#include <array>
 #include <map>
 #include <memory>
 #include <mutex>
@@ -72,15 +73,25 @@ class Batch {
   void add(const Kernel& kernel, c10::ArrayRef<uint8_t> parameters, const Groups& groups,
            bool barrier, uint32_t alignment);
   size_t size() const { return dispatches_.size(); }
+  const std::vector<Dispatch>& dispatches() const { return dispatches_; }
+  // What the dispatch that was added last reads and writes; for Recorder::watched.
+  void note(const std::vector<Range>& reads, const std::vector<Range>& writes);
+  const std::vector<std::array<std::vector<Range>, 2>>& ranges() const { return ranges_; }
+  // Those of them from `begin` on, before `end`.
+  std::shared_ptr<Batch> part(size_t begin, size_t end) const;
   bool empty() const { return dispatches_.empty(); }
   // Of the dispatch of that number.
   uint8_t* parameters(size_t dispatch);
+  const uint8_t* parameters(size_t dispatch) const {
+    return const_cast<Batch*>(this)->parameters(dispatch);
+  }
 
  private:
   friend class Recorder;
   std::vector<Dispatch> dispatches_;
-  std::vector<uint8_t> parameters_;  // push constants
-  std::vector<uint8_t> blocks_;      // for the parameter buffer
+  std::vector<uint8_t> parameters_;                        // push constants
+  std::vector<uint8_t> blocks_;                            // for the parameter buffer
+  std::vector<std::array<std::vector<Range>, 2>> ranges_;  // of each dispatch, where any are noted
 };
 
 class Recorder {
@@ -130,6 +141,7 @@ class Recorder {
   StreamLock mutex;
   HazardTracker hazards;
   bool direct = true;       // false while each dispatch shall pass through Stream.record
+  bool watched = false;     // batches shall tell what dispatches read and write (tests/metal)
   uint64_t dispatched = 0;  // all dispatches so far
 
  private:

@@ -94,7 +94,7 @@ struct ISlangBlob : ISlangUnknown {
 
 struct IComponentType : ISlangUnknown {
   virtual void SLANG_MCALL getSession() = 0;
-  virtual void SLANG_MCALL getLayout() = 0;
+  virtual void* SLANG_MCALL getLayout(int64_t targetIndex, ISlangBlob** diagnostics) = 0;
   virtual void SLANG_MCALL getSpecializationParamCount() = 0;
   virtual int32_t SLANG_MCALL getEntryPointCode(int64_t entryPointIndex, int64_t targetIndex,
                                                 ISlangBlob** code, ISlangBlob** diagnostics) = 0;
@@ -146,6 +146,8 @@ struct IGlobalSession : ISlangUnknown {
   virtual uint32_t SLANG_MCALL findProfile(const char* name) = 0;
 };
 
+using EntryPointByIndex = void* (*)(void* layout, uint64_t index);
+using ThreadGroupSize = void (*)(void* entry, uint64_t axes, uint64_t* sizes);
 using CreateGlobalSession = int32_t (*)(const GlobalSessionDesc*, IGlobalSession**);
 
 }  // namespace portable_mps::slang

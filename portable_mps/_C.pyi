@@ -18,13 +18,31 @@ class StreamLock:
 class Kernel:
     """A runtime.kernel.Pipeline, made ready for a recorder."""
 
-class Batch: ...
+    @property
+    def compilation(self) -> int:
+        """What tells a kernel from others where it is dispatched; 0 where slangpy records it."""
+
+class Batch:
+    def dispatches(
+        self,
+    ) -> list[tuple[int, bytes, tuple[int, int, int], list[tuple[int, int]], list[tuple[int, int]]]]:
+        """Of each: its kernel's `compilation`, parameters and workgroups, and the addresses that it reads and writes,
+        where the recorder was `watched`."""
+
+    def part(self, begin: int, end: int) -> Batch: ...
 
 class FrontEndOptions:
     """See csrc/front_end.h."""
 
     def __init__(
-        self, create_global_session: int, include: str, profile: str, floating_point_mode: int, format: int
+        self,
+        create_global_session: int,
+        include: str,
+        profile: str,
+        floating_point_mode: int,
+        format: int,
+        entry_point_by_index: int = 0,
+        thread_group_size: int = 0,
     ) -> None: ...
 
 class FrontEnd:
@@ -33,6 +51,10 @@ class FrontEnd:
     def __init__(self, options: FrontEndOptions) -> None: ...
     def compile(self, text: str, entry: str) -> bytes:
         """The code; RuntimeError with the compiler's words. Lets go of the GIL."""
+
+    @property
+    def workgroup(self) -> list[int]:
+        """How many threads a workgroup has along each axis, of what was compiled last."""
 
     def keep(self, text: str, entry: str, file: str) -> None:
         """Compile, and write SPIR-V as a Compiler reads it. Lets go of the GIL."""
@@ -60,6 +82,7 @@ class Recorder:
     """See csrc/recorder.h."""
 
     direct: bool
+    watched: bool
     def __init__(self, stream: Any, device: int, functions: dict[str, int]) -> None: ...
     def kernel(self, pipeline: Any, handle: int, push_bytes: int) -> Kernel: ...
     def compile(

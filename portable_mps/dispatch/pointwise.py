@@ -246,7 +246,7 @@ def _vector_body(body: _Body, index: str) -> list[str]:
     for i, operand in enumerate(body.inputs):
         if not body.scalar_mask >> i & 1:
             vector = f"vector<{operand.type}, {_VECTOR}>"
-            lines.append(f"    {vector} v{i + count} = (({vector}*)p.p{i + count})[i];")
+            lines.append(f"    {vector} v{i + count} = load_vector(({vector}*)p.p{i + count} + i);")
     lines += [f"    vector<{o.type}, {_VECTOR}> v{i};" for i, o in enumerate(body.outputs)]
     lines.append(f"    [{body.loop}] for (int k = 0; k < {_VECTOR}; ++k) {{")
     for i in range(len(body.inputs)):

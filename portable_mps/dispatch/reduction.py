@@ -234,7 +234,7 @@ class Reduction:
         if vector:
             pointee = f"vector<{inputs[0].type}, {_VECTOR}>"
             lines += [
-                f"{{ {pointee} raw = (({pointee}*)(p.i0 + base.i0))[unit];",
+                f"{{ {pointee} raw = load_vector(({pointee}*)(p.i0 + base.i0) + unit);",
                 "[ForceUnroll] for (uint c = 0; c < WIDTH; ++c)",
                 f"    v[c].a = {_loaded(inputs[0], accumulator, 'raw[c]', target)}; }}",
             ]

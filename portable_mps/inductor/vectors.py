@@ -84,7 +84,7 @@ class Vectors:
         code.writelines([f"vector<{kind}, {WIDTH}> written{i};" for i, (_, _, _, kind) in enumerate(self._writes)])
         reads = IndentedBuffer()
         for (pointer, place), (vector, kind) in self._reads.items():
-            reads.writeline(f"{vector} = *(vector<{kind}, {WIDTH}>*)(p.{pointer} + ({place}));")
+            reads.writeline(f"{vector} = load_vector((vector<{kind}, {WIDTH}>*)(p.{pointer} + ({place})));")
         self._scope(code, "", tree.name, "first", ranges, reads)
         element = IndentedBuffer()
         for body in bodies:

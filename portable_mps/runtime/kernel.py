@@ -136,10 +136,12 @@ def front_end_options(profile: str, mode: Any = None, format: int = SPIRV) -> _C
     libraries = sorted(Path(spy.__file__).parent.glob("*slang-compiler*"))
     if not libraries:
         return None
-    create = ctypes.CDLL(str(libraries[0])).slang_createGlobalSession2
-    address = ctypes.cast(create, ctypes.c_void_p).value
+    library = ctypes.CDLL(str(libraries[0]))
+    names = ("slang_createGlobalSession2", "spReflection_getEntryPointByIndex",
+             "spReflectionEntryPoint_getComputeThreadGroupSize")  # fmt: skip
+    create, entry_point, size = (ctypes.cast(getattr(library, name), ctypes.c_void_p).value or 0 for name in names)
     mode = spy.SlangFloatingPointMode.precise if mode is None else mode
-    return _C.FrontEndOptions(address or 0, str(KERNELS), profile, mode.value, format)
+    return _C.FrontEndOptions(create, str(KERNELS), profile, mode.value, format, entry_point, size)
 
 
 def open_pool(handle: int, functions: dict[str, int], profile: str, mode: Any, kept: Path | None) -> _C.Compiler | None:

@@ -68,19 +68,21 @@ class Stream:
 
     def _open(self) -> Any:
         """The encoder, with everything so far in it: waits for kernels that are still compiled."""
-        encoder = self._encoder
-        if encoder is None:
-            self._encoder = encoder = self._device.create_command_encoder()
-            # Submissions to one queue may overlap: what they share is ordered by a barrier at the front.
-            self._barrier(encoder)
+        if self._encoder is None:
+            self._open_encoder()
         if self._deferred:
-            self._record_deferred(encoder)
+            self._record_deferred()
         batch = self.recorder.take()
         if batch is not None:
             self._execute(batch)
-        return encoder
+        return self._encoder
 
-    def _record_deferred(self, encoder: Any) -> None:
+    def _open_encoder(self) -> None:
+        self._encoder = self._device.create_command_encoder()
+        # Submissions to one queue may overlap: what they share is ordered by a barrier at the front.
+        self._barrier(self._encoder)
+
+    def _record_deferred(self) -> None:
         steps, self._deferred, self._deferred_dispatches, self._held_bytes = self._deferred, [], 0, 0
         failure: RuntimeError | None = None
         for step in steps:
@@ -90,7 +92,7 @@ class Stream:
                 except RuntimeError as error:  # what follows is recorded, as the rest of its batch is
                     failure = failure or error
             else:
-                step(encoder)
+                step(self._encoder)
         if failure is not None:
             raise failure
 
@@ -135,7 +137,7 @@ class Stream:
             profiler.before(encoder)
         self._execute(batch)
         if profiler is not None:
-            profiler.after(encoder, pipeline.name, groups)
+            profiler.after(self._encoder, pipeline.name, groups)
 
     def replay(self, steps: list[Step]) -> None:
         """Record what was captured, between barriers."""

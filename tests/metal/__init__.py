@@ -1,0 +1,1 @@
+"""Every dispatch as Metal's text, compiled for the CPU (`make metal`)."""
