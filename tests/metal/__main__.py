@@ -32,13 +32,15 @@ def options() -> tuple[argparse.Namespace, list[str]]:
 
 def run(name: str, chosen: argparse.Namespace, arguments: list[str]) -> page.Run:
     """Of the tests that are named, or all."""
-    environment = os.environ | {"PORTABLE_MPS_HIDE": HIDDEN, "PORTABLE_MPS_QUIET": "1"}
+    environment = os.environ | {"PORTABLE_MPS_HIDE": HIDDEN}
     begun = time.perf_counter()
     with tempfile.TemporaryDirectory() as folder:
         command = [sys.executable, "-m", "pytest", "-p", "metal.plugin", "-n", str(chosen.workers)]
-        command += ["--metal-order", chosen.order, "--metal-results", folder]
+        command += [f"--metal-order={chosen.order}", f"--metal-results={folder}"]
         for path in page.ELSEWHERE:
             command += ["--ignore", str(TESTS / path)]
+        for test in page.DESELECTED:
+            command += ["--deselect", f"tests/{test}"]
         status = subprocess.run([*command, *arguments], env=environment, cwd=TESTS.parent).returncode
         done = results.read(sorted(Path(folder).glob("*.json")))
     return page.Run(name, done, chosen.order, chosen.workers, time.perf_counter() - begun, status)

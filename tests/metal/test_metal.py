@@ -15,7 +15,8 @@ from portable_mps.runtime import adapter
 
 TESTS = Path(__file__).resolve().parent.parent
 # Rows with barriers, sums by atomics, several elements of memory a thread.
-FAMILIES = ("ops/test_softmax.py", "ops/test_embedding.py", "ops/test_rrelu.py", "test_modules.py")
+FAMILIES = ("ops/test_softmax.py", "ops/test_embedding.py", "ops/test_rrelu.py", "test_autograd.py")
+PRODUCTS = ("ops/test_matmul.py", "ops/test_attention.py")
 RACES = ("ops/test_softmax.py", "ops/test_scan.py")
 
 
@@ -26,7 +27,7 @@ def run(folder: Path, *arguments: str) -> results.Results:
     paths = [str(TESTS), str(TESTS.parent), *filter(None, [os.environ.get("PYTHONPATH")])]
     environment = {key: value for key, value in os.environ.items() if not key.startswith("PYTEST_")}
     environment |= {"PORTABLE_MPS_HIDE": HIDDEN, "PYTHONPATH": os.pathsep.join(paths)}
-    command += ["--metal-results", str(folder), *arguments]
+    command += [f"--metal-results={folder}", *arguments]
     done = subprocess.run(command, cwd=TESTS.parent, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-1000:]
     made = results.read(folder.glob("*.json"))
@@ -41,7 +42,7 @@ def dispatches(made: results.Results) -> int:
 
 @pytest.mark.slow
 def test_some_families_run_as_metal(tmp_path):
-    made = run(tmp_path, "--metal-order", "reversed", *(str(TESTS / each) for each in FAMILIES))
+    made = run(tmp_path, "--metal-order=reversed", *(str(TESTS / each) for each in FAMILIES))
     assert len(made.variants) > 100 and dispatches(made) > 300
 
 
@@ -54,5 +55,7 @@ def test_no_races(tmp_path):
 
 @pytest.mark.slow
 def test_products_by_simdgroup_matrices(tmp_path):
-    made = run(tmp_path, "--metal-matrices", str(TESTS / "ops/test_matmul.py"), "-k", "float16 or half or dtypes")
-    assert made.matrices > 10
+    files = (str(TESTS / each) for each in PRODUCTS)
+    made = run(tmp_path, "--metal-matrices", *files, "-k", "half_types or dtypes")
+    names = {each.name for each in made.variants.values() if each.multiplies and each.runs}
+    assert {"matmul_matmul", "attention_subgroup_forward_forward"} <= names
