@@ -35,9 +35,13 @@ def autoload() -> None:
 def _reason_to_stay_out() -> str | None:
     import torch
 
-    if torch.backends.mps.is_built():
-        return "this build of torch has an mps device of its own"
     wanted = settings.activate()
+    if torch.backends.mps.is_built():  # on a Mac
+        reason = "this build of torch has an mps device of its own"
+        if wanted:
+            words = f"PORTABLE_MPS=1 changes nothing: {reason}, whose kernels are compiled into it"
+            warnings.warn(words, UserWarning, stacklevel=2)
+        return reason
     if wanted is False:
         return "PORTABLE_MPS=0"
     other = None if wanted else _other_accelerator()

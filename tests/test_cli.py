@@ -109,6 +109,14 @@ print(torch.backends.mps.is_available(), torch.ones(2).sum().item())
     assert printed[1] == "False 2.0"
 
 
+@pytest.mark.parametrize("asked", ["1", "0", None])
+def test_on_a_mac_torch_keeps_its_own_device(asked, monkeypatch, recwarn):
+    monkeypatch.setattr(torch.backends.mps, "is_built", lambda: True)
+    monkeypatch.setenv("PORTABLE_MPS", asked) if asked else monkeypatch.delenv("PORTABLE_MPS", raising=False)
+    assert portable_mps._reason_to_stay_out() == "this build of torch has an mps device of its own"
+    assert ["PORTABLE_MPS=1 changes nothing" in str(each.message) for each in recwarn] == [True] * (asked == "1")
+
+
 def test_no_command_is_an_error():
     assert cli().returncode == 2
 
