@@ -119,7 +119,8 @@ def losses_under_torchrun(tmp_path, name):
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "--max-restarts=1"]
     done = subprocess.run(
         [*command, str(script), str(tmp_path / name), name],
-        env=os.environ | {"PORTABLE_MPS": "1", "OMP_NUM_THREADS": "1"},
+        # torchrun keeps its store for all attempts, where gloo may find the address of a process that was killed.
+        env=os.environ | {"PORTABLE_MPS": "1", "OMP_NUM_THREADS": "1", "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"},
         capture_output=True,
         text=True,
         timeout=180,
