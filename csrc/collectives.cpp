@@ -139,21 +139,18 @@ class DeviceWork final : public c10d::Work {
     if (future == nullptr) {
       return apart([](DeviceWork& self) { self.await(kNoTimeout); });
     }
-    const auto end_as = [](DeviceWork& self, c10::ivalue::Future& future) {
-      if (future.hasError()) {
-        self.fail(future.exception_ptr());
-      } else {
-        self.bring_back();
-      }
-    };
-    future->addCallback([self = this->self(), end_as,
+    future->addCallback([self = this->self(),
                          handing_over = std::this_thread::get_id()](c10::ivalue::Future& future) {
+      const std::exception_ptr error = future.hasError() ? future.exception_ptr() : nullptr;
+      const auto end_as_it_did = [error](DeviceWork& self) {
+        error ? self.fail(error) : self.bring_back();
+      };
       // Called at once where it is over already, but callbacks of whoever waits for us (PowerSGD's)
       // may wait for the next collective, and the thread that hands over must not.
       if (std::this_thread::get_id() == handing_over) {
-        self->apart([end_as](DeviceWork& self) { end_as(self, *future_of(*self.inner_)); });
+        self->apart(end_as_it_did);
       } else {
-        end_as(*self, future);
+        end_as_it_did(*self);
       }
     });
   }

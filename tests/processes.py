@@ -5,6 +5,15 @@ import socket
 import subprocess
 import sys
 
+# Around what each rank of a run does. Not by the interpreter's end, where gloo's threads may crash (test_beside_us.py).
+RANK_BEGINS = """
+import faulthandler, os, sys, torch, torch.distributed as dist
+faulthandler.dump_traceback_later(170, exit=True)  # a process that hangs says where
+dist.init_process_group()
+rank = dist.get_rank()
+"""
+RANK_ENDS = "\ndist.barrier()\ndist.destroy_process_group()\nos._exit(0)"
+
 
 def run_script(source: str, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
     """`python -c source`, the device ours unless `environment` says otherwise."""

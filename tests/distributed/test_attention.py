@@ -2,19 +2,17 @@
 
 import pytest
 import torch
-from processes import outputs_of
+from processes import RANK_BEGINS, RANK_ENDS, outputs_of
 
 pytestmark = [
     pytest.mark.skipif(not torch.distributed.is_available(), reason="torch has no torch.distributed"),
     pytest.mark.slow,
 ]
 
-BEGIN = """
-import faulthandler, itertools, os, torch, torch.distributed as dist
+BEGIN = f"""{RANK_BEGINS}
+import itertools
 from torch.distributed.device_mesh import init_device_mesh
 from torch.nn import functional as F  # context parallelism replaces what is there
-faulthandler.dump_traceback_later(170, exit=True)  # a process that hangs says where
-dist.init_process_group()
 seeds = itertools.count()  # the same in all processes
 def made(*shape):
     return torch.randn(shape, generator=torch.Generator().manual_seed(next(seeds)))
@@ -27,7 +25,6 @@ def close(found, expected):
     for ours, theirs in zip(found, expected, strict=True):
         torch.testing.assert_close(ours.cpu(), theirs, atol=2e-5, rtol=2e-5)
 """
-END = "\ndist.barrier()\ndist.destroy_process_group()\nos._exit(0)"
 
 DIVIDED = """
 from torch.distributed.tensor import Replicate, Shard, distribute_tensor
@@ -103,9 +100,9 @@ close([F.scaled_dot_product_attention(whole, whole, whole)], [F.scaled_dot_produ
 
 
 def test_of_distributed_tensors():
-    outputs_of(BEGIN + DIVIDED + END, 2)
+    outputs_of(BEGIN + DIVIDED + RANK_ENDS, 2)
 
 
 @pytest.mark.parametrize("ranks", [2, 3])
 def test_context_parallelism(ranks):
-    outputs_of(BEGIN + AROUND + END, ranks)
+    outputs_of(BEGIN + AROUND + RANK_ENDS, ranks)

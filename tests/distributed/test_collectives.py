@@ -4,22 +4,15 @@ from pathlib import Path
 
 import pytest
 import torch
-from processes import outputs_of, run_ranks
+from processes import RANK_BEGINS, RANK_ENDS, outputs_of, run_ranks
 
 pytestmark = pytest.mark.skipif(not torch.distributed.is_available(), reason="torch has no torch.distributed")
 
-# As in test_beside_us.py: not by the interpreter's end, where gloo's threads may crash.
-BEGIN = """
-import faulthandler, os, torch, torch.distributed as dist
-faulthandler.dump_traceback_later(170, exit=True)  # a process that hangs says where
-dist.init_process_group("gloo")
-rank = dist.get_rank()
-"""
-END = "\ndist.barrier()\ndist.destroy_process_group()\nos._exit(0)"
+BEGIN = RANK_BEGINS.replace("group()", 'group("gloo")')
 
 
 def run(source, ranks=2):
-    return outputs_of(BEGIN + source + END, ranks)
+    return outputs_of(BEGIN + source + RANK_ENDS, ranks)
 
 
 @pytest.mark.slow
@@ -81,8 +74,8 @@ for name in ("outer", "inner"):
         dist.all_reduce(x, group=mesh[name].get_group())
         print(x.tolist(), end=" ")
 """
-    begin = BEGIN.replace('"gloo"', 'device_id=torch.device("mps", 0)')
-    assert outputs_of(begin + source + END, 2) == ["[1.0, 1.0] [1.0, 1.0] [2.0, 2.0] [2.0, 2.0]"] * 2
+    begin = RANK_BEGINS.replace("group()", 'group(device_id=torch.device("mps", 0))')
+    assert outputs_of(begin + source + RANK_ENDS, 2) == ["[1.0, 1.0] [1.0, 1.0] [2.0, 2.0] [2.0, 2.0]"] * 2
 
 
 def test_functional_collectives():

@@ -6,7 +6,7 @@ import sys
 
 import pytest
 import torch
-from processes import outputs_of
+from processes import RANK_BEGINS, RANK_ENDS, outputs_of
 
 pytestmark = [
     pytest.mark.skipif(not torch.distributed.is_available(), reason="torch has no torch.distributed"),
@@ -16,16 +16,13 @@ pytestmark = [
 # 20 steps over the same batch, at rates at which float32 stays within 1e-6 of float64 on the CPU: at 1e-3 ResNet's does
 # not, as rounding turns a ReLU.
 MODELS = """
-import faulthandler, os, sys, torch, torch.distributed as dist
-faulthandler.dump_traceback_later(170, exit=True)  # a process that hangs says where
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 from torch.nn.parallel import DistributedDataParallel
 from transformers import GPT2Config, GPT2LMHeadModel, ResNetConfig, ResNetForImageClassification
 from transformers.utils import logging
 logging.set_verbosity_error()
-dist.init_process_group()
-rank, size = dist.get_rank(), dist.get_world_size()
+size = dist.get_world_size()
 def gpt2():
     sizes = {"vocab_size": 64, "n_positions": 16, "n_embd": 32, "n_layer": 2, "n_head": 4}
     dropout = dict.fromkeys(("resid_pdrop", "embd_pdrop", "attn_pdrop"), 0)
@@ -62,15 +59,13 @@ for kind in (gpt2, resnet):
         found = losses(way(model), batch, rate, "mps", rank, size)
         torch.testing.assert_close(found, expected, atol=0, rtol=1e-5)
 print("done")
-dist.barrier()
-os._exit(0)
 """
 
 
 @pytest.mark.parametrize("ranks", [2, 4])
 def test_losses_are_those_of_one_process(ranks):
     pytest.importorskip("transformers", reason="transformers is not installed")
-    assert outputs_of(MODELS, ranks) == ["done"] * ranks
+    assert outputs_of(RANK_BEGINS + MODELS + RANK_ENDS, ranks) == ["done"] * ranks
 
 
 # Under torchrun, which starts all processes again when one has died.

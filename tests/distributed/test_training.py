@@ -4,27 +4,20 @@ from pathlib import Path
 
 import pytest
 import torch
-from processes import outputs_of
+from processes import RANK_BEGINS, RANK_ENDS, outputs_of
 
 pytestmark = [
     pytest.mark.skipif(not torch.distributed.is_available(), reason="torch has no torch.distributed"),
     pytest.mark.slow,
 ]
 
-BEGIN = f"""
-import faulthandler, os, sys, torch, torch.distributed as dist
-faulthandler.dump_traceback_later(170, exit=True)  # a process that hangs says where
-sys.path.insert(0, {str(Path(__file__).parent)!r})
-dist.init_process_group()
-rank = dist.get_rank()
-"""
+BEGIN = f"{RANK_BEGINS}sys.path.insert(0, {str(Path(__file__).parent)!r})\n"
 WAYS = 13  # in ways.py
-END = "\ndist.barrier()\ndist.destroy_process_group()\nos._exit(0)"
 
 
 @pytest.mark.parametrize("ranks", [2, 3])
 def test_losses_are_those_of_one_process(ranks):
-    source = f"{BEGIN}import ways; assert len(ways.WAYS) == {WAYS}; ways.compare(){END}"
+    source = f"{BEGIN}import ways; assert len(ways.WAYS) == {WAYS}; ways.compare(){RANK_ENDS}"
     assert outputs_of(source, ranks) == [str(WAYS)] * ranks
 
 
@@ -52,7 +45,7 @@ assert torch.equal((rows @ columns.redistribute(mesh, [Replicate()]).t()).full_t
 drawn = torch.distributed.tensor.rand(6, 4, device_mesh=mesh, placements=[Shard(0)]).full_tensor()
 assert drawn.unique().numel() == 24
 """
-    outputs_of(BEGIN + source + END, 2)
+    outputs_of(BEGIN + source + RANK_ENDS, 2)
 
 
 def test_checkpoints_and_pipelines(tmp_path):
@@ -95,7 +88,7 @@ schedule = Schedule1F1B(stage_of_two, 4, loss_fn=lambda y, t: (y - t).square().m
 schedule.step(x.to("mps")) if rank == 0 else schedule.step(target=torch.zeros(8, 8, device="mps"))
 torch.testing.assert_close(stage.weight.grad.cpu(), expected)
 """
-    outputs_of(BEGIN + source + END, 2)
+    outputs_of(BEGIN + source + RANK_ENDS, 2)
 
 
 def test_compiled():
@@ -111,7 +104,7 @@ model = torch.compile(nn.parallel.DistributedDataParallel(plain.to("mps")))
 model(x.chunk(2)[rank].to("mps")).square().mean().backward()
 torch.testing.assert_close(plain[0].weight.grad.cpu(), expected)
 """
-    outputs_of(BEGIN + source + END, 2)
+    outputs_of(BEGIN + source + RANK_ENDS, 2)
 
 
 def test_join_and_samplers():
@@ -141,7 +134,7 @@ def trained(device):
     return gathered.cpu()
 torch.testing.assert_close(trained("mps"), trained("cpu"))
 """
-    outputs_of(BEGIN + source + END, 2)
+    outputs_of(BEGIN + source + RANK_ENDS, 2)
 
 
 ACCELERATED = """

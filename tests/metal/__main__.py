@@ -16,6 +16,7 @@ from pathlib import Path
 import torch  # noqa: F401  (whose libraries the extension is linked to)
 
 from metal import build, page, results
+from portable_mps.runtime import adapter
 
 TESTS = Path(__file__).resolve().parent.parent
 # What Metal's devices do not have: kernels know no double and no 64-bit compare-and-exchange; 32 KiB a workgroup.
@@ -25,7 +26,7 @@ HIDDEN = "float64,int64_atomics,shared=32768"
 def options() -> tuple[argparse.Namespace, list[str]]:
     parser = argparse.ArgumentParser(prog="make metal", description=__doc__)
     parser.add_argument("--order", choices=build.ORDERS, default="forward", help="in which order threads have turns")
-    parser.add_argument("--workers", type=int, default=build.processors(), help="processes that run tests")
+    parser.add_argument("--workers", type=int, default=adapter.processors(), help="processes that run tests")
     parser.add_argument("--write", type=Path, help="where the page of a whole run goes")
     return parser.parse_known_args()
 

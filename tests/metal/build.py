@@ -18,7 +18,7 @@ from typing import Any
 
 from metal import translate
 from portable_mps import _C
-from portable_mps.runtime import adapter, kernel
+from portable_mps.runtime import kernel
 
 Ranges = Sequence[tuple[int, int]]  # of addresses
 
@@ -185,7 +185,3 @@ class Library:
         said = runner().metal_run(self._invoke, padded, sizes, self._threads, self._waits, order, seed)
         if said is not None:
             raise RuntimeError(f"{self.name}, as Metal: {said.decode()}")
-
-
-def processors() -> int:
-    return adapter.processors()

@@ -187,9 +187,8 @@ class Page:
             for target, entries in sorted(relation.launches.items())
         ]
         for benchmark, names in sorted(relation.benchmarks.items()):
-            what = ", ".join(code(name) for name in sorted(names)) if names else "it"
-            lines.append(f"* {self._file(file, benchmark)} times {what}" if names else
-                         f"* {self._file(file, benchmark)} imports it")  # fmt: skip
+            what = f"times {', '.join(code(name) for name in sorted(names))}" if names else "imports it"
+            lines.append(f"* {self._file(file, benchmark)} {what}")
         return lines
 
     def _safety(self, file: File) -> list[str]:
