@@ -37,3 +37,26 @@ def nothing_to_replay():
     from portable_mps import _C
 
     _C.forget_replays()
+
+
+def _shared_state() -> dict[str, object]:
+    """What all tests of a worker have together, and the next one would meet."""
+    # pytest's own variable names the running phase of the test.
+    variables = {name: value for name, value in os.environ.items() if name != "PYTEST_CURRENT_TEST"}
+    return variables | {
+        "torch.get_default_dtype()": torch.get_default_dtype(),
+        "torch.get_default_device()": torch.get_default_device(),
+        "torch.is_grad_enabled()": torch.is_grad_enabled(),
+        "torch.are_deterministic_algorithms_enabled()": torch.are_deterministic_algorithms_enabled(),
+        "torch.get_float32_matmul_precision()": torch.get_float32_matmul_precision(),
+    }
+
+
+@pytest.fixture(autouse=True)
+def nothing_is_left_behind():
+    """A test that leaves a variable or a setting changed fails, not the one that happens to come after it."""
+    before = _shared_state()
+    yield
+    after = _shared_state()
+    changed = {name: after.get(name) for name in before | after if before.get(name) != after.get(name)}
+    assert not changed, f"left behind: {changed}"
