@@ -51,7 +51,7 @@ def _describe(adapter: Adapter, is_chosen: bool) -> list[str]:
     lines = [
         f"adapter {adapter.index}      {adapter.name}{'  <- mps:0' if is_chosen else ''}",
         f"  kind         {adapter.kind}",
-        f"  driver       {adapter.driver}, Vulkan {adapter.api_version}",
+        f"  driver       {adapter.driver}, {adapter.backend} {adapter.api_version}".rstrip(),
         f"  cores        {adapter.cores or 'unknown'}",
         f"  memory       {adapter.memory / 2**30:.1f} GiB",
         f"  allocation   {_limit(adapter.max_buffer)} a tensor at most, {_limit(adapter.sure_allocation)} promised",

@@ -97,30 +97,24 @@ class _Clock:
     def __init__(self) -> None:
         self.offset_ns = 0.0
 
-    def set(self, stream: Any, raw: Any) -> None:
-        """Take timestamps on the idle device; the one with the least time around it counts."""
-        import slangpy as spy
-
-        pool = raw.create_query_pool(type=spy.QueryType.timestamp, count=1)
+    def set(self, stream: Any) -> None:
+        """Take times on the idle device; the one with the least time around it counts."""
         best = float("inf")
         for _ in range(_TRIES):
-            encoder = raw.create_command_encoder()
-            encoder.write_timestamp(pool, 0)
-            commands = encoder.finish()
-            before = time.perf_counter_ns()
-            raw.wait_for_submit(raw.submit_command_buffer(commands))
-            after = time.perf_counter_ns()
+            with stream.lock:
+                before = time.perf_counter_ns()
+                mark = stream.clock.mark(stream, is_end=True)
+                stream.wait()
+                after = time.perf_counter_ns()
             if after - before < best:
                 best = after - before
-                self.offset_ns = (before + after) / 2 - pool.get_result(0) * stream.timestamp_period_ns
-            pool.reset()
+                self.offset_ns = (before + after) / 2 - mark()
 
 
 def _begin(clock: _Clock) -> None:
     from portable_mps.runtime import device
 
-    current = device.current()
-    clock.set(current.stream, current.raw)
+    clock.set(device.current().stream)
     profiler.start("interval", False, keep=True)
 
 

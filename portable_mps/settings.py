@@ -6,6 +6,7 @@ Values are read when asked for, so that a script may set them before it first us
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
 
 
@@ -23,6 +24,12 @@ def activate() -> bool | None:
 def adapter() -> str | None:
     """PORTABLE_MPS_ADAPTER: the adapter's index in `portable-mps info`, or a part of its name."""
     return os.environ.get("PORTABLE_MPS_ADAPTER") or None
+
+
+def backend() -> str:
+    """PORTABLE_MPS_BACKEND: `vulkan`, or `metal` where torch was built without an `mps` device on a Mac; for tests,
+    `slangpy` (Vulkan, with kernels compiled and recorded as for Metal) and `cpu` (slangpy's own)."""
+    return os.environ.get("PORTABLE_MPS_BACKEND") or ("metal" if sys.platform == "darwin" else "vulkan")
 
 
 def hidden() -> list[str]:

@@ -11,6 +11,7 @@ from portable_mps import _C, settings
 from portable_mps.runtime import adapter as adapters
 from portable_mps.runtime import cache as cache_folder
 from portable_mps.runtime import notices, profiler, workers
+from portable_mps.runtime.adapter import vulkan
 from portable_mps.runtime.errors import ErrorRecord
 from portable_mps.runtime.host_buffers import HostBuffers
 from portable_mps.runtime.kernel import KERNELS, Compiler, open_pool
@@ -51,15 +52,18 @@ class Device:
         )
         self.cache_folder = cache
         self.slabs = Slabs(self.raw)
-        handle, functions = adapters.device_functions()
+        native = adapters.native()
+        handle, functions = (0, {}) if native is None else vulkan.device_functions()
         # By the mode that the code depends on; slangpy's own caches ask for that themselves.
         kept = None if cache is None else cache_folder.below(cache, f"kernels-{mode.name}")
         self.pool = pool = open_pool(handle, functions, self.adapter.profile, mode, kept)
         waiting = notices.Compiling(cache is not None, lambda: 0 if pool is None else pool.unfinished)
-        self.stream = Stream(self.raw, self.slabs, self.adapter.timestamp_period_ns, handle, functions, waiting)
-        self.host_buffers = HostBuffers(self.raw, adapters.opened(), self.adapter.handle)
-        self._parameters = ParameterBuffer(self.raw, adapters.opened(), self.adapter.handle)
-        self.stream.recorder.use_parameter_buffer(*self._parameters.handles)
+        clock = adapters.clock(self.adapter, self.raw)
+        self.stream = Stream(self.raw, self.slabs, clock, handle, functions, waiting)
+        self.host_buffers = HostBuffers(self.raw, native, self.adapter.handle)
+        if native is not None:
+            self._parameters = ParameterBuffer(self.raw, native, self.adapter.handle)
+            self.stream.recorder.use_parameter_buffer(*self._parameters.handles)
         _C.set_recorder(self.stream.recorder)
         self.errors = ErrorRecord(self.stream, self.slabs)
         self.stream.error_check = self.errors.check

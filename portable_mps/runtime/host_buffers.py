@@ -1,4 +1,5 @@
-"""Host memory that the device copies from and to by itself: buffers of Vulkan that stay mapped, and are used again."""
+"""Host memory that tensors pass through: buffers of Vulkan that stay mapped, which the device copies from and to by
+itself, and are used again; ordinary memory where slangpy copies."""
 
 from __future__ import annotations
 
@@ -13,6 +14,18 @@ _MOST_FREE = 1 << 30  # bytes that are kept for later
 
 
 class HostBuffer:
+    """Ordinary memory. memory: its bytes; handle: of what the device copies from and to, here nothing."""
+
+    handle: Any = None
+
+    def __init__(self, size: int) -> None:
+        self.memory = np.empty(size, np.uint8)
+
+    def free(self) -> None:
+        """Give the memory back, of which nobody may hold a view any more."""
+
+
+class _MappedBuffer(HostBuffer):
     """memory: its bytes, mapped; handle: the VkBuffer."""
 
     def __init__(self, native: Any, physical: Any, size: int) -> None:
@@ -39,7 +52,7 @@ class HostBuffer:
         self.memory = np.frombuffer(vk.vkMapMemory(native, self._allocation, 0, size, 0), np.uint8, size)
 
     def free(self) -> None:
-        """Give the memory back, of which nobody may hold a view any more."""
+        """See HostBuffer."""
         import vulkan as vk
 
         vk.vkDestroyBuffer(self._native, self.handle, None)
@@ -50,7 +63,7 @@ class HostBuffers:
     """Those of a device, by what is free. Any thread may take one."""
 
     def __init__(self, device: Any, native: Any, physical: Any) -> None:
-        """device: slangpy's."""
+        """device: slangpy's. native: adapter.native(). physical: the VkPhysicalDevice, where there is one."""
         self._device = device
         self._native = native
         self._physical = physical
@@ -66,7 +79,9 @@ class HostBuffers:
                 if buffer.memory.size == rounded and self._device.is_submit_finished(last_use):
                     del self._free[place]
                     return buffer
-        return HostBuffer(self._native, self._physical, rounded)
+        if self._native is None:
+            return HostBuffer(rounded)
+        return _MappedBuffer(self._native, self._physical, rounded)
 
     def release(self, buffer: HostBuffer, last_use: int) -> None:
         """last_use: the submission after which the device is done with it."""

@@ -15,7 +15,7 @@ from portable_mps import settings
 
 log = logging.getLogger("portable_mps.profiler")
 MODES = ("interval", "event", "interval,event", "event,interval")
-_CAPACITY, _POOLS = 4096, 16  # timestamps in a pool; pools filled before the device is waited for
+_MOST_HELD = 32768  # dispatches whose times are held before the device is waited for
 
 
 @dataclass
@@ -44,53 +44,35 @@ class Profiler:
 
     A barrier around each keeps dispatches apart, which otherwise may overlap, and slangpy records each, which takes the
     host longer than usual: the times are those of kernels that run alone, and the idle times between them are upper
-    bounds. When _POOLS * _CAPACITY timestamps are held, the device is waited for to read them.
+    bounds. When the times of _MOST_HELD dispatches are held, the device is waited for to read them.
 
     keep: whether `dispatches` has each of them, in order; otherwise a long profile takes no more memory than a short
     one.
     """
 
-    def __init__(self, stream: Any, raw: Any, wait_until_completed: bool, keep: bool = False) -> None:
+    def __init__(self, stream: Any, wait_until_completed: bool, keep: bool = False) -> None:
         self._stream = stream
-        self._raw = raw
         self._wait = wait_until_completed
         self._keep = keep
-        self._pools: list[Any] = []
-        self._recorded: list[tuple[str, tuple[int, int, int]]] = []
+        self._begun: Callable[[], float] = float
+        self._recorded: list[tuple[str, tuple[int, int, int], Callable[[], float], Callable[[], float]]] = []
         self.times: dict[str, KernelTime] = {}
         self.dispatches: list[Dispatch] = []
 
-    def before(self, encoder: Any) -> None:
+    def before(self) -> None:
         """Called by the stream ahead of a dispatch."""
-        encoder.global_barrier()
-        self._stamp(encoder, 2 * len(self._recorded))
+        self._begun = self._stream.clock.mark(self._stream, is_end=False)
 
-    def after(self, encoder: Any, name: str, groups: tuple[int, int, int]) -> None:
+    def after(self, name: str, groups: tuple[int, int, int]) -> None:
         """Called by the stream behind a dispatch of the kernel `name`."""
-        encoder.global_barrier()
-        self._stamp(encoder, 2 * len(self._recorded) + 1)
-        self._recorded.append((name, groups))
-        if self._wait or 2 * len(self._recorded) == _POOLS * _CAPACITY:
+        self._recorded.append((name, groups, self._begun, self._stream.clock.mark(self._stream, is_end=True)))
+        if self._wait or len(self._recorded) == _MOST_HELD:
             self._collect()
-
-    def _stamp(self, encoder: Any, index: int) -> None:
-        number, place = divmod(index, _CAPACITY)
-        if number == len(self._pools):
-            import slangpy as spy
-
-            self._pools.append(self._raw.create_query_pool(type=spy.QueryType.timestamp, count=_CAPACITY))
-        encoder.write_timestamp(self._pools[number], place)
 
     def _collect(self) -> None:
         self._stream.wait()
-        period = self._stream.timestamp_period_ns
-        for first, pool in enumerate(self._pools):
-            part = self._recorded[first * _CAPACITY // 2 : (first + 1) * _CAPACITY // 2]
-            if part:
-                stamps = pool.get_results(0, 2 * len(part))
-                for k, (name, groups) in enumerate(part):
-                    self._add(Dispatch(name, stamps[2 * k] * period, stamps[2 * k + 1] * period, groups))
-            pool.reset()
+        for name, groups, begun, ended in self._recorded:
+            self._add(Dispatch(name, begun(), ended(), groups))
         self._recorded.clear()
 
     def _add(self, dispatch: Dispatch) -> None:
@@ -115,7 +97,7 @@ def start(mode: str, wait_until_completed: bool, keep: bool = False) -> None:
     with current.stream.lock:
         if current.stream.profiler is not None:
             raise RuntimeError("The profiler is running already")
-        current.stream.profiler = Profiler(current.stream, current.raw, wait_until_completed, keep)
+        current.stream.profiler = Profiler(current.stream, wait_until_completed, keep)
 
 
 def stop() -> Profiler | None:

@@ -10,6 +10,7 @@ import numpy as np
 
 from portable_mps import _C
 from portable_mps.runtime import host_buffers
+from portable_mps.runtime.clock import Clock
 from portable_mps.runtime.host_buffers import HostBuffer
 from portable_mps.runtime.notices import Compiling
 
@@ -27,7 +28,8 @@ class Stream:
 
     Dispatches are tracked and kept in C++ (csrc/recorder.h) until a copy or a submission needs their command buffer.
 
-    functions: addresses of Vulkan functions by name, with which C++ records dispatches; none where slangpy does.
+    clock: takes times. functions: addresses of Vulkan functions by name, with which C++ records dispatches; none where
+    slangpy does.
     waiting: entered while kernels that are still compiled are waited for.
     """
 
@@ -35,7 +37,7 @@ class Stream:
         self,
         device: Any,
         slabs: Any,
-        timestamp_period_ns: float,
+        clock: Clock,
         handle: int,
         functions: dict[str, int],
         waiting: Compiling,
@@ -46,7 +48,7 @@ class Stream:
         self._device = device
         self._slabs = slabs
         self._waiting = waiting
-        self.timestamp_period_ns = timestamp_period_ns
+        self.clock = clock
         self._encoder: Any = None
         self._deferred: list[_C.Batch | Callable[[Any], None]] = []  # to be recorded when kernels are there
         self._deferred_dispatches = 0
@@ -55,7 +57,7 @@ class Stream:
         self._last_submission: int | None = None
         self._submissions: dict[int, int] = {}  # event -> submission that completes it
         self._next_event = 1
-        self._timestamps: dict[int, tuple[Any, int]] = {}
+        self._times: dict[int, Callable[[], float]] = {}  # event -> its time in nanoseconds
         self._staging: dict[int, Any] = {}
         self.recorder = _C.Recorder(self, handle, functions)
         self._records_in_cpp = bool(functions)
@@ -66,8 +68,9 @@ class Stream:
 
     # Recording ------------------------------------------------------------------------------------
 
-    def _open(self) -> Any:
-        """The encoder, with everything so far in it: waits for kernels that are still compiled."""
+    def open(self) -> Any:
+        """The encoder, with everything so far in it, for whoever holds the lock: waits for kernels that are still
+        compiled."""
         if self._encoder is None:
             self._open_encoder()
         if self._deferred:
@@ -80,7 +83,7 @@ class Stream:
     def _open_encoder(self) -> None:
         self._encoder = self._device.create_command_encoder()
         # Submissions to one queue may overlap: what they share is ordered by a barrier at the front.
-        self._barrier(self._encoder)
+        self.barrier(self._encoder)
 
     def _record_deferred(self) -> None:
         steps, self._deferred, self._deferred_dispatches, self._held_bytes = self._deferred, [], 0, 0
@@ -96,7 +99,8 @@ class Stream:
         if failure is not None:
             raise failure
 
-    def _barrier(self, encoder: Any) -> None:
+    def barrier(self, encoder: Any) -> None:
+        """Order all that the encoder has before all that follows."""
         if self._records_in_cpp:
             encoder.execute_callback(lambda commands: self.recorder.barrier(commands.value))
         else:
@@ -109,12 +113,12 @@ class Stream:
 
         parameters: the bytes of the kernel's `p`, or those of its uniform parameters by name.
         """
-        encoder = self._open()
-        if barrier:
-            self._barrier(encoder)
         profiler = self._profiler
         if profiler is not None:
-            profiler.before(encoder)
+            profiler.before()
+        encoder = self.open()
+        if barrier and profiler is None:
+            self.barrier(encoder)
         compute = encoder.begin_compute_pass()
         cursor = self._spy.ShaderCursor(compute.bind_pipeline(pipeline.pipeline)).find_entry_point(0)
         if isinstance(parameters, dict):
@@ -127,28 +131,28 @@ class Stream:
         compute.dispatch_compute(groups)
         compute.end()
         if profiler is not None:
-            profiler.after(encoder, pipeline.name, groups)
+            profiler.after(pipeline.name, groups)
 
     def record_alone(self, batch: _C.Batch, pipeline: Any, groups: tuple[int, int, int]) -> None:
         """Record a batch of one dispatch, which the profiler shall see."""
-        encoder = self._open()
         profiler = self._profiler
         if profiler is not None:
-            profiler.before(encoder)
+            profiler.before()
+        self.open()
         self._execute(batch)
         if profiler is not None:
-            profiler.after(self._encoder, pipeline.name, groups)
+            profiler.after(pipeline.name, groups)
 
     def replay(self, steps: list[Step]) -> None:
         """Record what was captured, between barriers."""
         with self.lock:
-            self._barrier(self._open())
+            self.barrier(self.open())
             for step in steps:
                 if isinstance(step, _C.Batch):
                     self._execute(step)
                 else:
                     self.record(*step)
-            self._barrier(self._encoder)
+            self.barrier(self._encoder)
             self.recorder.reset_hazards()
             self.poll()
 
@@ -207,12 +211,12 @@ class Stream:
 
         def record(encoder: Any) -> None:
             if conflicts:
-                self._barrier(encoder)
+                self.barrier(encoder)
             step(encoder)
             # Copies leave the buffer in a state that slangpy tracks; kernels bypass that, so order them by hand.
-            self._barrier(encoder)
+            self.barrier(encoder)
 
-        encoder = None if deferred else self._open()
+        encoder = None if deferred else self.open()
         conflicts = self.recorder.access(reads, writes)
         if encoder is not None:
             return record(encoder)
@@ -259,27 +263,36 @@ class Stream:
     def download(self, source: int, data: np.ndarray) -> None:
         """Copy device bytes into host memory (uint8, 1-d); waits for the device."""
         self._refuse_in_graphs("the host asked for values")
-        for start in range(0, data.size, _MAX_TRANSFER):
-            part = data[start : start + _MAX_TRANSFER]
-            with self.lock:
-                address = source + start
-                staging = self._staging_buffer(part.size)
-                self._download(address, part.size, staging)
-                self.submit()
-                self._device.wait_for_submit(self._last_submission)
-                part[:] = staging.to_numpy().view(np.uint8)[: part.size]
+        self._fetch(source, data)
         if self.error_check is not None:
             self.error_check()
 
+    def _fetch(self, source: int, data: np.ndarray) -> None:
+        for start in range(0, data.size, _MAX_TRANSFER):
+            part = data[start : start + _MAX_TRANSFER]
+            with self.lock:
+                staging = self._staging_buffer(part.size)
+                self._download(source + start, part.size, staging)
+                self.submit()
+                self._device.wait_for_submit(self._last_submission)
+                part[:] = staging.to_numpy().view(np.uint8)[: part.size]
+
     def to_host(self, buffer: HostBuffer, source: int, size: int) -> int:
-        """Copy `size` device bytes to a host buffer without waiting; the submission to wait for."""
+        """Copy `size` device bytes to a host buffer without waiting, unless slangpy copies; the submission to wait
+        for."""
         self._refuse_in_graphs("the host asked for values")
+        if buffer.handle is None:
+            self._fetch(source, buffer.memory[:size])
+            return 0
         slab, offset = self._slabs.locate(source)
         copied = (slab.native_handle.value, offset, buffer.handle, 0, size)
         return self._exchange([(source, source + size)], [], copied)
 
     def from_host(self, destination: int, buffer: HostBuffer, size: int) -> int:
         """Copy a host buffer's first `size` bytes to a device address; the submission after which it may be changed."""
+        if buffer.handle is None:
+            self.upload(destination, buffer.memory[:size])
+            return 0
         self._refuse_in_graphs("values were copied from the host")
         slab, offset = self._slabs.locate(destination)
         copied = (buffer.handle, 0, slab.native_handle.value, offset, size)
@@ -329,7 +342,7 @@ class Stream:
         """Hand what is recorded to the device."""
         with self.lock:
             if self._encoder is not None or self._deferred or self.recorder.pending:
-                commands = self._open().finish()
+                commands = self.open().finish()
                 self._encoder = None
                 self._polls = 0
                 self._last_submission = self._device.submit_command_buffer(commands)
@@ -360,17 +373,13 @@ class Stream:
             event = self._next_event
             self._next_event += 1
             if timed:
-                pool = self._device.create_query_pool(type=self._spy.QueryType.timestamp, count=1)
-                encoder = self._open()
-                self._barrier(encoder)
-                encoder.write_timestamp(pool, 0)
-                self._timestamps[event] = (pool, 0)
+                self._times[event] = self.clock.mark(self, is_end=True)
             self.submit()
             self._submissions[event] = self._last_submission or 0
             if len(self._submissions) > 1024:  # old events have long passed
                 for old in list(self._submissions)[:512]:
                     self._submissions.pop(old)
-                    self._timestamps.pop(old, None)
+                    self._times.pop(old, None)
             return event
 
     def query_event(self, event: int) -> bool:
@@ -386,8 +395,7 @@ class Stream:
 
     def elapsed_milliseconds(self, start: int, end: int) -> float:
         """Device time between two timed events; ValueError for events that took no timestamp."""
-        if start not in self._timestamps or end not in self._timestamps:
+        if start not in self._times or end not in self._times:
             raise ValueError("elapsed time needs two events made with enable_timing=True and recorded")
         self.synchronize_event(end)
-        ticks = [self._timestamps[event][0].get_result(0) for event in (start, end)]
-        return (ticks[1] - ticks[0]) * self.timestamp_period_ns / 1e6
+        return (self._times[end]() - self._times[start]()) / 1e6

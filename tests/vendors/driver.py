@@ -17,7 +17,7 @@ from typing import Any
 
 import vulkan as vk
 
-from portable_mps.runtime import adapter as adapters
+from portable_mps.runtime.adapter import Adapter, vulkan
 from vendors import spirv
 from vendors.driver_statistics import spills_of
 
@@ -25,10 +25,10 @@ _STATISTICS = "VK_KHR_pipeline_executable_properties"
 _CAPTURE = 0x40  # VK_PIPELINE_CREATE_CAPTURE_STATISTICS_BIT_KHR
 
 
-def describe() -> adapters.Adapter:
+def describe() -> Adapter:
     """The card as the runtime sees it. AMD's null hardware has no memory, hence no heap to choose."""
-    adapters._main_heap = lambda properties: 0
-    return adapters.adapters()[0]
+    vulkan._main_heap = lambda properties: 0
+    return vulkan.adapters()[0]
 
 
 class Driver:
@@ -37,7 +37,7 @@ class Driver:
     def __init__(self) -> None:
         self.adapter = describe()
         handle = self.adapter.handle
-        head, self._structs, extensions = adapters._feature_chain(handle)
+        head, self._structs, extensions = vulkan._feature_chain(handle)
         available = {each.extensionName for each in vk.vkEnumerateDeviceExtensionProperties(handle, None)}
         chain = head
         self._tells = _STATISTICS in available

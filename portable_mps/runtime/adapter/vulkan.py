@@ -1,4 +1,4 @@
-"""Vulkan adapters: what they can do, which one is ours, and the VkDevice that slangpy runs on.
+"""Vulkan's adapters: what they can do, and the VkDevice that slangpy runs on.
 
 The VkDevice is always made here and handed over: slangpy's own creation refuses older drivers and crashes
 in NVIDIA's when CUDA's devices are hidden, and with our own we know exactly which features are enabled.
@@ -7,13 +7,19 @@ in NVIDIA's when CUDA's devices are hidden, and with our own we know exactly whi
 from __future__ import annotations
 
 import functools
-import os
 import sys
-from collections.abc import Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
-from portable_mps import settings
+from portable_mps.runtime.adapter.description import (
+    SOFTWARE,
+    Adapter,
+    NoAdapterError,
+    free_host_memory,
+    hidden,
+    host_memory,
+    processors,
+)
+from portable_mps.runtime.clock import Queries
 
 # Feature structs newer than the bindings, by extension: their sType. Each is {sType, pNext, up to eight bools}.
 # slangpy's shader cache calls pipeline_binary's functions wherever the driver has them, so it must be enabled.
@@ -52,8 +58,6 @@ _OF_EXTENSIONS = {
     "bfloat16": ("VK_KHR_shader_bfloat16",),
     "workgroup_matrix": ("VK_NV_cooperative_matrix2",),
 }
-# Limits that may be lowered, and the least that Vulkan 1.3 has every driver offer.
-_LIMITS = {"push_constants": 128, "shared": 16384}
 # 32-bit registers that a thread can fill before the compiler spills, by VkDriverId: AMD's have 256, of which compilers
 # leave some, Intel's threads share 4 KiB of them among 16 lanes. No driver tells; others have about 255.
 _REGISTERS = {1: 224, 2: 224, 3: 224, 5: 64, 6: 64}
@@ -62,98 +66,18 @@ _MESA, _EARLY_RDNA3 = 3, 120  # RADV's VkDriverId; what its first compiler for R
 # RDNA 3 keeps a copy of a product's operands in every 16 threads of a subgroup ("How to accelerate AI applications on
 # RDNA 3 using WMMA", GPUOpen).
 _SPREAD = {1: 16, 2: 16, 3: 16}
-_NEEDED = ("bufferDeviceAddress", "shaderInt64", "shaderInt16", "shaderInt8", "storage8", "storage16")
-_SOFTWARE = "software (CPU)"
-_KINDS = {0: "other", 1: "integrated GPU", 2: "discrete GPU", 3: "virtual GPU", 4: _SOFTWARE}
-_PREFERENCE = {2: 0, 1: 1, 3: 2, 0: 3, 4: 4}
-_INSTALL = (
+_KINDS = {0: "other", 1: "integrated GPU", 2: "discrete GPU", 3: "virtual GPU", 4: SOFTWARE}
+INSTALL = (
     "Install one: on Debian or Ubuntu `apt-get install libvulkan1 mesa-vulkan-drivers` (AMD, Intel and a software "
     "driver), or your GPU vendor's driver; then run `portable-mps doctor`."
 )
-
-
-class NoAdapterError(RuntimeError):
-    """There is no Vulkan loader, no driver, or no adapter that can run the kernels."""
-
-
-@dataclass(frozen=True)
-class Adapter:
-    """One Vulkan physical device and what it offers.
-
-    cores is how many units compute independently (compute units, streaming multiprocessors, shader cores; processors
-    for a software driver), 0 where the driver does not tell. memory is the size of its largest device-local heap in
-    bytes, max_buffer the most bytes that a buffer may have, sure_allocation up to how many the driver promises to give
-    in one piece, registers how many of 32 bits a thread can fill, shared_registers how many all threads of a subgroup
-    have among them (0: each has its own), coop_matrices the supported (M, N, K, A type, result type) shapes at subgroup
-    scope, spread among how many threads their operands are spread (0: the whole subgroup), and workgroup_matrices, by
-    (A type, result type, threads of the workgroup), what M, N and K must be multiples of at workgroup scope.
-    """
-
-    index: int
-    name: str
-    driver: str
-    kind: str
-    api_version: str
-    cores: int
-    memory: int
-    max_buffer: int
-    sure_allocation: int
-    subgroup_size: int
-    max_push_constants: int
-    max_shared_memory: int
-    registers: int
-    max_workgroup: int
-    max_groups: tuple[int, int, int]
-    timestamp_period_ns: float
-    features: dict[str, bool]
-    coop_matrices: tuple[tuple[int, int, int, str, str], ...] = ()
-    spread: int = 0
-    shared_registers: int = 0
-    workgroup_matrices: dict[tuple[str, str, int], tuple[int, int, int]] = field(default_factory=dict)
-    handle: Any = field(default=None, repr=False, compare=False)
-
-    @property
-    def operand_lanes(self) -> int:
-        """Among how many threads of a subgroup the elements of a product's operands are spread."""
-        return min(self.spread or self.subgroup_size, self.subgroup_size)
-
-    @property
-    def matrix_registers(self) -> int:
-        """How many registers a thread can fill in a kernel with fragments, whose subgroups a driver cannot make smaller
-        where they need more."""
-        return self.shared_registers // self.subgroup_size or self.registers
-
-    @property
-    def profile(self) -> str:
-        """Slang's name of the SPIR-V that its driver gets: 1.4, whose copies of structs make products half as long, but
-        Mesa 22.3 fails at a copy into what has another layout, so Mesa gets 1.3."""
-        return "sm_6_0" if "Mesa" in self.driver else "sm_6_4"
-
-    @property
-    def is_software(self) -> bool:
-        """Whether the driver runs on the CPU."""
-        return self.kind == _SOFTWARE
-
-    @property
-    def loop_limit(self) -> int:
-        """Turns that a thread may take through all its loops in a dispatch: Mesa's software driver ends them silently
-        after 65,535."""
-        return 65_535 if self.is_software else sys.maxsize
-
-    @property
-    def missing(self) -> list[str]:
-        """Features that no kernel can do without and this adapter lacks.
-
-        Addresses and offsets are 64-bit integers, bool is stored in 8 bits, bfloat16 in the 16 of an integer.
-        """
-        return [name for name in _NEEDED if not self.features[name]]
 
 
 def _vulkan() -> Any:
     try:
         import vulkan
     except (ImportError, OSError) as error:
-        raise NoAdapterError(f"no Vulkan loader was found ({error}). {_INSTALL}") from error
+        raise NoAdapterError(f"no Vulkan loader was found ({error}). {INSTALL}") from error
     return vulkan
 
 
@@ -164,7 +88,7 @@ def _instance() -> Any:
     try:
         return vk.vkCreateInstance(vk.VkInstanceCreateInfo(pApplicationInfo=application), None)
     except Exception as error:
-        raise NoAdapterError(f"the Vulkan loader found no driver ({type(error).__name__}). {_INSTALL}") from error
+        raise NoAdapterError(f"the Vulkan loader found no driver ({type(error).__name__}). {INSTALL}") from error
 
 
 @functools.cache
@@ -174,61 +98,13 @@ def adapters() -> tuple[Adapter, ...]:
     try:
         handles = vk.vkEnumeratePhysicalDevices(_instance())
     except vk.VkError as error:
-        raise NoAdapterError(f"the Vulkan loader found no adapter ({type(error).__name__}). {_INSTALL}") from error
+        raise NoAdapterError(f"the Vulkan loader found no adapter ({type(error).__name__}). {INSTALL}") from error
     return tuple(_describe(index, handle) for index, handle in enumerate(handles))
-
-
-def choose() -> Adapter:
-    """The adapter of this process: PORTABLE_MPS_ADAPTER, else by LOCAL_RANK, else the most capable kind.
-
-    Raises NoAdapterError where none fits.
-    """
-    found = adapters()
-    if not found:
-        raise NoAdapterError(f"the Vulkan loader lists no adapter. {_INSTALL}")
-    wanted = settings.adapter()
-    if wanted is not None:
-        matches = [a for a in found if wanted == str(a.index) or wanted.lower() in a.name.lower()]
-        if not matches:
-            names = ", ".join(f"{a.index}: {a.name}" for a in found)
-            raise NoAdapterError(f"PORTABLE_MPS_ADAPTER={wanted!r} names none of the adapters ({names})")
-        return matches[0]
-    alike = best(found)
-    if not alike:
-        lacks = "; ".join(f"{a.name} lacks {', '.join(a.missing)}" for a in found)
-        raise NoAdapterError(
-            f"no adapter can run the kernels: {lacks}. Update the driver, or install another. {_INSTALL}"
-        )
-    return alike[(settings.local_rank() or 0) % len(alike)]
-
-
-def best(found: Sequence[Adapter]) -> list[Adapter]:
-    """Those of the most capable kind among `found` that can run the kernels."""
-    kinds = {kind: _PREFERENCE[number] for number, kind in _KINDS.items()}
-    usable = [a for a in found if not a.missing]
-    return [a for a in usable if kinds[a.kind] == min(kinds[b.kind] for b in usable)]
-
-
-def sharing() -> tuple[int, int] | None:
-    """How many processes of this machine share how many adapters, where these are fewer; by what `torchrun` sets."""
-    processes, adapter_count = settings.local_world_size(), len(best(adapters()))
-    return (processes, adapter_count) if settings.adapter() is None and processes > adapter_count else None
 
 
 def _text(value: Any) -> str:
     """A fixed array of char in a Vulkan struct; the bindings' structs from a `pNext` chain leave it undecoded."""
     return value if isinstance(value, str) else _vulkan().ffi.string(value).decode(errors="replace")
-
-
-def _host_memory() -> int:
-    if hasattr(os, "sysconf"):
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    return 8 << 30  # Windows has no sysconf
-
-
-def processors() -> int:
-    """How many this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 0
 
 
 def _cores(handle: Any) -> int:
@@ -257,7 +133,7 @@ def _cores(handle: Any) -> int:
 def free_memory(adapter: Adapter, taken: int) -> int:
     """Bytes of `adapter.memory` that nobody uses; without VK_EXT_memory_budget, that this process has not `taken`."""
     if adapter.is_software:
-        return _free_host_memory()
+        return free_host_memory()
     vk = _vulkan()
     extensions = {e.extensionName for e in vk.vkEnumerateDeviceExtensionProperties(adapter.handle, None)}
     if "VK_EXT_memory_budget" not in extensions:
@@ -276,36 +152,8 @@ def _main_heap(properties: Any) -> int:
     return max(heaps, key=lambda i: (properties.memoryHeaps[i].flags & local, properties.memoryHeaps[i].size))
 
 
-def _free_host_memory() -> int:
-    """What Linux thinks could be had without swapping."""
-    try:
-        with open("/proc/meminfo") as lines:
-            return next(int(line.split()[1]) << 10 for line in lines if line.startswith("MemAvailable:"))
-    except (OSError, StopIteration):
-        return _host_memory()
-
-
 def _version(number: int) -> str:
     return f"{number >> 22}.{number >> 12 & 0x3FF}.{number & 0xFFF}"
-
-
-def hidden() -> dict[str, int]:
-    """What PORTABLE_MPS_HIDE names: features, each with 0, and limits with what they are lowered to.
-
-    RuntimeError for what is neither.
-    """
-    result = {}
-    for item in settings.hidden():
-        name, _, number = item.partition("=")
-        is_limit = number.isdecimal() and int(number) >= _LIMITS.get(name, sys.maxsize)
-        if not is_limit and (number or name not in {*_FIELDS, *_OF_EXTENSIONS}):
-            limits = " and ".join(f"{limit}=N (N at least {least})" for limit, least in _LIMITS.items())
-            raise RuntimeError(
-                f"invalid PORTABLE_MPS_HIDE {item!r}: expected {', '.join((*_FIELDS, *_OF_EXTENSIONS))}, {limits}, "
-                "separated by commas"
-            )
-        result[name] = int(number or 0)
-    return result
 
 
 def _feature_chain(handle: Any) -> tuple[Any, dict[str, Any], list[str]]:
@@ -375,14 +223,15 @@ def _describe(index: int, handle: Any) -> Adapter:
     count = limits.maxComputeWorkGroupCount
     kind = _KINDS.get(properties.deviceType, "other")
     # A software driver names a heap of some size; what it can take is the machine's memory.
-    memory = _host_memory() if kind == _SOFTWARE else heaps.memoryHeaps[_main_heap(heaps)].size
+    memory = host_memory() if kind == SOFTWARE else heaps.memoryHeaps[_main_heap(heaps)].size
     return Adapter(
         index=index,
         name=_text(properties.deviceName),
         driver=f"{_text(driver.driverName)} {_text(driver.driverInfo)}".strip(),
         kind=kind,
+        backend="Vulkan",
         api_version=_version(properties.apiVersion),
-        cores=processors() if kind == _SOFTWARE else _cores(handle),
+        cores=processors() if kind == SOFTWARE else _cores(handle),
         memory=memory,
         max_buffer=buffers.maxBufferSize,
         sure_allocation=allocations.maxMemoryAllocationSize,
@@ -522,6 +371,11 @@ def open_device(adapter: Adapter, **options: Any) -> Any:
         enable_hot_reload=False,
         **options,
     )
+
+
+def clock(adapter: Adapter, device: Any) -> Queries:
+    """That of an opened device."""
+    return Queries(device, adapter.timestamp_period_ns)
 
 
 def opened() -> Any:
