@@ -12,6 +12,12 @@ from portable_mps import settings
 
 __version__ = "0.1.0"
 
+WITHOUT_MPS = (
+    "A Mac's torch brings the kernels of its mps device with it, and scripts use that. Only a torch built from source "
+    "with USE_MPS=0 has its device from portable-mps there, through Metal, which nobody has run yet."
+)
+"""What a person on a Mac should know."""
+
 inactive_reason: str | None = "torch has not loaded portable_mps"
 """Why `mps` is not ours in this process; None when it is."""
 
@@ -39,7 +45,7 @@ def _reason_to_stay_out() -> str | None:
     if torch.backends.mps.is_built():  # on a Mac
         reason = "this build of torch has an mps device of its own"
         if wanted:
-            words = f"PORTABLE_MPS=1 changes nothing: {reason}, whose kernels are compiled into it"
+            words = f"PORTABLE_MPS=1 changes nothing: {reason}. {WITHOUT_MPS}"
             warnings.warn(words, UserWarning, stacklevel=2)
         return reason
     if wanted is False:

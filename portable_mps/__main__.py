@@ -15,7 +15,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="portable-mps", description="PyTorch's mps device on any GPU.")
     commands = parser.add_subparsers(dest="command", required=True)
     commands.add_parser("info", help="adapters, driver, features, torch, and whether mps is active here")
-    commands.add_parser("doctor", help="test the adapter and say what is wrong")
+    doctor = commands.add_parser("doctor", help="test the adapter and say what is wrong")
+    words = "write it down, too, as a page of Markdown to fill in and send: for adapters and Macs that nobody has tried"
+    doctor.add_argument("--page", type=Path, metavar="FILE", help=words)
     commands.add_parser("test", help="compare operators, training and compiling with the CPU, in about two minutes")
     demo = commands.add_parser("demo", help="train a network on handwritten digits on the mps device")
     demo.add_argument("arguments", nargs=argparse.REMAINDER, help="of examples/digits.py")
@@ -63,9 +65,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
         from portable_mps import tune as tuning
 
         return tuning.run(options.shapes, options.dtype, options.warmup, options.time)
+    return _doctor(doctor, options.page)
+
+
+def _doctor(parser: argparse.ArgumentParser, page: Path | None) -> int:
+    if page is not None:
+        try:
+            page.open("w").close()
+        except OSError as error:
+            parser.error(f"--page: {error}")
     from portable_mps import doctor
 
-    return doctor.run()
+    return doctor.run(page)
 
 
 def _demo(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> int:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import portable_mps
@@ -20,26 +22,54 @@ class Failure(Exception):
         self.remedy = remedy
 
 
-def run() -> int:
-    """Run the checks in order and print each; 0 when all pass. Stops at the first that later ones depend on."""
-    failed = 0
+@dataclass
+class Outcome:
+    """What came of a check: `detail` is what it measured, or what went wrong, and then `remedy` what can be done."""
+
+    name: str
+    passed: bool
+    detail: str
+    seconds: float
+    remedy: str = ""
+
+    def __str__(self) -> str:
+        if self.passed:
+            return f"ok    {self.name:<16} {self.detail} ({self.seconds:.2f} s)"
+        return f"FAIL  {self.name}: {self.detail}\n      {self.remedy}"
+
+
+def run(page: Path | None = None) -> int:
+    """Run the checks in order and print each; 0 when all pass. Stops at the first that later ones depend on.
+
+    page: a file that gets the outcomes, in Markdown, with what is left for a person to fill in.
+    """
+    outcomes = []
     for name, check, essential in _CHECKS:
-        start = time.perf_counter()
-        try:
-            detail = check()
-        except Exception as error:  # whatever goes wrong is what this command is for
-            failed += 1
-            if isinstance(error, Failure):
-                print(f"FAIL  {name}: {error}\n      {error.remedy}")
-            else:
-                print(f"FAIL  {name}: {type(error).__name__}: {error}\n      {_DRIVER} {_REPORT}")
-            if essential:
-                print("The other checks need this one.")
-                return 1
-        else:
-            print(f"ok    {name:<16} {detail} ({time.perf_counter() - start:.2f} s)")
-    print("All is well." if failed == 0 else f"{failed} of {len(_CHECKS)} checks failed.")
-    return 1 if failed else 0
+        outcomes.append(_outcome(name, check))
+        print(outcomes[-1])
+        if essential and not outcomes[-1].passed:
+            print("The other checks need this one.")
+            break
+    else:
+        failed = sum(not each.passed for each in outcomes)
+        print("All is well." if failed == 0 else f"{failed} of {len(_CHECKS)} checks failed.")
+    if page is not None:
+        from portable_mps import doctor_page
+
+        page.write_text(doctor_page.text(outcomes), encoding="utf-8")
+        print(f"The page to fill in is {page}.")
+    return 0 if all(each.passed for each in outcomes) else 1
+
+
+def _outcome(name: str, check: Callable[[], str]) -> Outcome:
+    start = time.perf_counter()
+    try:
+        detail, passed, remedy = check(), True, ""
+    except Failure as error:
+        detail, passed, remedy = str(error), False, error.remedy
+    except Exception as error:  # whatever goes wrong is what this command is for
+        detail, passed, remedy = f"{type(error).__name__}: {error}", False, f"{_DRIVER} {_REPORT}"
+    return Outcome(name, passed, detail, time.perf_counter() - start, remedy)
 
 
 def _active() -> str:
@@ -47,8 +77,9 @@ def _active() -> str:
 
     reason = portable_mps.inactive_reason
     if reason is not None:
+        remedy = "Set PORTABLE_MPS=1, and check that `import torch` works by itself."
         raise Failure(
-            f"mps is not ours: {reason}.", "Set PORTABLE_MPS=1, and check that `import torch` works by itself."
+            f"mps is not ours: {reason}.", portable_mps.WITHOUT_MPS if torch.backends.mps.is_built() else remedy
         )
     return f"torch {torch.__version__}"
 
@@ -161,7 +192,7 @@ def _training() -> str:
 _CHECKS: list[tuple[str, Callable[[], str], bool]] = [
     # name, check, whether the following ones depend on it
     ("torch and mps", _active, True),
-    ("Vulkan adapter", _adapter, True),
+    ("adapter", _adapter, True),
     ("cache folder", _cache, True),
     ("device", _open, True),
     ("copies", _copies, True),

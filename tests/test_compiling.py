@@ -16,7 +16,7 @@ USE = "import torch; x = torch.arange(4.0, device='mps'); print(x.exp().sum().it
 FILL = """
 struct Params {{ float* out; float value; uint unused; }};
 [shader("compute")] [numthreads(4, 1, 1)]
-void main(uint3 id : SV_DispatchThreadID, PARAMS p) {{ p.out[id.x] = {value}; }}
+void run(uint3 id : SV_DispatchThreadID, PARAMS p) {{ p.out[id.x] = {value}; }}
 """
 
 

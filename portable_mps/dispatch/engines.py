@@ -18,7 +18,12 @@ ENGINES = (WORKGROUP, SUBGROUP, PLAIN)
 """Best first: VK_NV_cooperative_matrix2; VK_KHR_cooperative_matrix; arithmetic of single threads, which all have."""
 
 # What elements are called in the adapter's lists, and the sums of their products.
-COMPONENTS = {torch.float16: ("f16", "f32"), torch.bfloat16: ("bf16", "f32"), torch.int8: ("i8", "i32")}
+COMPONENTS = {
+    torch.float16: ("f16", "f32"),
+    torch.bfloat16: ("bf16", "f32"),
+    torch.float32: ("f32", "f32"),  # Metal's alone
+    torch.int8: ("i8", "i32"),
+}
 
 
 def has(adapter: Adapter, engine: str, dtype: torch.dtype) -> bool:
@@ -37,6 +42,12 @@ def fragments(adapter: Adapter, dtype: torch.dtype) -> list[tuple[int, int, int]
     """The (M, N, K) that a subgroup multiplies at once, of matrices of `dtype`; none where it does not."""
     components = COMPONENTS.get(dtype)
     return [shape[:3] for shape in adapter.coop_matrices if shape[3:] == components]
+
+
+def fragment_defines(adapter: Adapter, dtype: torch.dtype, shape: tuple[int, int, int]) -> dict[str, int]:
+    """What kernels/lib/fragments.slangh needs to know of fragments of one shape, one of `fragments`."""
+    by_hand = adapter.backend == "Metal" and dtype == torch.bfloat16
+    return {**dict(zip(("FM", "FN", "FK"), shape, strict=True)), "BY_HAND": int(by_hand)}
 
 
 def engine_for(dtype: torch.dtype) -> str:

@@ -131,7 +131,7 @@ class Pointwise:
         lines += ["struct Params {", *(f"    {f}" for f in fields), "};", f"typealias C = {arithmetic};"]
         lines.append(f"#define K(x) x##{'lf' if arithmetic in ('double', 'ComplexDouble') else 'f'}")
         lines += ['[shader("compute")] [numthreads(256, 1, 1)]']
-        lines += ["void main(uint3 group : SV_GroupID, uint lane : SV_GroupIndex, PARAMS p)", "{"]
+        lines += ["void run(uint3 group : SV_GroupID, uint lane : SV_GroupIndex, PARAMS p)", "{"]
         lines += [f"    {index} i = ({index}(group.y) * 32768 + group.x) * 256 + lane;", "    if (i >= p.n) return;"]
         pair = f"{compute}(p.s{{0}}, p.s{{0}}i)" if compute in COMPLEX_TYPES else "p.s{0}"
         for i, character in enumerate(self.scalars):

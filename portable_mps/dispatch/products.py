@@ -20,7 +20,7 @@ _NUMBERS = {"float": "f", "double": "d", "int": "i", "int64_t": "q"}
 _MAX_BATCH = 32768  # workgroups in z
 _SUM_BYTES, _MOST_PARTS = 1 << 25, 64  # of sums that are added up: see `_in_short_sums`
 _TINY_ELEMENTS, _TINY_DEPTH = 512, 64  # up to which a thread takes an element of the result
-_ELEMENTS = {torch.float16: "half", torch.bfloat16: "BFloat16", torch.int8: "int8_t"}
+_ELEMENTS = {torch.float16: "half", torch.bfloat16: "BFloat16", torch.float32: "float", torch.int8: "int8_t"}
 _RESULTS = {torch.float32: "float", torch.float16: "half", torch.bfloat16: "BFloat16", torch.int32: "int"}
 _FLOAT8 = {torch.float8_e4m3fn, torch.float8_e5m2, torch.float8_e4m3fnuz, torch.float8_e5m2fnuz}
 

@@ -130,7 +130,8 @@ def _subgroup(adapter: Adapter, shape: Shape) -> Iterator[Tile]:
             lanes = adapter.subgroup_size
             registers = wm * wn // lanes + (wm + wn) * fk * element // 4 // adapter.operand_lanes
             registers += 4 * (lines_a * words_a + lines_b * words_b) // threads + 16
-            defines = (("WM", wm), ("WN", wn), ("FM", fm), ("FN", fn), ("FK", fk), ("SUBGROUP", adapter.subgroup_size))
+            fragment = engines.fragment_defines(adapter, shape.dtype, (fm, fn, fk))
+            defines = (("WM", wm), ("WN", wn), *fragment.items(), ("SUBGROUP", adapter.subgroup_size))
             yield Tile(SUBGROUP, m, n, depth, threads, shared, registers, rate, defines)
 
 

@@ -318,7 +318,7 @@ class SlangKernel(SIMDKernel):
             fields += ["ErrorWord* error;", *(f"uint code{i};" for i in range(len(self._messages)))]
         lines += ["", "struct Params", "{", *(f"    {field}" for field in fields), "};", ""]
         lines += [f'[shader("compute")] [numthreads({THREADS}, 1, 1)]']
-        lines += ["void main(uint3 group : SV_GroupID, uint lane : SV_GroupIndex, PARAMS p)", "{"]
+        lines += ["void run(uint3 group : SV_GroupID, uint lane : SV_GroupIndex, PARAMS p)", "{"]
         lines += [f"    {line}" if line else "" for line in statements.getvalue().splitlines()]
         lines.append("}")
         return "\n".join(lines) + "\n"

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from portable_mps.dispatch.engines import COMPONENTS, SUBGROUP, WORKGROUP, engine_for, fragments
+from portable_mps.dispatch.engines import COMPONENTS, SUBGROUP, WORKGROUP, engine_for, fragment_defines, fragments
 from portable_mps.dispatch.promotion import storage
 from portable_mps.runtime import device
 
@@ -325,7 +325,7 @@ def subgroup_defines(problem: Problem, mode: str, *others: torch.Tensor) -> tupl
     mode: FORWARD, or the backward kernel's.
     """
     dtype = problem.query.dtype
-    if engine_for(dtype) != SUBGROUP or mode == BIAS:
+    if engine_for(dtype) != SUBGROUP or mode == BIAS or dtype == torch.float32:  # whose weights fill no half of a patch
         return None
     adapter = device.current().adapter
     width, depth = (next((s for s in _STEPS if size <= s), 0) for size in (problem.width, problem.depth))
@@ -343,7 +343,7 @@ def subgroup_defines(problem: Problem, mode: str, *others: torch.Tensor) -> tupl
             **problem.variant(),
             "E": "half" if dtype == torch.float16 else "BFloat16",
             "HALF": int(dtype == torch.float16),
-            **dict(zip(("FM", "FN", "FK"), shape, strict=True)),
+            **fragment_defines(adapter, dtype, shape),
             "SUBGROUP": adapter.subgroup_size,
             "SUBGROUPS": tile.subgroups,
             "WM": tile.height,

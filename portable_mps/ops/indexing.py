@@ -42,7 +42,7 @@ _MANY = 32  # terms of a sum that are worth copies of it
 
 @functools.cache
 def _kernel(indices: int) -> Strided:
-    return Strided("indexing", "main", pointers=3 + indices, operands=3, extras="qqII" * indices)
+    return Strided("indexing", "run", pointers=3 + indices, operands=3, extras="qqII" * indices)
 
 
 def indexed(

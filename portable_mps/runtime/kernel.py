@@ -64,7 +64,7 @@ class Compiler:
         self._collection = settings.collection()
         self._kernels: dict[str, _C.Kernel] = {}
 
-    def compile(self, name: str, source: str, parameter_bytes: int, entry: str = "main") -> _C.Kernel:
+    def compile(self, name: str, source: str, parameter_bytes: int, entry: str = "run") -> _C.Kernel:
         """The kernel for entry point `entry` of `source`, which may still be compiled when this returns.
 
         RuntimeError with the compiler's words when it fails: here, or where somebody waits for the kernel.

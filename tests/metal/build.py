@@ -124,6 +124,8 @@ class Emitter:
         try:
             code = self._end.compile(text, entry).decode()
             emitted = Emitted(code, tuple(self._end.workgroup))
+            if translate.kernel_of(code) != entry:  # by which a Mac's driver would look for it
+                emitted = Emitted("", (1, 1, 1), f"Slang gives the entry point {entry!r} another name")
         except RuntimeError as error:
             emitted = Emitted("", (1, 1, 1), _reason(str(error)))
         _write(file, json.dumps(vars(emitted)))

@@ -21,15 +21,15 @@ import torch  # noqa: F401  (whose libraries the extension is linked to)
 from metal import build
 from metal.results import Family, Results, Variant
 from portable_mps.runtime import adapter, device, kernel, stream
+from portable_mps.runtime.adapter import metal as metal_adapter
 
 _NOTHING = '[shader("compute")] [numthreads(1, 1, 1)] void main() {}'
 _SOFTWARE_PUSH_CONSTANTS = 128  # bytes
 _ERROR_BYTES = 16  # of lib/indexing.slang's ErrorWord
-# Slang writes Metal's matrices of 8x8, of half and float alone.
-_MATRICES: dict[str, Any] = {"coop_matrices": ((8, 8, 8, "f16", "f32"),), "subgroup_size": 32}
+_MATRICES: dict[str, Any] = {"coop_matrices": metal_adapter.MATRICES, "subgroup_size": 32, "backend": "Metal"}
 # What a watch finds, and may be.
 _MAY_RACE = (
-    ("indexing_main", "two writes of device memory"),  # of values put to one place, any may stay
+    ("indexing_run", "two writes of device memory"),  # of values put to one place, any may stay
     ("amp_unscale", "two writes of device memory"),  # of one value
     ("foreach_apply", "a write and a read of device memory"),  # threads past the end read the last, and drop it
     ("optimizer_step", "a write and a read of device memory"),

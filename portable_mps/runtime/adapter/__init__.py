@@ -114,7 +114,8 @@ def open_device(adapter: Adapter, **options: Any) -> Any:
 
 
 def native() -> Any:
-    """The opened VkDevice, as the bindings have it, for which C++ makes and records kernels; None where slangpy does."""
+    """The opened VkDevice, as the bindings have it, for which C++ makes and records kernels; None where slangpy does
+    both."""
     if settings.backend() != "vulkan":
         return None
     from portable_mps.runtime.adapter import vulkan

@@ -40,13 +40,15 @@ class NoAdapterError(RuntimeError):
 class Adapter:
     """One device of a backend (of Vulkan, a physical device) and what it offers.
 
-    backend and api_version are what it is reached through: Vulkan, Metal, or the CPU through slangpy. cores is how many units compute independently (compute units, streaming multiprocessors, shader cores; processors
-    for a software driver), 0 where the driver does not tell. memory is the size of its largest device-local heap in
-    bytes, max_buffer the most bytes that a buffer may have, sure_allocation up to how many the driver promises to give
-    in one piece, registers how many of 32 bits a thread can fill, shared_registers how many all threads of a subgroup
-    have among them (0: each has its own), coop_matrices the supported (M, N, K, A type, result type) shapes at subgroup
-    scope, spread among how many threads their operands are spread (0: the whole subgroup), and workgroup_matrices, by
-    (A type, result type, threads of the workgroup), what M, N and K must be multiples of at workgroup scope.
+    backend and api_version are what it is reached through: Vulkan, Metal, or the CPU through slangpy. cores is how
+    many units compute independently (compute units, streaming multiprocessors, shader cores; processors for a
+    software driver), 0 where the driver does not tell. memory is the size of its largest device-local heap in
+    bytes, max_buffer the most bytes that a buffer may have, sure_allocation up to how many the driver promises to
+    give in one piece, registers how many of 32 bits a thread can fill, shared_registers how many all threads of a
+    subgroup have among them (0: each has its own), coop_matrices the supported (M, N, K, A type, result type)
+    shapes at subgroup scope, spread among how many threads their operands are spread (0: the whole subgroup), and
+    workgroup_matrices, by (A type, result type, threads of the workgroup), what M, N and K must be multiples of at
+    workgroup scope.
     """
 
     index: int

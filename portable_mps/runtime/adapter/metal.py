@@ -21,8 +21,8 @@ INSTALL = "Metal comes with macOS 15 and later; run `portable-mps doctor` there.
 # "Metal Feature Set Tables" (Apple), GPUs of family Apple7 (M1) and later.
 _LACKING = {"float64", "int64_atomics", "bfloat16", "workgroup_matrix"}
 _SUBGROUP, _SHARED_BYTES, _MOST_THREADS = 32, 32768, 1024
-MATRICES = ((8, 8, 8, "f16", "f32"),)
-"""`Adapter.coop_matrices`: Slang writes simdgroup matrices of 8x8, of half and float, and float32 is ours alone."""
+MATRICES = ((8, 8, 8, "f16", "f32"), (8, 8, 8, "bf16", "f32"), (8, 8, 8, "f32", "f32"))
+"""`Adapter.coop_matrices`: simdgroup matrices ("Metal Shading Language Specification", 2.4)."""
 
 
 @functools.cache

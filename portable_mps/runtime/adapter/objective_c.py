@@ -23,7 +23,7 @@ def send(receiver: int, selector: str, result: Any = ctypes.c_uint64) -> Any:
     runtime = _runtime()
     # objc_msgSend is called as the method is declared: each type of an answer is a prototype of its own.
     prototype = ctypes.CFUNCTYPE(result, ctypes.c_void_p, ctypes.c_void_p)
-    address = ctypes.cast(runtime.objc_msgSend, ctypes.c_void_p).value
+    address = ctypes.cast(runtime.objc_msgSend, ctypes.c_void_p).value or 0
     return prototype(address)(receiver, runtime.sel_registerName(selector.encode()))
 
 

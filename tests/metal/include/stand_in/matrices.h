@@ -17,6 +17,10 @@ struct simdgroup_matrix {
   static uint column() { return metal_lane % 4 * 2; }
 };
 
+typedef simdgroup_matrix<half, 8, 8> simdgroup_half8x8;
+typedef simdgroup_matrix<bfloat, 8, 8> simdgroup_bfloat8x8;
+typedef simdgroup_matrix<float, 8, 8> simdgroup_float8x8;
+
 template <typename T, int Columns, int Rows>
 simdgroup_matrix<T, Columns, Rows> make_filled_simdgroup_matrix(T value) {
   simdgroup_matrix<T, Columns, Rows> result;
