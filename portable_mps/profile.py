@@ -52,7 +52,7 @@ def run_compiling(script: Path, arguments: Sequence[str], rows: int) -> int:
     pool = None if device is None else device.current().pool
     sys.stdout.flush()
     if device is not None and pool is None:
-        print("slangpy compiled the kernels (PORTABLE_MPS_COMPILERS=0): it tells no times.")
+        print("slangpy compiled the kernels: it tells no times.")
     else:
         print(compile_report([] if pool is None else pool.times(), rows))
     return status

@@ -41,8 +41,9 @@ def nothing_to_replay():
 
 def _shared_state() -> dict[str, object]:
     """What all tests of a worker have together, and the next one would meet."""
-    # pytest's own variable names the running phase of the test.
-    variables = {name: value for name, value in os.environ.items() if name != "PYTEST_CURRENT_TEST"}
+    # Of pytest, the phase of a test; of torch's compiler and of Lightning, set when they are first used.
+    own = ("PYTEST_CURRENT_TEST", "TORCHINDUCTOR_", "_TORCHINDUCTOR_", "PYTORCH_NVML_BASED_CUDA_CHECK")
+    variables = {name: value for name, value in os.environ.items() if not name.startswith(own)}
     return variables | {
         "torch.get_default_dtype()": torch.get_default_dtype(),
         "torch.get_default_device()": torch.get_default_device(),

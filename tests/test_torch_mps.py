@@ -7,7 +7,7 @@ import pytest
 import torch
 from processes import run_script
 
-from portable_mps.runtime import adapter, profiler
+from portable_mps.runtime import adapter, clock, profiler
 
 
 @pytest.mark.parametrize("wait", [False, True])
@@ -23,9 +23,9 @@ def test_profiler(wait, caplog):
 
 
 def test_profiler_over_many_pools(monkeypatch):
-    """Full pools are read and used again; each dispatch is there, in the stream's order."""
-    monkeypatch.setattr(profiler, "_CAPACITY", 4)
-    monkeypatch.setattr(profiler, "_POOLS", 3)
+    """Times are read before all is over; each dispatch is there, in the stream's order."""
+    monkeypatch.setattr(clock, "_CAPACITY", 3)
+    monkeypatch.setattr(profiler, "_MOST_HELD", 6)
     x = torch.ones(8, device="mps")
     profiler.start("interval", False, keep=True)
     for _ in range(10):

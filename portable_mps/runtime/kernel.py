@@ -94,9 +94,14 @@ class Compiler:
         return known
 
     def _make(self, name: str, module_name: str, text: str, entry: str, in_buffer: bool) -> _C.Kernel:
-        module = self._device.load_module_from_source(module_name, text)
-        program = self._device.link_program([module], [module.entry_point(entry)])
-        pipeline = self._device.create_compute_pipeline(program)
+        import slangpy as spy
+
+        try:
+            module = self._device.load_module_from_source(module_name, text)
+            program = self._device.link_program([module], [module.entry_point(entry)])
+            pipeline = self._device.create_compute_pipeline(program)
+        except spy.SlangCompileError as error:  # which is no RuntimeError
+            raise RuntimeError(str(error)) from None
         handle = 0 if in_buffer else pipeline.native_handle.value
         parameters = program.layout.entry_points[0].parameters
         push_bytes = max((p.type_layout.size for p in parameters if p.name == "p"), default=0)

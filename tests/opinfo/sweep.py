@@ -61,12 +61,19 @@ def _is_lost() -> bool:
     return False
 
 
+def _with_threads(threads: int, work: Callable[..., None], pipe: multiprocessing.connection.Connection) -> None:
+    """`work` in this process, whose software driver takes so many threads: all cores, otherwise, in each worker."""
+    os.environ.setdefault("LP_NUM_THREADS", str(threads))
+    os.environ.pop("PYTORCH_ENABLE_MPS_FALLBACK", None)
+    work(pipe)
+
+
 class _Worker:
-    def __init__(self, work: Callable[..., None]) -> None:
+    def __init__(self, work: Callable[..., None], threads: int) -> None:
         context = multiprocessing.get_context("spawn")
         self.pipe, theirs = context.Pipe()
-        self.work = work
-        self._process = context.Process(target=work, args=(theirs,), daemon=True)
+        self.work, self.threads = work, threads
+        self._process = context.Process(target=_with_threads, args=(threads, work, theirs), daemon=True)
         self._process.start()
         theirs.close()
         self.task: Task | None = None
@@ -105,11 +112,9 @@ def sweep(
     tasks: Iterable[Task], workers: int, timeout: float, work: Callable[..., None] = judging
 ) -> Iterator[dict[str, Any]]:
     """Judge the tasks in `workers` processes, each of which runs `work`; yields verdicts as they come."""
-    # A software driver takes every core for itself otherwise, once a worker.
-    os.environ.setdefault("LP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // workers)))
-    os.environ.pop("PYTORCH_ENABLE_MPS_FALLBACK", None)
     waiting = iter(tasks)
-    crew = [_Worker(work) for _ in range(workers)]
+    threads = max(1, (os.cpu_count() or 1) // workers)
+    crew = [_Worker(work, threads) for _ in range(workers)]
     try:
         while crew:
             ready = multiprocessing.connection.wait([w.pipe for w in crew], timeout=1)
@@ -174,7 +179,7 @@ def _next(worker: _Worker, waiting: Iterator[Task]) -> _Worker | None:
 
 def _replace(worker: _Worker, kill: bool = False) -> _Worker:
     worker.end(kill=kill)
-    return _Worker(worker.work)
+    return _Worker(worker.work, worker.threads)
 
 
 def _lost(worker: _Worker, reason: str) -> dict[str, Any]:
