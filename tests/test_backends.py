@@ -64,7 +64,8 @@ def test_collectives_without_mapped_buffers():
     assert done.stdout.splitlines()[-1] == "[[0.0, 3.0], [1.0, 4.0], [2.0, 5.0]]", done.stdout + done.stderr
 
 
-# Kernels whose threads have nothing to do with each other (nor report errors): the others do not compile for slangpy's device on the CPU.
+# Kernels whose threads have nothing to do with each other, nor report errors: the others do not compile for slangpy's
+# device on the CPU.
 ALONE = """
 import torch
 torch.manual_seed(0)

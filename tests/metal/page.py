@@ -19,6 +19,7 @@ ELSEWHERE = {
     "examples": "examples are processes of their own",
     "models": "`make metal ARGS=tests/models` runs them by themselves",
     "metal": "tests of this",
+    "test_backends.py": "processes of their own, with kernels that slangpy compiles",
     "test_cache.py": "about the cache of what the driver's compiler makes",
     "test_compiling.py": "about how kernels are compiled for the driver",
     "test_hidden.py": "processes of their own, with other features hidden",
@@ -67,8 +68,9 @@ FURTHER = {
     "random": (["--metal-order=random"], (*_WITH_BARRIERS, *_TILES[1:])),
 }
 _FURTHER = (
-    "With matrices, products and attention of float16 multiply 8x8 of them a simdgroup, 32 threads in step; Slang "
-    "writes no such matrices of bfloat16, which keep to arithmetic of single threads, as float32 does by our choice. "
+    "With matrices, products, convolutions and attention multiply 8x8 elements a simdgroup, 32 threads in step: of "
+    "float16 and float32 as Slang writes it, of bfloat16 by hand, which Slang refuses (kernels/lib/fragments.slangh). "
+    "Attention in float32 keeps to arithmetic of single threads. "
     "A watch knows every access of a kernel: two without a barrier between them, of which one writes, and what lies "
     "outside of the memory that the dispatch says that it reads or writes, fail the test. A read is over at any "
     "barrier; a write is seen past one that names its memory. Which value stays where `index_put` has an index twice "

@@ -7,16 +7,18 @@ For the driver itself such a kernel does nothing. What Slang gives no Metal for 
 from __future__ import annotations
 
 import dataclasses
+import functools
 import itertools
 import json
 import os
 import time
 from collections import Counter
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 import torch  # noqa: F401  (whose libraries the extension is linked to)
+from opinfo import sweep
 
 from metal import build
 from metal.results import Family, Results, Variant
@@ -53,6 +55,12 @@ class Metal:
 
     def _current(self) -> Family:
         return self.results.families.setdefault(self.family, Family())
+
+    def write(self, folder: str) -> None:
+        """What this process has done so far, to a file of its own."""
+        part = Path(folder, f"{os.getpid()}.part")
+        part.write_text(json.dumps(self.results.as_json()))
+        part.replace(part.with_suffix(".json"))
 
     def compile(self, recorder: Any, arguments: tuple[Any, ...]) -> Any:
         """In the place of `_C.Recorder.compile`."""
@@ -152,16 +160,25 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption("--metal-results", help="a folder that gets what each process did, as JSON")
 
 
-def pytest_configure(config: pytest.Config) -> None:
-    watches = config.getoption("--metal-watch")
-    metal = Metal(build.ORDERS.index(config.getoption("--metal-order")), watches)
-    if config.getoption("--metal-matrices"):
+class Options(NamedTuple):
+    """What pytest is told; a process behind a test is told the same."""
+
+    order: int
+    watches: bool
+    matrices: bool
+    folder: str | None
+
+
+def install(options: Options) -> Metal:
+    """Have every dispatch of this process, whose device is not open yet, run as Metal."""
+    metal = Metal(options.order, options.watches)
+    if options.matrices:
         real = adapter.choose
         adapter.choose = lambda: dataclasses.replace(real(), **_MATRICES)
     begin = kernel.Compiler.__init__
 
     def compiler(self: Any, raw: Any, recorder: Any, *rest: Any) -> None:
-        recorder.watched = watches
+        recorder.watched = options.watches
         begin(self, raw, _Recorder(recorder, metal), *rest)
 
     execute, record = stream.Stream._execute, stream.Stream.record
@@ -175,9 +192,51 @@ def pytest_configure(config: pytest.Config) -> None:
     kernel.Compiler.__init__ = compiler  # type: ignore[method-assign]
     stream.Stream._execute = lambda self, batch: metal.execute(self, batch, execute)  # type: ignore[method-assign]
     stream.Stream.record = recorded  # type: ignore[method-assign]
+    return metal
+
+
+class _Pipe:
+    """The pipe of a process behind a test, which writes down what was done: it is killed in the end."""
+
+    _OFTEN = 20  # verdicts
+
+    def __init__(self, pipe: Any, metal: Metal, folder: str | None) -> None:
+        self._pipe = pipe
+        self._metal = metal
+        self._folder = folder
+        self._count = 0
+
+    def recv(self) -> Any:
+        return self._pipe.recv()
+
+    def send(self, message: Any) -> None:
+        self._count += 1
+        if self._folder is not None and self._count % self._OFTEN == 0:
+            self._metal.write(self._folder)
+        self._pipe.send(message)
+
+
+def judging(options: Options, pipe: Any) -> None:
+    """In the place of `opinfo.sweep.judging`, which judges torch's operator database in processes of its own."""
+    metal = install(options)
+    metal.family = "opinfo"
+    sweep.judging(_Pipe(pipe, metal, options.folder))  # type: ignore[arg-type]
+    if options.folder is not None:
+        metal.write(options.folder)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    options = Options(
+        build.ORDERS.index(config.getoption("--metal-order")),
+        config.getoption("--metal-watch"),
+        config.getoption("--metal-matrices"),
+        config.getoption("--metal-results"),
+    )
+    sweep.sweep.__defaults__ = (functools.partial(judging, options),)
+    metal = install(options)
     if config.getoption("dist", "no") != "no" and not hasattr(config, "workerinput"):
         return  # its workers run the tests
-    config.pluginmanager.register(_Watcher(metal, config.getoption("--metal-results")), "metal-watcher")
+    config.pluginmanager.register(_Watcher(metal, options.folder), "metal-watcher")
 
 
 class _Watcher:
@@ -204,7 +263,7 @@ class _Watcher:
 
     def pytest_sessionfinish(self) -> None:
         if self._folder is not None:
-            Path(self._folder, f"{os.getpid()}.json").write_text(json.dumps(self._metal.results.as_json()))
+            self._metal.write(self._folder)
 
     def pytest_terminal_summary(self, terminalreporter: Any) -> None:
         families = self._metal.results.families.values()
