@@ -70,7 +70,10 @@ const Meaning& meaning_of(const c10::OperatorHandle& op) {
 }
 
 // A dtype that gloo has, for those that it lacks: what it computes in, or bytes.
-std::optional<at::ScalarType> carrier_of(at::ScalarType type, bool computes) {
+std::optional<at::ScalarType> carrier_of(at::ScalarType type, bool computes, bool is_sparse) {
+  if (is_sparse && at::isReducedFloatingType(type)) {
+    return at::kFloat;  // the CPU adds no sparse tensors of half types up
+  }
   switch (type) {
     case at::kFloat:
     case at::kDouble:
@@ -103,8 +106,7 @@ struct Passenger {
   Tensor carried;
   bool is_written;
   py::handle passage;
-
-  bool is_converted() const { return !carried.is_alias_of(host); }
+  bool is_converted = false;  // `carried` is a copy
 };
 
 py::object python_side() { return py::module_::import("portable_mps.runtime.collectives"); }
@@ -278,7 +280,7 @@ class DeviceWork final : public c10d::Work {
       const bool returns = has_arrived && passenger.is_written;
       if (returns) {
         outputs_.push_back(passenger.device);
-        if (passenger.is_converted()) {
+        if (passenger.is_converted) {
           passenger.host.copy_(passenger.carried);
         }
       }
@@ -336,7 +338,7 @@ class Journey {
       }
       const py::gil_scoped_release released;
       for (const Passenger& passenger : work_->passengers_) {
-        if (passenger.is_converted()) {
+        if (passenger.is_converted) {
           passenger.carried.copy_(passenger.host);
         }
       }
@@ -377,19 +379,25 @@ class Journey {
     if (!tensor.defined() || tensor.device().type() != c10::DeviceType::MPS) {
       return tensor;
     }
-    TORCH_CHECK(tensor.layout() == at::kStrided, op_.operator_name().name,
-                " takes no sparse tensors on mps");
-    Passenger passenger{tensor.detach(), {}, {}, is_written, {}};
+    TORCH_CHECK_NOT_IMPLEMENTED(tensor.layout() == at::kStrided || tensor.is_sparse(),
+                                op_.operator_name().name, " takes no tensors of the layout ",
+                                tensor.layout(), " on mps");
+    // A sparse tensor gets other arrays, which an alias of it would not see.
+    Passenger passenger{tensor.is_sparse() ? tensor : tensor.detach(), {}, {}, is_written, {}};
     in_python([&] {
-      py::object passage = python_side().attr("Passage")(passenger.device, is_read);
+      const char* kind = tensor.is_sparse() ? "SparsePassage" : "Passage";
+      py::object passage = python_side().attr(kind)(passenger.device, is_read);
       passenger.host = passage.attr("host").cast<Tensor>();
       passenger.passage = passage.release();
     });
-    const auto carrier = carrier_of(tensor.scalar_type(), meaning_.computes);
+    const auto carrier = carrier_of(tensor.scalar_type(), meaning_.computes, tensor.is_sparse());
     if (!carrier) {
       passenger.carried = passenger.host;
     } else if (meaning_.computes) {
-      passenger.carried = at::empty(tensor.sizes(), passenger.host.options().dtype(*carrier));
+      passenger.is_converted = true;
+      const auto options = passenger.host.options().dtype(*carrier);
+      passenger.carried =
+          tensor.is_sparse() ? passenger.host.to(*carrier) : at::empty(tensor.sizes(), options);
     } else {  // by a dimension of its own: sizes along the first one may have a meaning
       passenger.carried = passenger.host.unsqueeze(-1).view(*carrier);
     }
@@ -421,6 +429,11 @@ void collective(const c10::OperatorHandle& op, torch::jit::Stack* stack) {
     stack->push_back(first);
   }
   stack->emplace_back(c10::intrusive_ptr<c10d::Work>(journey->work()));
+}
+
+// What gloo has for sparse tensors, in coordinate form: their sum.
+TORCH_LIBRARY_IMPL(c10d, SparseMPS, library) {
+  library.impl("allreduce_", torch::CppFunction::makeFromBoxedFunction<&collective>());
 }
 
 TORCH_LIBRARY_IMPL(c10d, MPS, library) {

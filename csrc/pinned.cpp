@@ -1,5 +1,7 @@
 #include "pinned.h"
 
+#include "runtime.h"
+
 #include <c10/macros/Macros.h>
 
 // The header aligns to a cache line, about which g++ warns.
@@ -40,9 +42,10 @@ class PinnedAllocator final : public at::HostAllocator {
     default_copy_data(to, from, bytes);
   }
 
-  // Uploads have read the memory when they return, and nothing is cached.
+  // Uploads have read the memory when they return.
   bool record_event(void*, void*, c10::Stream) override { return true; }
-  void empty_cache() override {}
+  // Nothing of ours is cached, but buffers of collectives are.
+  void empty_cache() override { runtime::free_host_buffers(); }
 
   at::HostStats get_stats() override {
     const std::lock_guard<std::mutex> guard(lock_);

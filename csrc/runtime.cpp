@@ -29,6 +29,7 @@ void check_index(c10::DeviceIndex index) {
 void open() { call<void>("open_device"); }
 uint64_t create_slab(size_t bytes) { return call<uint64_t>("create_slab", bytes); }
 void destroy_slab(uint64_t address) { call<void>("destroy_slab", address); }
+void free_host_buffers() { call<void>("free_host_buffers"); }
 size_t device_memory() { return call<size_t>("device_memory"); }
 size_t free_memory() { return call<size_t>("free_memory"); }
 std::pair<size_t, size_t> allocation_limits() {

@@ -23,6 +23,9 @@ void open();
 uint64_t create_slab(size_t bytes);
 void destroy_slab(uint64_t address);
 
+// Return the host memory that collectives keep for later.
+void free_host_buffers();
+
 // Bytes that the adapter's own memory holds; opens the device.
 size_t device_memory();
 

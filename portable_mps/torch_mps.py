@@ -29,11 +29,10 @@ def _set_memory_fraction(fraction: float) -> None:
 
 
 def _empty_cache() -> None:
-    from portable_mps.runtime import device
+    from portable_mps.runtime import bridge
 
     _C.empty_cache()
-    if device.is_open():
-        device.current().host_buffers.trim(0)
+    bridge.free_host_buffers()
 
 
 def _profiler() -> Any:

@@ -29,6 +29,12 @@ def destroy_slab(address: int) -> None:
     device.current().slabs.destroy(address)
 
 
+def free_host_buffers() -> None:
+    """Return the host memory that collectives keep for later."""
+    if device.is_open():
+        device.current().host_buffers.trim(0)
+
+
 def device_memory() -> int:
     """Bytes that the adapter has."""
     return device.current().adapter.memory

@@ -66,3 +66,23 @@ class Passage:
             if self._rows is not self._tensor:
                 self._tensor.copy_(self._rows)
         device.current().host_buffers.release(self._buffer, self._submission)
+
+
+class SparsePassage:
+    """That of a tensor in coordinate form, whose number of elements may be another when it comes back."""
+
+    def __init__(self, tensor: torch.Tensor, is_read: bool) -> None:
+        """Waits for the values: how many there are is known on the device alone."""
+        self._tensor = tensor
+        self.host = tensor.cpu()
+
+    def arrive(self) -> None:
+        """The values are in `host`."""
+
+    def abandon(self) -> None:
+        """Nobody looks at `host` again."""
+
+    def end(self, is_written: bool) -> None:
+        """Have `host` copied back if it has been written to."""
+        if is_written:
+            self._tensor.copy_(self.host)
