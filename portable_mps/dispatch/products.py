@@ -79,7 +79,7 @@ def product(
     a (batch, m, k), b (batch, k, n), out (batch, m, n), one dtype; added broadcasts to out. Any strides. Accumulates in
     float32 for half types, in the dtype's own width otherwise; float32 as torch.set_float32_matmul_precision says. a
     and b may be of two 8-bit float dtypes, and b of any that a's accumulator holds; out is then float32. finish is
-    applied before the result is rounded. terms: how many the plain engine adds up one by one, if that takes little
+    applied before the result is rounded. terms: how many float32 and the plain engine add up one by one, if that takes little
     memory: sums of sums are closer.
     """
     batch, m, k = a.shape
@@ -258,7 +258,7 @@ class Plan:
             return
         choice = _choose(a, b, out.dtype, types["ACC"], moved=taps is not None)
         tile = choice.tile
-        if terms and tile.engine == PLAIN:
+        if terms and (tile.engine == PLAIN or a.dtype == torch.float32):
             choice = _in_short_sums(choice, batch * m * n, k, terms)
         if tile.engine == WORKGROUP and taps is None:
             self._align_a, self._align_b = not _is_aligned(a, 16), not _is_aligned(b, 16)

@@ -61,9 +61,13 @@ def file(root: Path, argument: str, page: str) -> str:
 
 
 def modules(root: Path, argument: str, page: str) -> str:
-    """`<!-- insert: modules portable_mps/runtime -->`: what autodoc says of each module of a folder."""
+    """`<!-- insert: modules portable_mps/runtime -->`: what autodoc says of each module of a folder, and beneath it.
+
+    `... modules portable_mps alone` leaves out what is beneath.
+    """
+    folder, _, alone = argument.partition(" ")
     lines = []
-    for path in sorted((root / argument).glob("*.py")):
+    for path in sorted((root / folder).glob("*.py" if alone else "**/*.py")):
         name = ".".join(path.relative_to(root).with_suffix("").parts).removesuffix(".__init__")
         if path.name == "__main__.py":
             continue
