@@ -1,6 +1,7 @@
 #include "functionality.h"
 
 #include <torch/csrc/DynamicTypes.h>
+#include <torch/csrc/autograd/python_variable.h>
 #include <torch/csrc/jit/python/pybind_utils.h>
 #include <torch/library.h>
 
@@ -62,6 +63,59 @@ py::object to_python(const c10::IValue& value, const c10::Argument& argument) {
   return torch::jit::toPyObject(value);
 }
 
+// Instances of subclasses, as plain tensors on the same memory while a Python function runs: what
+// a subclass overrides is for who calls the operator, not for what its kernel is made of. A lazy
+// module's parameter, for one, refuses to say its shape.
+class Plain {
+ public:
+  py::object of(py::object object) {
+    if (PyList_Check(object.ptr())) {
+      const auto list = py::reinterpret_borrow<py::list>(object);
+      for (size_t i = 0; i < list.size(); ++i) {
+        list[i] = of(list[i]);
+      }
+    } else if (THPVariable_Check(object.ptr()) &&
+               !THPVariable_CheckTypeExact(Py_TYPE(object.ptr()))) {
+      const at::Tensor& tensor = THPVariable_Unpack(object.ptr());
+      if (tensor.layout() == c10::kStrided && !tensor.unsafeGetTensorImpl()->is_python_dispatch()) {
+        const c10::TensorImpl* const impl = tensor.unsafeGetTensorImpl();
+        at::Tensor plain(impl->shallow_copy_and_detach(impl->version_counter(),
+                                                       /*allow_tensor_metadata_change=*/true));
+        plain.set_requires_grad(tensor.requires_grad());  // attention keeps more for a gradient
+        pairs_.emplace_back(tensor, plain);
+        return py::reinterpret_steal<py::object>(THPVariable_Wrap(std::move(plain)));
+      }
+    }
+    return object;
+  }
+
+  // After the call: the instance for a result that is its plain tensor.
+  c10::IValue original(c10::IValue result) const {
+    if (result.isTensor()) {
+      for (const auto& [tensor, plain] : pairs_) {
+        if (result.toTensor().is_same(plain)) {
+          return tensor;
+        }
+      }
+    }
+    return result;
+  }
+
+  // After the call: what was resized.
+  void write_back() const {
+    for (const auto& [tensor, plain] : pairs_) {
+      if (tensor.sizes() != plain.sizes() || tensor.strides() != plain.strides() ||
+          !tensor.storage().is_alias_of(plain.storage()) ||
+          tensor.storage_offset() != plain.storage_offset()) {
+        tensor.unsafeGetTensorImpl()->shallow_copy_from(plain.getIntrusivePtr());
+      }
+    }
+  }
+
+ private:
+  std::vector<std::pair<at::Tensor, at::Tensor>> pairs_;
+};
+
 }  // namespace
 
 // Libraries take back what they registered when they end: these never do.
@@ -83,25 +137,27 @@ void PythonFunction::operator()(const c10::OperatorHandle& op, c10::DispatchKeyS
   // What the function is made of is not for autocast to cast: it had the operator's arguments.
   const c10::impl::ExcludeDispatchKeyGuard beneath(c10::autocast_dispatch_keyset);
   in_python([&] {
+    Plain plain;
     py::list positional;
     py::dict named;
     for (size_t i = 0; i < arguments.size(); ++i) {
       if (!arguments[i].kwarg_only()) {
-        positional.append(to_python(values[i], arguments[i]));
-      } else if (!values[i].isNone()) {
-        named[arguments[i].name().c_str()] = to_python(values[i], arguments[i]);
+        positional.append(plain.of(to_python(values[i], arguments[i])));
+      } else if (!values[i].isNone() || !arguments[i].default_value()) {
+        named[arguments[i].name().c_str()] = plain.of(to_python(values[i], arguments[i]));
       }
     }
     const py::object result =
         py::reinterpret_borrow<py::object>(function_)(*py::tuple(positional), **named);
+    plain.write_back();
     const auto& returns = schema.returns();
     if (returns.size() == 1) {
-      torch::jit::push(*stack, torch::jit::toIValue(result, returns[0].type()));
+      stack->push_back(plain.original(torch::jit::toIValue(result, returns[0].type())));
       return;
     }
     for (size_t i = 0; i < returns.size(); ++i) {
       const auto item = py::reinterpret_borrow<py::sequence>(result)[i];
-      torch::jit::push(*stack, torch::jit::toIValue(item, returns[i].type()));
+      stack->push_back(plain.original(torch::jit::toIValue(item, returns[i].type())));
     }
   });
 }

@@ -45,7 +45,7 @@ def register(name: str, function: Callable[..., Any]) -> None:
     if name in REPLAYED:
         _C.implement_replayed(name, function)
     else:
-        _library.impl(name, _beneath_autocast(_untraced(function) if name in _RECORDED_BY_HAND else function))
+        _C.implement_kernel("", name, _untraced(function) if name in _RECORDED_BY_HAND else function)
 
 
 # What these dispatch follows from their arguments' metadata alone: repeated calls need no Python (csrc/replay.h).
