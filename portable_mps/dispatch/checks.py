@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import cmath
+
 import torch
 
 from portable_mps.dispatch.promotion import scalar_type
@@ -19,6 +21,19 @@ def require_dtype(name: str, tensor: torch.Tensor, dtypes: frozenset[torch.dtype
     """NotImplementedError for other dtypes than these, in the words of torch's CPU kernel `name`."""
     if tensor.dtype not in dtypes:
         raise NotImplementedError(f"\"{name}\" not implemented for '{scalar_type(tensor.dtype)}'")
+
+
+def number_of(value: complex, dtype: torch.dtype) -> torch.Tensor:
+    """A number as a CPU tensor without dimensions. RuntimeError where it does not fit the dtype, as torch's kernels.
+
+    torch's own conversion of one element refuses integers only.
+    """
+    is_checked = dtype.is_floating_point or dtype in (torch.complex64, torch.complex128)
+    if is_checked and cmath.isfinite(value):
+        number = complex(value)
+        if max(abs(number.real), abs(number.imag)) > torch.finfo(dtype).max:
+            raise RuntimeError(f"value cannot be converted to type {dtype} without overflow")
+    return torch.full((), value, dtype=dtype, device="cpu")
 
 
 def raise_where(flags: torch.Tensor, message: str, kind: type[Exception] = RuntimeError) -> None:

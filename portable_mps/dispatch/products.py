@@ -8,6 +8,7 @@ import torch
 
 from portable_mps import _C
 from portable_mps.dispatch import engines, tiles
+from portable_mps.dispatch.checks import number_of
 from portable_mps.dispatch.engines import PLAIN, SUBGROUP, WORKGROUP
 from portable_mps.dispatch.launch import Prepared, check_turns, grid, remember
 from portable_mps.dispatch.pointwise import Pointwise
@@ -242,9 +243,9 @@ class Plan:
         added: tuple[Any, ...] = ()
         batches: tuple[int, ...] = (a.stride(0), b.stride(0), out.stride(0))
         if d is not None:
-            number = float if out.is_floating_point() else int
             batches += (d.stride(0),)
-            added = (d.stride(1), d.stride(2), number(alpha), number(beta))
+            kind = summed_in(out.dtype) if out.is_floating_point() else out.dtype  # which the numbers have to fit
+            added = (d.stride(1), d.stride(2), *(number_of(number, kind).item() for number in (alpha, beta)))
         scaled = types["ACC"] if d is not None else ""
         variant = {"SCALED": int(d is not None), "SPLIT": 0, **types}
         result = (out.stride(1), out.stride(2))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 
+from portable_mps.dispatch.checks import number_of
 from portable_mps.dispatch.pointwise import Pointwise
 from portable_mps.dispatch.promotion import Promotion
 from portable_mps.dispatch.registry import implements, register
@@ -15,9 +16,8 @@ _fill = Pointwise("fill", ("a",), 1, promotion=Promotion.NONE)
 @implements("fill_.Scalar")
 def fill_scalar_(self: torch.Tensor, value: complex) -> torch.Tensor:
     """Set all elements to a number."""
-    # Through a tensor of the dtype, which refuses a value that does not fit as torch does. Expanded tensors may be
-    # filled with a number, not with a tensor.
-    fill_tensor_(once_each(self), torch.full((), value, dtype=self.dtype, device="cpu"))
+    # Expanded tensors may be filled with a number, not with a tensor.
+    fill_tensor_(once_each(self), number_of(value, self.dtype))
     return self
 
 

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import math
-
 import torch
 
+from portable_mps.dispatch.checks import number_of
 from portable_mps.dispatch.pointwise import Pointwise
 from portable_mps.dispatch.promotion import Promotion
 from portable_mps.dispatch.registry import implements
@@ -30,10 +29,7 @@ def _masked(self: torch.Tensor, mask: torch.Tensor, value: torch.Tensor) -> None
 @implements("masked_fill_.Scalar")
 def masked_fill_scalar_(self: torch.Tensor, mask: torch.Tensor, value: float) -> torch.Tensor:
     """Set the elements where the mask is true to a number."""
-    number = torch.full((), value, dtype=self.dtype, device="cpu")
-    if self.is_floating_point() and number.isinf() and math.isfinite(value):
-        raise RuntimeError(f"value cannot be converted to type {self.dtype} without overflow")
-    _masked(self, mask, number)
+    _masked(self, mask, number_of(value, self.dtype))
     return self
 
 

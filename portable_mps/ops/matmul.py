@@ -171,7 +171,7 @@ def addbmm_out(
     batch, rows, inner = batch1.shape
     # The batch is one more inner dimension: sum over b and k of batch1[b, :, k] batch2[b, k, :].
     left = batch1.permute(1, 0, 2).reshape(rows, batch * inner)
-    return addmm_out(self, left, batch2.reshape(batch * inner, -1), beta=beta, alpha=alpha, out=out)
+    return addmm_out(self, left, batch2.reshape(batch * inner, batch2.shape[2]), beta=beta, alpha=alpha, out=out)
 
 
 @implements("addbmm")

@@ -11,7 +11,7 @@ import torch
 from torch._prims_common import suggest_memory_format
 
 from portable_mps.dispatch import atomics, deterministic
-from portable_mps.dispatch.checks import COMPLEX, FLOATS, INTEGERS, require_dtype
+from portable_mps.dispatch.checks import COMPLEX, FLOATS, INTEGERS, number_of, require_dtype
 from portable_mps.dispatch.lists import ListKernel, table_of_joined
 from portable_mps.dispatch.probe import refuse_as_cpu
 from portable_mps.dispatch.promotion import scalar_type
@@ -333,8 +333,9 @@ def _spaced(kind: int, out: torch.Tensor, start: Any, end: Any, steps: int, base
         sides = [(e.real for e in ends), (e.imag for e in ends)]
         places = torch.complex(*(torch.linspace(a, b, steps, dtype=real, device=out.device) for a, b in sides))
         return resized(out, (steps,)).copy_(base**places if kind == 2 else places)
-    if not out.is_floating_point():  # as the dtype has them, or torch's error
-        start, end = (torch.full((), value, dtype=out.dtype, device="cpu").item() for value in (start, end))
+    numbers = [number_of(value, out.dtype) for value in (start, end)]  # or torch's error
+    if not out.is_floating_point():
+        start, end = (number.item() for number in numbers)
     start, end = float(start), float(end)
     return _ramp(kind, out, steps, start, end, (end - start) / (steps - 1), base)
 

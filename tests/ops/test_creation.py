@@ -26,6 +26,29 @@ def test_fill_checks_its_value():
         x.fill_(torch.ones(2, device="mps"))
     with pytest.raises(RuntimeError):
         x.to(torch.uint8).fill_(300)
+    for dtype, value in (
+        (torch.float16, 65510),
+        (torch.float16, -1e9),
+        (torch.bfloat16, 3.394e38),
+        (torch.float32, 1e39),
+        (torch.complex64, complex(0, 1e39)),
+        (torch.float8_e5m2, 1e6),
+    ):
+        for device in ("cpu", "mps"):
+            with pytest.raises(RuntimeError, match="without overflow"):
+                torch.full((2,), value, dtype=dtype, device=device)
+    half, first = x.half(), torch.zeros(1, dtype=torch.int64, device="mps")
+    for call in (
+        lambda: half.index_fill(0, first, 1e9),
+        lambda: half.scatter(0, first, 1e9),
+        lambda: half.masked_fill(half == 0, 1e9),
+        lambda: torch.nn.functional.pad(half, (1, 1), value=-1e9),
+        lambda: torch.linspace(0, 1e9, 3, dtype=torch.float16, device="mps"),
+    ):
+        with pytest.raises(RuntimeError, match="without overflow"):
+            call()
+    compare(lambda t: t.clone().fill_(-torch.inf), torch.zeros(2, dtype=torch.float16))
+    compare(lambda t: t.clone().fill_(-65504), torch.zeros(2, dtype=torch.float16))
     compare(lambda t: t.clone().fill_(torch.nan), torch.zeros(2))
     compare(lambda t: t.clone().fill_(2.9), torch.zeros(2, dtype=torch.int32))
     compare(lambda t: t.clone().fill_(2**62 + 1), torch.zeros(2, dtype=torch.int64))

@@ -147,6 +147,7 @@ def test_empty():
     compare(torch.mm, sample(0, 3), sample(3, 4), grad=True)
     compare(torch.bmm, sample(0, 3, 2), sample(0, 2, 4))
     compare(lambda c, x, y: torch.addmm(c, x, y, beta=2), sample(3, 4), sample(3, 0), sample(0, 4))
+    compare(lambda c, x, y: torch.addbmm(c, x, y, beta=2), sample(3, 4), sample(2, 3, 0), sample(2, 0, 4))
 
 
 def test_out():
@@ -176,6 +177,10 @@ def test_special_values_spread_as_ieee_says():
         lambda d: torch.addmm(torch.ones(3, 3, device=d), torch.ones(2, 3, device=d), torch.ones(3, 2, device=d)),
         lambda d: torch.mm(torch.ones(2, 3, device=d), torch.ones(3, 2, device=d).half()),
         lambda d: torch.matmul(torch.ones((), device=d), torch.ones(3, device=d)),
+        lambda d: torch.addmm(*[torch.ones(3, 3, dtype=torch.int8, device=d)] * 3, alpha=300),
+        lambda d: torch.addmm(*[torch.ones(3, 3, dtype=torch.int32, device=d)] * 3, beta=2**40),
+        lambda d: torch.addmm(*[torch.ones(3, 3, device=d)] * 3, alpha=1j),
+        lambda d: torch.addmm(*[torch.ones(3, 3, device=d)] * 3, beta=1e39),
     ],
 )
 def test_errors(call):
