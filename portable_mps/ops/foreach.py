@@ -25,7 +25,7 @@ _FLOATS = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 _LOOP = torch._C.DispatchKeySet(torch._C.DispatchKey.CPU)  # where torch has its loops, for any device
 
 Tensors = list[torch.Tensor]
-Number = float | torch.Tensor | Sequence[float] | None
+Number = complex | torch.Tensor | Sequence[float] | None
 
 
 def _dtype_of(lists: Sequence[Tensors]) -> torch.dtype | None:
@@ -49,6 +49,8 @@ def _source(number: Number, operands: Tensors) -> tuple[str, float, torch.Tensor
         number = number.tolist()
     if number is None:
         return "NUMBER", 0.0, None
+    if isinstance(number, complex):
+        return None
     values = [number] * count if isinstance(number, (int, float)) else number
     if len(values) != count or any(type(v) not in (int, float) for v in values):
         return None

@@ -53,6 +53,11 @@ def test_cpu_scalar():
     assert_same(torch._foreach_mul(to_mps(tensors(0)), torch.tensor(2.0)), torch._foreach_mul(tensors(0), 2.0))
 
 
+def test_complex_numbers():
+    for function in (torch._foreach_add, torch._foreach_mul):
+        assert_same(function(to_mps(tensors(0)), 2 - 1j), function(tensors(0), 2 - 1j))
+
+
 def test_alpha():
     a, b = tensors(0), tensors(1)
     for function in (torch._foreach_add, torch._foreach_sub):
