@@ -291,9 +291,24 @@ class _Plan:
 
 
 def _run(action: str, base: torch.Tensor, values: torch.Tensor, plan: _Plan) -> None:
-    if len(plan.indices) > _MAX_INDICES:
-        raise RuntimeError(f"indexing with more than {_MAX_INDICES} index tensors is not supported on MPS")
-    indexed(action, base, plan.strides, values, plan.indices, plan.extents, _OUT_OF_BOUNDS, dims=plan.dims)
+    indices, extents = plan.indices, plan.extents
+    if len(indices) > _MAX_INDICES:
+        indices, extents = _folded(indices, extents)
+    indexed(action, base, plan.strides, values, indices, extents, _OUT_OF_BOUNDS, dims=plan.dims[: len(indices)])
+
+
+def _folded(
+    indices: Sequence[torch.Tensor], extents: Sequence[tuple[int, int]]
+) -> tuple[list[torch.Tensor], list[tuple[int, int]]]:
+    """As many indices as a kernel takes, the last of them an offset that stands for all that are left."""
+    kept = _MAX_INDICES - 1
+    end = 1 + sum((size - 1) * stride for size, stride in extents[kept:])
+    offset: Any = 0
+    outside: Any = False
+    for index, (size, stride) in zip(indices[kept:], extents[kept:], strict=True):
+        outside = outside | (index < -size) | (index >= size)
+        offset = offset + torch.where(index < 0, index + size, index).to(torch.int64) * stride
+    return [*indices[:kept], torch.where(outside, end, offset)], [*extents[:kept], (end, 1)]
 
 
 @implements("index.Tensor")

@@ -189,6 +189,21 @@ def test_the_message_names_the_index():
     raises_later(lambda: torch.zeros(3, 4, device="mps")[:, I([0, 7]).to("mps")], "index 7 .* dimension 1 with size 4")
 
 
+def test_more_indices_than_a_kernel_takes():
+    x, at = sample(*[2] * 10), I([0, 1, -1])
+
+    def move(x, at):
+        written, added = x.clone(), x.clone()
+        written[(at,) * 10] = 5
+        added.index_put_((at,) * 10, torch.ones(3, device=x.device), accumulate=True)
+        turned = x.transpose(2, 7)
+        return x[x > 1], turned[turned > 0.5], turned[(slice(None), *(at,) * 9)], written, added
+
+    compare(move, x, at)
+    for wrong in (2, -3):
+        raises_later(lambda wrong=wrong: to_mps(x)[(*(I([0, 1]).to("mps"),) * 9, I([0, wrong]).to("mps"))])
+
+
 def test_errors():
     x = sample(3, 4).to("mps")
     calls = [
