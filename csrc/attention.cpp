@@ -10,6 +10,7 @@
 #include <ATen/ops/scaled_dot_product_attention_native.h>
 #include <torch/library.h>
 
+#include <algorithm>
 #include <cmath>
 #include <limits>
 
@@ -115,6 +116,12 @@ bool is_fused(const Tensor& query, const Tensor& key, const Tensor& value,
                    broadcasts(*mask, query, key));
 }
 
+// Heads of width zero have rows: all of their scores are zero.
+bool lacks_rows(const Tensor& tensor) {
+  const auto sizes = tensor.sym_sizes().slice(0, tensor.dim() - 1);
+  return std::any_of(sizes.begin(), sizes.end(), [](const c10::SymInt& size) { return size == 0; });
+}
+
 Tensor attention(const Tensor& query, const Tensor& key, const Tensor& value,
                  const OptionalTensor& mask, double dropout_p, bool is_causal,
                  std::optional<double> scale, bool enable_gqa) {
@@ -130,7 +137,7 @@ Tensor attention(const Tensor& query, const Tensor& key, const Tensor& value,
         query, key, value, mask, dropout_p, is_causal, /*return_debug_mask=*/false, scale));
   }
   OptionalTensor bias = as_bias(mask, query.scalar_type());
-  const bool empty = query.sym_numel() == 0 || key.sym_numel() == 0 || value.sym_numel() == 0;
+  const bool empty = lacks_rows(query) || lacks_rows(key) || value.sym_numel() == 0;
   if (empty) {  // torch returns zeros then, whatever else is asked for
     bias.reset();
     is_causal = false;

@@ -269,6 +269,8 @@ def test_strided_and_three_dimensions():
 def test_empty():
     q, k, v = heads()
     compare(attend, q[:, :, :0], k, v)
+    # Heads of width zero still have rows, which causality is about.
+    compare(lambda q, k, v: attend(q, k, v, is_causal=True), q[..., :0], k[..., :0], v, **CLOSE)
 
 
 def test_dropout():
