@@ -44,7 +44,9 @@ def run(name: str, chosen: argparse.Namespace, arguments: list[str]) -> page.Run
             command += ["--deselect", f"tests/{test}"]
         status = subprocess.run([*command, *arguments], env=environment, cwd=TESTS.parent).returncode
         done = results.read(sorted(Path(folder).glob("*.json")))
-    return page.Run(name, done, chosen.order, chosen.workers, time.perf_counter() - begun, status)
+    given = (each.partition("=")[2] for each in arguments if each.startswith("--metal-order="))
+    order = next(given, chosen.order)
+    return page.Run(name, done, order, chosen.workers, time.perf_counter() - begun, status)
 
 
 def main() -> int:

@@ -22,6 +22,7 @@ ELSEWHERE = {
     "test_backends.py": "processes of their own, with kernels that slangpy compiles",
     "test_cache.py": "about the cache of what the driver's compiler makes",
     "test_compiling.py": "about how kernels are compiled for the driver",
+    "test_docs.py": "about the documentation",
     "test_hidden.py": "processes of their own, with other features hidden",
     "test_shipping.py": "about the SPIR-V of wheels",
     "test_vendors.py": "about other compilers",
@@ -35,6 +36,9 @@ DESELECTED = {
         *((test, "") for test in ("test_noncontiguous", "test_state_dict")),
     )
     for module in ("Conv3d", "LazyConv3d")
+} | {
+    "ops/test_opinfo.py::test_operator[matrix_exp-float32]": "a gradient that is 4e-5 off float64's, where the CPU's is "
+    "1.4e-4 off: together they are more than the tolerance"
 }
 DIFFERENCES = (
     ("a float32 is IEEE 754's: denormals are kept", "flushes them, unless told otherwise"),
