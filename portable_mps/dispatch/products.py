@@ -80,8 +80,8 @@ def product(
     a (batch, m, k), b (batch, k, n), out (batch, m, n), one dtype; added broadcasts to out. Any strides. Accumulates in
     float32 for half types, in the dtype's own width otherwise; float32 as torch.set_float32_matmul_precision says. a
     and b may be of two 8-bit float dtypes, and b of any that a's accumulator holds; out is then float32. finish is
-    applied before the result is rounded. terms: how many float32 and the plain engine add up one by one, if that takes little
-    memory: sums of sums are closer.
+    applied before the result is rounded. terms: how many float32 and the plain engine add up one by one, if that takes
+    little memory: sums of sums are closer.
     """
     batch, m, k = a.shape
     n = b.shape[2]

@@ -37,8 +37,8 @@ DESELECTED = {
     )
     for module in ("Conv3d", "LazyConv3d")
 } | {
-    "ops/test_opinfo.py::test_operator[matrix_exp-float32]": "a gradient that is 4e-5 off float64's, where the CPU's is "
-    "1.4e-4 off: together they are more than the tolerance"
+    "ops/test_opinfo.py::test_operator[matrix_exp-float32]": "a gradient that is 4e-5 off float64's, where the CPU's "
+    "is 1.4e-4 off: together they are more than the tolerance"
 }
 DIFFERENCES = (
     ("a float32 is IEEE 754's: denormals are kept", "flushes them, unless told otherwise"),
