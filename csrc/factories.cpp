@@ -58,14 +58,16 @@ Tensor filled(Tensor tensor) {
   return fills_memory() ? at::native::fill_empty_deterministic_(tensor) : tensor;
 }
 
-Tensor empty(c10::IntArrayRef size, OptionalDtype dtype, OptionalLayout, OptionalDevice,
+Tensor empty(c10::IntArrayRef size, OptionalDtype dtype, OptionalLayout, OptionalDevice device,
              std::optional<bool> pin_memory, std::optional<at::MemoryFormat> format) {
+  runtime::check_index(device ? device->index() : 0);
   check_pinned(pin_memory);
   return filled(at::detail::empty_generic(size, allocator(), kKeys, supported(dtype), format));
 }
 
 Tensor empty_strided(c10::IntArrayRef size, c10::IntArrayRef stride, OptionalDtype dtype,
-                     OptionalLayout, OptionalDevice, std::optional<bool> pin_memory) {
+                     OptionalLayout, OptionalDevice device, std::optional<bool> pin_memory) {
+  runtime::check_index(device ? device->index() : 0);
   check_pinned(pin_memory);
   return filled(
       at::detail::empty_strided_generic(size, stride, allocator(), kKeys, supported(dtype)));

@@ -107,7 +107,8 @@ void put_operand(Packer& packer, const at::TensorBase& value, at::ScalarType com
 }
 
 void put_scalar(Packer& packer, const at::Scalar& number, char format, at::ScalarType common) {
-  if (format == 'c') {
+  const bool is_of_dtype = format == 'c' || format == 'o' || format == 's';
+  if (is_of_dtype) {
     if (at::isComplexType(common)) {
       const c10::complex<double> value = number.toComplexDouble();
       if (common == at::kComplexDouble) {
@@ -133,7 +134,7 @@ void put_scalar(Packer& packer, const at::Scalar& number, char format, at::Scala
       return packer.put(number.toDouble());
     case 'i':
     case 'l': {
-      const int64_t integer = integer_of(number);
+      const int64_t integer = is_of_dtype ? wrapped_to(common, number) : integer_of(number);
       return format == 'l' ? packer.put(integer) : packer.put(static_cast<int32_t>(integer));
     }
     default:

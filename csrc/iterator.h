@@ -53,7 +53,8 @@ struct Plan {
 //
 // outputs: tensors, undefined ones are allocated. inputs: tensors; CPU ones with one element travel
 // as scalars. formats: one character a scalar: 'c' compute type of the common dtype (two numbers
-// for a complex one), 'f' float32, 'd' float64, 'i' int32, 'l' int64.
+// for a complex one), 'o' and 's' the same (pointwise.h says what they must fit), 'f' float32,
+// 'd' float64, 'i' int32, 'l' int64.
 Plan plan_pointwise(const std::vector<at::Tensor>& outputs, const std::vector<at::Tensor>& inputs,
                     const std::vector<at::Scalar>& scalars, const std::string& formats,
                     Promotion promotion);

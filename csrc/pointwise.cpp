@@ -3,7 +3,7 @@
 #include "python.h"
 #include "tape.h"
 
-#include <ATen/Dispatch.h>
+#include <ATen/Dispatch_v2.h>
 #include <ATen/ScalarOps.h>
 #include <ATen/native/BinaryOps.h>
 #include <ATen/native/TypeProperties.h>
@@ -112,6 +112,19 @@ void check_divisor(const at::Tensor& dividend, const at::Tensor& divisor) {
       [&] { py::module_::import("portable_mps.dispatch.checks").attr("refuse_zeros")(divisor); });
 }
 
+namespace {
+
+// The error of the CPU's kernels, which convert numbers in the same way.
+void check_number(at::ScalarType dtype, const at::Scalar& number) {
+  if (!at::isComplexType(dtype)) {
+    AT_DISPATCH_V2(dtype, "number", AT_WRAP([&] { (void)number.to<scalar_t>(); }),
+                   AT_EXPAND(AT_ALL_TYPES), AT_EXPAND(AT_BAREBONES_UNSIGNED_TYPES), at::kBool,
+                   at::kHalf, at::kBFloat16);
+  }
+}
+
+}  // namespace
+
 void PointwiseKernels::check(const std::vector<at::Tensor>& inputs,
                              const std::vector<at::Scalar>& scalars) const {
   if (check_ == Check::kSubtraction) {
@@ -119,8 +132,24 @@ void PointwiseKernels::check(const std::vector<at::Tensor>& inputs,
   }
   const at::ScalarType dtype = at::result_type(inputs[0], inputs[1]);
   at::native::alpha_check(dtype, scalars[0]);
-  if (at::isIntegralType(dtype, /*includeBool=*/false)) {
-    AT_DISPATCH_INTEGRAL_TYPES(dtype, "alpha", [&] { (void)scalars[0].to<scalar_t>(); });
+  check_number(dtype, scalars[0]);
+}
+
+void PointwiseKernels::check_numbers(const std::vector<at::Tensor>& inputs,
+                                     const std::vector<at::Scalar>& scalars,
+                                     at::ScalarType common) const {
+  for (size_t i = 0; i < scalars.size(); ++i) {
+    if (formats_[i] == 's') {
+      check_number(common, scalars[i]);
+    } else if (formats_[i] == 'o') {
+      check_number(at::isReducedFloatingType(common) ? at::kFloat : common, scalars[i]);
+    }
+  }
+  const bool is_exponent = check_ == Check::kExponent;
+  if ((check_ == Check::kNumber || is_exponent) &&
+      inputs[1].unsafeGetTensorImpl()->is_wrapped_number() &&
+      !(is_exponent && (common == at::kFloat || common == at::kDouble))) {
+    check_number(common, inputs[1].item());
   }
 }
 
@@ -143,13 +172,13 @@ const Kernel& PointwiseKernels::kernel_for(const Plan& plan) {
 std::vector<at::Tensor> PointwiseKernels::run(const std::vector<at::Tensor>& outputs,
                                               const std::vector<at::Tensor>& inputs,
                                               const std::vector<at::Scalar>& scalars) {
-  if (check_ != Check::kNone && check_ != Check::kDivisor) {
+  if (check_ == Check::kAlpha || check_ == Check::kSubtraction) {
     check(inputs, scalars);
   }
   Plan plan = plan_pointwise(outputs, inputs, scalars, formats_, promotion_);
   if (plan.groups[0] != 0) {
     const Kernel& kernel = kernel_for(plan);
-    // Not before the dtypes are known to be taken: it raises later.
+    check_numbers(inputs, scalars, static_cast<at::ScalarType>(plan.signature[1]));
     if (check_ == Check::kDivisor) {
       check_divisor(inputs[0], inputs[1]);
     }

@@ -8,8 +8,17 @@
 
 namespace portable_mps {
 
-// A check that torch's meta function makes beyond TensorIterator's own.
-enum class Check : int { kNone = 0, kAlpha = 1, kSubtraction = 2, kDivisor = 3 };
+// A check that torch's meta function, or its kernel on the CPU, makes beyond TensorIterator's own.
+// kNumber, kExponent: the second input, where that is a number, fits the common dtype; an exponent
+// any of 32 or 64 bits.
+enum class Check : int {
+  kNone = 0,
+  kAlpha = 1,
+  kSubtraction = 2,
+  kDivisor = 3,
+  kNumber = 4,
+  kExponent = 5
+};
 
 class PointwiseKernels {
  public:
@@ -37,6 +46,10 @@ class PointwiseKernels {
 
   const Kernel& kernel_for(const Plan& plan);
   void check(const std::vector<at::Tensor>& inputs, const std::vector<at::Scalar>& scalars) const;
+  // Once the dtypes are known to be taken: the CPU's kernels raise later for numbers. Scalars of
+  // the format 's' must fit the common dtype, those of 'o' what it is computed in.
+  void check_numbers(const std::vector<at::Tensor>& inputs, const std::vector<at::Scalar>& scalars,
+                     at::ScalarType common) const;
 
   std::string formats_;
   Promotion promotion_;

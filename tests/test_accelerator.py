@@ -52,6 +52,10 @@ def test_device_and_stream():
         lambda: A.reset_accumulated_memory_stats(1),
         lambda: A.get_memory_info(1),
         lambda: A.device_index(1).__enter__(),
+        lambda: torch.ones(2, device="mps:1"),
+        lambda: torch.ones(2).to("mps:1"),
+        lambda: torch.zeros(2, device="mps").to("mps:1"),
+        lambda: torch.nn.Linear(2, 2, device=torch.device("mps", 1)),
     ],
 )
 def test_a_second_device_does_not_exist(call):

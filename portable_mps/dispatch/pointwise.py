@@ -27,10 +27,13 @@ class Check(enum.IntEnum):
     ALPHA = 1
     SUBTRACTION = 2
     DIVISOR = 3
+    NUMBER = 4
+    EXPONENT = 5
 
 
 _VECTOR = 4  # elements a thread in the vectorised variant, as in csrc/iterator.cpp
 _LETTERS = "abcdefgh"
+_OF_DTYPE = "cos"  # formats of scalars in the compute type
 _HALF = (torch.float16, torch.bfloat16)
 _NARROW = (torch.uint8, torch.int8, torch.int16, torch.float16, torch.bfloat16)  # than what they are computed in
 
@@ -135,7 +138,7 @@ class Pointwise:
         lines += [f"    {index} i = ({index}(group.y) * 32768 + group.x) * 256 + lane;", "    if (i >= p.n) return;"]
         pair = f"{compute}(p.s{{0}}, p.s{{0}}i)" if compute in COMPLEX_TYPES else "p.s{0}"
         for i, character in enumerate(self.scalars):
-            lines.append(f"    let s{i} = {(pair if character == 'c' else 'p.s{0}').format(i)};")
+            lines.append(f"    let s{i} = {(pair if character in _OF_DTYPE else 'p.s{0}').format(i)};")
         if vector:
             lines += _vector_body(body, index)
         else:
@@ -154,10 +157,12 @@ class Pointwise:
 
 
 def _scalar_fields(character: str, compute: str, i: int) -> list[str]:
-    if character == "c" and compute in COMPLEX_TYPES:
+    if character in _OF_DTYPE and compute in COMPLEX_TYPES:
         part = "double" if compute == "ComplexDouble" else "float"
         return [f"{part} s{i};", f"{part} s{i}i;"]
-    kind = {"c": compute, "f": "float", "d": "double", "i": "int", "l": "int64_t"}[character]
+    kind = {"c": compute, "o": compute, "s": compute, "f": "float", "d": "double", "i": "int", "l": "int64_t"}[
+        character
+    ]
     return [f"{kind} s{i};"]
 
 

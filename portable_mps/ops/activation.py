@@ -20,7 +20,7 @@ register(
     "relu",
     "relu_",
 )
-_threshold = Pointwise("threshold", ("a <= s0 ? s1 : a",), 1, "cc", like="threshold")
+_threshold = Pointwise("threshold", ("a <= s0 ? s1 : a",), 1, "os", like="threshold")
 
 
 @implements("threshold.out")
@@ -35,7 +35,7 @@ def threshold_out(self: torch.Tensor, threshold: float, value: float, *, out: to
 
 register(Pointwise("threshold_backward", ("b <= s0 ? C(0) : a",), 2, "c"), "threshold_backward.grad_input")
 register(
-    Pointwise("hardtanh", ("maths::minimum(maths::maximum(a, s0), s1)",), 1, "cc", like="hardtanh"),
+    Pointwise("hardtanh", ("maths::minimum(maths::maximum(a, s0), s1)",), 1, "ss", like="hardtanh"),
     "hardtanh",
     "hardtanh_",
     "hardtanh.out",
@@ -45,10 +45,10 @@ register(
     "hardtanh_backward",
     "hardtanh_backward.grad_input",
 )
-register(Pointwise("leaky_relu", ("a > C(0) ? a : a * s0",), 1, "c"), "leaky_relu.out")
+register(Pointwise("leaky_relu", ("a > C(0) ? a : a * s0",), 1, "o"), "leaky_relu.out")
 # self_is_result changes nothing: a positive slope keeps the sign.
 register(Pointwise("leaky_relu_backward", ("b > C(0) ? a : a * s0",), 2, "ci"), "leaky_relu_backward.grad_input")
-register(Pointwise("elu", ("a < C(0) ? maths::expm1(a * s2) * (s0 * s1) : a * s1",), 1, "ccc"), "elu.out")
+register(Pointwise("elu", ("a < C(0) ? maths::expm1(a * s2) * (s0 * s1) : a * s1",), 1, "ooo"), "elu.out")
 register(
     Pointwise(
         "elu_backward",
@@ -110,7 +110,7 @@ register(
     "hardsigmoid_backward.grad_input",
 )
 register(
-    Pointwise("hardshrink", ("a >= -s0 && a <= s0 ? C(0) : a",), 1, "c", promotion=Promotion.SAME), "hardshrink.out"
+    Pointwise("hardshrink", ("a >= -s0 && a <= s0 ? C(0) : a",), 1, "s", promotion=Promotion.SAME), "hardshrink.out"
 )
 register(Pointwise("shrink_backward", ("b >= -s0 && b <= s0 ? C(0) : a",), 2, "c"), "hardshrink_backward.grad_input")
 register(
@@ -131,7 +131,7 @@ register(
         "softplus",
         ("a * s0 > s1 ? a : maths::div(maths::log1p(maths::exp(a * s0)), s0)",),
         1,
-        "cc",
+        "oo",
         promotion=Promotion.SAME,
     ),
     "softplus.out",

@@ -74,7 +74,9 @@ _IN_DOUBLE = {"Complex": "cast_Complex(maths::pow(cast_ComplexDouble(a), cast_Co
 # As on the CPU, small powers are products.
 _POWERS = {kind: "b == C(2) ? a * a : b == C(3) ? a * a * a : maths::pow(a, b)" for kind in ("float", "double")}
 register(
-    Pointwise("pow", ("maths::pow(a, b)",), 2, complex=True, by_type=_POWERS, in_double=_IN_DOUBLE),
+    Pointwise(
+        "pow", ("maths::pow(a, b)",), 2, complex=True, by_type=_POWERS, in_double=_IN_DOUBLE, check=Check.EXPONENT
+    ),
     "pow.Tensor_Tensor_out",
     "pow.Tensor_Scalar_out",
     "pow.Scalar_out",
@@ -159,12 +161,12 @@ register(
 )
 
 # Three tensors.
-register(Pointwise("addcmul", ("a + s0 * b * c",), 3, "c", complex=True), "addcmul.out")
-register(Pointwise("addcdiv", ("a + s0 * maths::div(b, c)",), 3, "c", complex=True), "addcdiv.out")
+register(Pointwise("addcmul", ("a + s0 * b * c",), 3, "o", complex=True), "addcmul.out")
+register(Pointwise("addcdiv", ("a + s0 * maths::div(b, c)",), 3, "o", complex=True), "addcdiv.out")
 # The form that is exact at both ends, as ATen's lerp.
 _lerp = "maths::abs({0}) < K(0.5) ? a + {0} * (b - a) : b - (b - a) * (C(1) - {0})"
 register(
-    Pointwise("lerp_scalar", (_lerp.format("s0"),), 2, "c", promotion=Promotion.SAME, complex=True), "lerp.Scalar_out"
+    Pointwise("lerp_scalar", (_lerp.format("s0"),), 2, "o", promotion=Promotion.SAME, complex=True), "lerp.Scalar_out"
 )
 register(Pointwise("lerp", (_lerp.format("c"),), 3, promotion=Promotion.SAME, complex=True), "lerp.Tensor_out")
 
@@ -243,9 +245,9 @@ def where_out(condition: torch.Tensor, self: torch.Tensor, other: torch.Tensor, 
 
 
 _clamp = Pointwise("clamp", ("maths::minimum(maths::maximum(a, b), c)",), 3, like="clamp.Tensor")
-_clamp_numbers = Pointwise("clamp_numbers", ("maths::minimum(maths::maximum(a, s0), s1)",), 1, "cc", like="clamp")
-_clamp_min = Pointwise("clamp_min", ("maths::maximum(a, b)",), 2)
-_clamp_max = Pointwise("clamp_max", ("maths::minimum(a, b)",), 2)
+_clamp_numbers = Pointwise("clamp_numbers", ("maths::minimum(maths::maximum(a, s0), s1)",), 1, "ss", like="clamp")
+_clamp_min = Pointwise("clamp_min", ("maths::maximum(a, b)",), 2, check=Check.NUMBER)
+_clamp_max = Pointwise("clamp_max", ("maths::minimum(a, b)",), 2, check=Check.NUMBER)
 register(_clamp_min, "clamp_min.out", "clamp_min.Tensor_out")
 register(_clamp_max, "clamp_max.out", "clamp_max.Tensor_out")
 

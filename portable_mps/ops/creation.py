@@ -16,8 +16,12 @@ _fill = Pointwise("fill", ("a",), 1, promotion=Promotion.NONE)
 @implements("fill_.Scalar")
 def fill_scalar_(self: torch.Tensor, value: complex) -> torch.Tensor:
     """Set all elements to a number."""
-    # Expanded tensors may be filled with a number, not with a tensor.
-    fill_tensor_(once_each(self), number_of(value, self.dtype))
+    # Expanded tensors may be filled with a number, not with a tensor. Of a single element torch asks less, so that
+    # x[0] = 1e9 makes a half infinite.
+    number = (
+        number_of(value, self.dtype) if self.numel() != 1 else torch.full((), value, dtype=self.dtype, device="cpu")
+    )
+    fill_tensor_(once_each(self), number)
     return self
 
 

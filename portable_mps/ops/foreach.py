@@ -52,7 +52,8 @@ def _source(number: Number, operands: Tensors) -> tuple[str, float, torch.Tensor
     if isinstance(number, complex):
         return None
     values = [number] * count if isinstance(number, (int, float)) else number
-    if len(values) != count or any(type(v) not in (int, float) for v in values):
+    most = torch.finfo(dtype).max  # the loop's operators refuse what does not fit, or take it
+    if len(values) != count or any(type(v) not in (int, float) or most < abs(v) < math.inf for v in values):
         return None
     if all(v == values[0] for v in values):
         return "NUMBER", float(values[0]), None

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import torch
 
 from portable_mps.dispatch import deterministic
-from portable_mps.dispatch.checks import raise_where
+from portable_mps.dispatch.checks import number_of, raise_where
 from portable_mps.dispatch.probe import refuse_as_cpu
 from portable_mps.dispatch.promotion import scalar_type
 from portable_mps.dispatch.registry import implements
@@ -502,7 +502,7 @@ def index_copy_out(
 def index_fill_scalar_(self: torch.Tensor, dim: int, index: torch.Tensor, value: float) -> torch.Tensor:
     """Set the slices at a vector of indices to a number."""
     refuse_as_cpu("index_fill.int_Scalar", self.dtype, torch.int64)
-    return index_fill_tensor_(self, dim, index, torch.full((), value, dtype=self.dtype, device=self.device))
+    return index_fill_tensor_(self, dim, index, number_of(value, self.dtype).to(self.device))
 
 
 @implements("index_fill_.int_Tensor")

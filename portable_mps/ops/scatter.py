@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from portable_mps.dispatch.checks import COMPLEX, FLOATS, INTEGERS, require_dtype
+from portable_mps.dispatch.checks import COMPLEX, FLOATS, INTEGERS, number_of, require_dtype
 from portable_mps.dispatch.probe import refuse_as_cpu
 from portable_mps.dispatch.promotion import scalar_type
 from portable_mps.dispatch.registry import implements
@@ -103,7 +103,7 @@ def scatter_value_out(
     self: torch.Tensor, dim: int, index: torch.Tensor, value: float, *, out: torch.Tensor
 ) -> torch.Tensor:
     """self with a number at `index` along `dim`."""
-    return _scatter("put", out, self, dim, index, value)
+    return _scatter("put", out, self, dim, index, number_of(value, self.dtype).item())
 
 
 @implements("scatter.reduce_out")
