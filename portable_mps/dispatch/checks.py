@@ -23,24 +23,16 @@ def require_dtype(name: str, tensor: torch.Tensor, dtypes: frozenset[torch.dtype
         raise NotImplementedError(f"\"{name}\" not implemented for '{scalar_type(tensor.dtype)}'")
 
 
-def fits(value: complex, dtype: torch.dtype) -> bool:
-    """Whether a number can be converted to the dtype, by c10::overflows: infinity and NaN can, and integers wrap below
-    zero."""
-    number = complex(value)
-    if not cmath.isfinite(number):
-        return True
-    if dtype.is_floating_point or dtype.is_complex:
-        return max(abs(number.real), abs(number.imag)) <= torch.finfo(dtype).max
-    return dtype == torch.bool or abs(number.real) <= torch.iinfo(dtype).max + (number.real < 0)
-
-
 def number_of(value: complex, dtype: torch.dtype) -> torch.Tensor:
     """A number as a CPU tensor without dimensions. RuntimeError where it does not fit the dtype, as torch's kernels.
 
     torch's own conversion of one element refuses integers only.
     """
-    if (dtype.is_floating_point or dtype in (torch.complex64, torch.complex128)) and not fits(value, dtype):
-        raise RuntimeError(f"value cannot be converted to type {dtype} without overflow")
+    is_checked = dtype.is_floating_point or dtype in (torch.complex64, torch.complex128)
+    if is_checked and cmath.isfinite(value):
+        number = complex(value)
+        if max(abs(number.real), abs(number.imag)) > torch.finfo(dtype).max:
+            raise RuntimeError(f"value cannot be converted to type {dtype} without overflow")
     return torch.full((), value, dtype=dtype, device="cpu")
 
 

@@ -160,9 +160,8 @@ def _scalar_fields(character: str, compute: str, i: int) -> list[str]:
     if character in _OF_DTYPE and compute in COMPLEX_TYPES:
         part = "double" if compute == "ComplexDouble" else "float"
         return [f"{part} s{i};", f"{part} s{i}i;"]
-    kind = {"c": compute, "o": compute, "s": compute, "f": "float", "d": "double", "i": "int", "l": "int64_t"}[
-        character
-    ]
+    fixed = {"f": "float", "d": "double", "i": "int", "l": "int64_t"}
+    kind = compute if character in _OF_DTYPE else fixed[character]
     return [f"{kind} s{i};"]
 
 
