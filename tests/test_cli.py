@@ -58,6 +58,27 @@ def test_doctor_says_what_to_do(environment, words):
     assert done.returncode == 1 and "FAIL" in done.stdout and words in done.stdout
 
 
+def test_the_page_that_doctor_leaves_to_fill_in(tmp_path):
+    """With what was found, also where a check has failed."""
+    page = tmp_path / "page.md"
+    done = cli("doctor", "--page", str(page), environment={"PORTABLE_MPS_ADAPTER": "no such card"})
+    text = page.read_text()
+    assert done.returncode == 1 and f"The page to fill in is {page}" in done.stdout
+    assert "| torch and mps | ok |" in text and "| adapter | FAIL |" in text and "names none of the adapters" in text
+    assert "portable-mps   " in text and "`portable-mps demo`" in text and text.count("…") > 5
+    done = cli("doctor", "--page", str(tmp_path / "nowhere" / "page.md"))
+    assert done.returncode == 2 and "--page" in done.stderr
+
+
+def test_doctor_on_a_mac(monkeypatch, capsys):
+    from portable_mps import doctor
+
+    monkeypatch.setattr(torch.backends.mps, "is_built", lambda: True)
+    monkeypatch.setattr(portable_mps, "inactive_reason", "this build of torch has an mps device of its own")
+    assert doctor.run() == 1
+    assert "USE_MPS=0" in capsys.readouterr().out
+
+
 def test_self_test():
     """Each line says how far off it is: a wrong result, or an error, is a line that fails."""
     from portable_mps import selftest
