@@ -24,16 +24,24 @@ def prepare(module: ModuleType) -> None:
     """Before Dynamo traces anything.
 
     Our kernels are planned in Python, and run where Dynamo looks on: they are not part of anybody's model. What
-    Inductor's cache on disk holds are generated kernels: those of another generator than this are not ours.
+    Inductor's cache on disk holds are generated kernels: those of another generator than this, or for an adapter that
+    can do other things, are not ours.
     """
     import torch
+
+    from portable_mps.runtime import adapter
 
     for name in ("dispatch", "inductor", "ops", "runtime"):  # not torch_mps: what torch calls of it may be traced
         module.add(f"portable_mps.{name}")
     module.add("slangpy")
     sources = [Path(__file__), *sorted((Path(__file__).parent.parent / "inductor").glob("*.py"))]
     digest = hashlib.sha256(b"".join(source.read_bytes() for source in sources)).hexdigest()[:16]
-    torch.compiler.config.cache_key_tag += f"portable-mps {digest}"
+    try:
+        chosen = adapter.choose()
+        kind = f"{sorted(chosen.features.items())} {chosen.is_software}"
+    except RuntimeError:  # no adapter, or a setting that names none: the first tensor will say so
+        kind = ""
+    torch.compiler.config.cache_key_tag += f"portable-mps {digest} {kind}"
 
 
 def replay_graphs(module: ModuleType) -> None:

@@ -7,6 +7,7 @@ import sys
 import pytest
 import torch
 import torch.nn.functional as F
+from processes import output_of
 from torch._dynamo.utils import counters
 
 from portable_mps.inductor import kernel, launch
@@ -179,6 +180,13 @@ def test_a_second_process_starts_from_the_disk(tmp_path):
     ]
     assert "autograd_cache_hit" not in outputs[0]
     assert "'autograd_cache_hit': 1" in outputs[1]
+
+
+def test_what_is_kept_on_the_disk_is_for_adapters_of_a_kind():
+    """Generated code follows from what the adapter can do: one without float64 must not get kernels with doubles."""
+    source = "import torch._dynamo; print(torch.compiler.config.cache_key_tag)"
+    tags = [output_of(source, PORTABLE_MPS_HIDE=hidden) for hidden in ("", "", "float64", "push_constants=128")]
+    assert tags[0] == tags[1] == tags[3] and tags[2] != tags[0] and "portable-mps" in tags[0]
 
 
 def test_export_runs_and_no_package_for_c_plus_plus(tmp_path):
