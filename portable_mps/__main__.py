@@ -41,7 +41,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     tune.add_argument("--dtype", action="append", default=[], help="float32, float16 or bfloat16 (default: all)")
     tune.add_argument("--warmup", type=float, default=0.35, help="seconds before each measurement (default 0.35)")
     tune.add_argument("--time", type=float, default=0.1, help="seconds of each measurement (default 0.1)")
-    options = parser.parse_args(arguments)
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    # argparse takes a remainder that begins with an option for its own.
+    own = given[:1] if given[:1] == ["demo"] and not {"-h", "--help"}.intersection(given) else given
+    options = parser.parse_args(own)
     if options.command == "info":
         from portable_mps import info
 
@@ -52,7 +55,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     # What runs from here on is for the device: also where torch has another accelerator.
     os.environ.setdefault("PORTABLE_MPS", "1")
     if options.command == "demo":
-        return _demo(demo, options.arguments)
+        return _demo(demo, given[1:])
     if options.command == "test":
         from portable_mps import selftest
 

@@ -110,6 +110,8 @@ def test_demo(tmp_path):
     command = [sys.executable, "-m", "portable_mps", "demo", "--help"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=180)
     assert done.returncode == 0 and "examples/digits.py" in done.stdout
+    done = cli("demo", "--steps", "2", "--out", str(tmp_path / "digits.png"))
+    assert done.returncode == 0 and (tmp_path / "digits.png").is_file(), done.stdout + done.stderr
 
 
 def test_built_for_another_torch(tmp_path):
