@@ -71,12 +71,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return _doctor(doctor, options.page)
 
 
-def _doctor(parser: argparse.ArgumentParser, page: Path | None) -> int:
-    if page is not None:
+def _check_writable(parser: argparse.ArgumentParser, option: str, path: Path | None) -> None:
+    """Before the work that the file is for."""
+    if path is not None:
         try:
-            page.open("w").close()
+            path.open("w").close()
         except OSError as error:
-            parser.error(f"--page: {error}")
+            parser.error(f"{option}: {error}")
+
+
+def _doctor(parser: argparse.ArgumentParser, page: Path | None) -> int:
+    _check_writable(parser, "--page", page)
     from portable_mps import doctor
 
     return doctor.run(page)
@@ -123,11 +128,7 @@ def _profile(parser: argparse.ArgumentParser, options: argparse.Namespace) -> in
         parser.error("--operators: only a trace shows them; name it with --trace FILE")
     if options.compile and options.trace is not None:
         parser.error("--compile: there is no trace of it")
-    if options.trace is not None:
-        try:
-            options.trace.open("w").close()
-        except OSError as error:
-            parser.error(f"--trace: {error}")
+    _check_writable(parser, "--trace", options.trace)
     from portable_mps import profile
 
     if options.compile:

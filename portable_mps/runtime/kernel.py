@@ -152,7 +152,7 @@ def front_end_options(profile: str, mode: Any = None, format: int = SPIRV) -> _C
 def open_pool(handle: int, functions: dict[str, int], profile: str, mode: Any, kept: Path | None) -> _C.Compiler | None:
     """Compilers beside slangpy's, one a processor; None where there shall be none, or Slang's library is not found.
 
-    handle and functions: adapter.device_functions(). profile: Adapter.profile. mode: slangpy's SlangFloatingPointMode.
+    handle and functions: vulkan.device_functions(). profile: Adapter.profile. mode: slangpy's SlangFloatingPointMode.
     kept: the folder of what was made here before.
     """
     threads = settings.compilers()

@@ -31,20 +31,23 @@ class Translated(NamedTuple):
     waits: bool
 
 
+def _kernel(metal: str) -> re.Match[str]:
+    found = _KERNEL.search(metal)
+    if found is None:
+        raise ValueError("there is no kernel in the text")
+    return found
+
+
 def kernel_of(metal: str) -> str:
     """The name of the kernel in a text. ValueError where there is none."""
-    kernel = _KERNEL.search(metal)
-    if kernel is None:
-        raise ValueError("there is no kernel in the text")
-    return kernel.group(1)
+    return _kernel(metal).group(1)
 
 
 def to_cpp(metal: str) -> Translated:
     """ValueError for a text that is none of a kernel's, or takes an argument that the stand-in does not pass."""
     text = re.sub(r"^#line.*\n", "", metal, flags=re.MULTILINE)
-    name = kernel_of(text)
-    kernel = _KERNEL.search(text)
-    assert kernel is not None
+    kernel = _kernel(text)
+    name = kernel.group(1)
     passed = ", ".join(map(_passed, filter(None, _BETWEEN_ARGUMENTS.split(kernel.group(2)))))
     text = _ATTRIBUTE.sub("", text.replace("[[kernel]]", "static"))
     text = _OF_WORKGROUP_MEMORY.sub("", text)
