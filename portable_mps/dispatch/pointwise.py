@@ -259,7 +259,7 @@ def _vector_body(body: _Body, index: str) -> list[str]:
     lines += [f"    let r{i} = {expression};" for i, expression in enumerate(body.expressions)]
     lines += [f"    v{i}[k] = {body.stored(i)};" for i in range(count)]
     lines.append("    }")
-    lines += [f"    ((vector<{o.type}, {_VECTOR}>*)p.p{i})[i] = v{i};" for i, o in enumerate(body.outputs)]
+    lines += [f"    store_vector((vector<{o.type}, {_VECTOR}>*)p.p{i} + i, v{i});" for i, o in enumerate(body.outputs)]
     return lines
 
 

@@ -123,7 +123,7 @@ def product(
 
 def _key(a: torch.Tensor, b: torch.Tensor, out: torch.Tensor) -> tuple[Any, ...]:
     """What a plan depends on of its tensors; of addresses, whether wide loads and stores are aligned."""
-    aligned = (a.data_ptr() & 31, b.data_ptr() & 31, out.data_ptr() & 3)
+    aligned = (a.data_ptr() & 31, b.data_ptr() & 31, out.data_ptr() & 31)
     return (a.shape, b.shape[2], a.stride(), b.stride(), out.stride(), a.dtype, b.dtype, out.dtype, *aligned)
 
 
@@ -457,10 +457,12 @@ def _layout(
     inside = m % tile.m == 0 and n % tile.n == 0 and a.shape[2] % depth == 0 and depth % tile.k == 0
     key = tile.variant | {"A_ALONG_K": int(a_along), "B_ALONG_K": int(b_along), "EDGE": int(not inside), "SHIFTED": 0}
     if tile.engine == PLAIN:
-        return key | {"VECTOR": int(_is_vector(a, 4 * a.element_size()) and _is_vector(b, 4 * b.element_size()))}
+        vector = _is_vector(a, 4 * a.element_size()) and _is_vector(b, 4 * b.element_size())
+        return key | {"VECTOR": int(vector), "C_RUN": _run(out, 4)}
     key |= {"A_E": _ELEMENTS[a.dtype], "B_E": _ELEMENTS[b.dtype], "ELEMENT_BYTES": a.element_size()}
     if tile.engine == SUBGROUP:
-        return key | {"VECTOR": int(_is_vector(a, 16) and _is_vector(b, 16))}
+        vector = _is_vector(a, 16) and _is_vector(b, 16)
+        return key | {"VECTOR": int(vector), "C_RUN": _run(out, 16 // max(2, out.element_size()))}
     unit = 16 // a.element_size()
     key["EDGE"] = 0
     if m % tile.m or n % tile.n:
@@ -471,16 +473,19 @@ def _layout(
     unroll, tail = tiles.unrolled(tile, depth, a.shape[2])
     if out.dtype == torch.float16:
         key["STORE_C(x)"] = "half(x)"  # the conversion that the matrices have
-    pair = 4 // out.element_size()
-    strides = (out.stride(0) if out.shape[0] > 1 else 0, out.stride(1), n if key["SHIFTED"] else 0)
-    aligned = out.data_ptr() % 4 == 0 and out.stride(2) == 1 and all(s % pair == 0 for s in strides)
     return key | {
         "UNROLL": 1 if key["EDGE"] else unroll,
         "TAIL": int(tail),
         "C_E": _RESULTS[out.dtype],
         "ROUNDED": int(out.dtype == torch.bfloat16),
-        "C_ALIGNED": int(aligned),
+        "C_RUN": _run(out, 16 // out.element_size()),
     }
+
+
+def _run(out: torch.Tensor, count: int) -> int:
+    """`count`, if as many neighbours of a row can be stored as one vector everywhere; else 1."""
+    fits = out.stride(2) == 1 and out.shape[2] % count == 0 and _is_aligned(out, count * out.element_size())
+    return count if fits and _contiguous(out) == 2 else 1
 
 
 def _is_vector(tensor: torch.Tensor, size: int) -> bool:

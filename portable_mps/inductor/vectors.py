@@ -94,7 +94,7 @@ class Vectors:
         )
         writes = IndentedBuffer()
         for i, (name, pointer, place, kind) in enumerate(self._writes):
-            line = f"*(vector<{kind}, {WIDTH}>*)(p.{pointer} + ({place})) = written{i};"
+            line = f"store_vector((vector<{kind}, {WIDTH}>*)(p.{pointer} + ({place})), written{i});"
             writes.writeline(DeferredLine(name, line))
         self._scope(code, "", tree.name, "first", ranges, writes)
         return code
