@@ -27,7 +27,7 @@ WARMUP = 3  # first steps compile kernels and fill the allocator: their losses c
 
 @dataclass
 class Workload:
-    """A model, its optimiser, the data of one step, and the loss of the model on that data."""
+    """A model, its optimiser, the data of one step, and the loss of the model, or one that wraps it, on that data."""
 
     model: nn.Module
     optimizer: torch.optim.Optimizer
@@ -45,7 +45,7 @@ def gpt2(device: str, batch: int, length: int) -> Workload:
     model = GPT2LMHeadModel(config).to(device)
     model.loss_type = "ForCausalLM"  # what it takes anyway, with a warning
     optimizer = torch.optim.AdamW(model.parameters(), lr=3e-4, weight_decay=0.1)
-    return Workload(model, optimizer, (tokens.to(device),), lambda tokens: model(tokens, labels=tokens).loss)
+    return Workload(model, optimizer, (tokens.to(device),), lambda model, tokens: model(tokens, labels=tokens).loss)
 
 
 def resnet50(device: str, batch: int, length: int) -> Workload:
@@ -56,7 +56,7 @@ def resnet50(device: str, batch: int, length: int) -> Workload:
     model = resnet50(weights=None).to(device)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9, weight_decay=1e-4)
     data = images.to(device), labels.to(device)
-    return Workload(model, optimizer, data, lambda images, labels: F.cross_entropy(model(images), labels))
+    return Workload(model, optimizer, data, lambda model, images, labels: F.cross_entropy(model(images), labels))
 
 
 def bert(device: str, batch: int, length: int) -> Workload:
@@ -67,7 +67,7 @@ def bert(device: str, batch: int, length: int) -> Workload:
     tokens = torch.randint(config.vocab_size, (batch, length))
     model = BertForMaskedLM(config).to(device)
     optimizer = torch.optim.AdamW(model.parameters(), lr=3e-4, weight_decay=0.1)
-    return Workload(model, optimizer, (tokens.to(device),), lambda tokens: model(tokens, labels=tokens).loss)
+    return Workload(model, optimizer, (tokens.to(device),), lambda model, tokens: model(tokens, labels=tokens).loss)
 
 
 # name: builder, batch, length of the text or side of the images
@@ -105,7 +105,7 @@ def train(workload: Workload, device: str, dtype: torch.dtype, steps: int) -> tu
         synchronize(device)
         start = time.perf_counter()
         with torch.autocast(device, dtype=torch.bfloat16, enabled=dtype == torch.bfloat16):
-            loss = workload.loss(*workload.data)
+            loss = workload.loss(workload.model, *workload.data)
         workload.optimizer.zero_grad()
         loss.backward()
         workload.optimizer.step()
