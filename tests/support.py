@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import traceback
 from collections.abc import Callable
 from pathlib import Path
@@ -12,8 +13,8 @@ import torch
 from torch.utils._pytree import tree_flatten, tree_map
 
 import portable_mps
-from portable_mps import settings
-from portable_mps.runtime import adapter
+from portable_mps import _C, settings
+from portable_mps.runtime import adapter, kernel
 
 FLOATS = (torch.float32, torch.float16, torch.bfloat16)
 INTEGERS = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
@@ -130,3 +131,13 @@ def compare(function: Callable[..., Any], *arguments: Any, grad: bool = False, *
             assert (have is None) == (want is None)
             if want is not None:
                 assert_same(have, want, **tolerance)
+
+
+@functools.cache
+def _front_end() -> _C.FrontEnd:
+    return _C.FrontEnd(kernel.front_end_options("sm_6_4"))
+
+
+def spirv_of(source: str, entry: str) -> bytes:
+    """A kernel's SPIR-V for a GPU, parameters pushed; RuntimeError with Slang's words."""
+    return _front_end().compile(f"#define PARAMS uniform Params\n{source}", entry)

@@ -158,7 +158,10 @@ def plain_tile(problem: Problem, rows: int, mode: str) -> dict[str, int]:
     if adapter.registers < 128 and sides * each * groups > 8:
         large = 1
     # A quarter of the registers for all that is not sums: with less, compilers were seen to spill.
-    tiles = [(1 if rows <= 16 else height, across) for height, across in ((large, large), (2, 2), (1, 2))]
+    shapes = [(large, large), (2, 2), (1, 2)]
+    if mode == FORWARD and large == 4 and rows > 64 and adapter.max_shared_memory >= 46 << 10:
+        shapes.insert(0, (8, 4))
+    tiles = [(1 if rows <= 16 else height, across) for height, across in shapes]
     height, across = next((tile for tile in tiles if sums(tile) <= adapter.registers * 3 // 4), tiles[-1])
     return {
         "RM": height,

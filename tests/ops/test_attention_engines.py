@@ -6,24 +6,23 @@ import pytest
 import torch
 import torch.nn.functional as F
 from attention_reference import check, halves, normal, reference
-from support import to_mps
+from support import spirv_of, to_mps
 
 attend = F.scaled_dot_product_attention
 
 
 @pytest.fixture
 def loaded(monkeypatch):
-    """Where the adapter has no matrices, kernels of attention go as far as the Slang compiler takes them: the names."""
+    """Where the adapter has no matrices, kernels of attention go as far as SPIR-V: their names."""
     from portable_mps.ops import attention
-    from portable_mps.runtime import device, kernel
+    from portable_mps.runtime import kernel
 
     compiled = kernel.Compiler.compile
 
-    def load(compiler, name, source, *more):
+    def load(compiler, name, source, size, entry="run"):
         if "attention" not in name or "extents" in name:  # which is for any adapter
-            return compiled(compiler, name, source, *more)
-        module = f"{name}_{abs(hash(source))}"
-        device.current().compiler._device.load_module_from_source(module, f"#define PARAMS uniform Params\n{source}")
+            return compiled(compiler, name, source, size, entry)
+        spirv_of(source, entry)
         return names.append(name)
 
     names: list[str] = []
