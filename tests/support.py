@@ -141,3 +141,18 @@ def _front_end() -> _C.FrontEnd:
 def spirv_of(source: str, entry: str) -> bytes:
     """A kernel's SPIR-V for a GPU, parameters pushed; RuntimeError with Slang's words."""
     return _front_end().compile(f"#define PARAMS uniform Params\n{source}", entry)
+
+
+def compare_with_float64(function: Callable[..., torch.Tensor], *arguments: torch.Tensor, units: float) -> None:
+    """function(*arguments) and its gradients on the device against the CPU's in float64: within so many units in the
+    last place of each result's largest value."""
+    results = []
+    for inputs in (to_mps(arguments), [a.double() for a in arguments]):
+        leaves = [a.requires_grad_() for a in inputs]
+        out = function(*leaves)
+        cotangent = torch.linspace(-1, 1.5, out.numel(), dtype=torch.float64).view(out.shape)
+        cotangent = cotangent.to(arguments[0].dtype).to(out.dtype).to(out.device)
+        results.append((out.detach(), *torch.autograd.grad(out, leaves, cotangent)))
+    for have, want in zip(*results, strict=True):
+        close = units * torch.finfo(have.dtype).eps * want.abs().max().item()
+        torch.testing.assert_close(have.cpu().double(), want, rtol=0.0, atol=close)

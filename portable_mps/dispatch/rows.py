@@ -16,6 +16,7 @@ from portable_mps.runtime.kernel import Template
 
 THREADS = 256  # a workgroup, as in kernels/place.slangh
 _KEPT = (4, 16)  # elements of a row that a thread keeps in registers, by variant
+_WIDTH, _ALIGNED = 4, 16  # elements of a vector, and of which bytes the places of any dtype's are multiples
 _WIDE_FROM = 2**31 - 1024
 _REMEMBERED = 4096  # launches, by shape
 
@@ -48,12 +49,13 @@ class RowKernel:
         the first decides the compute type. keep: rows short enough stay in registers.
         """
         given = [t for t in tensors if t is not None]
-        key = (shape, scalars, keep, *types.values(), *defines.values())
+        aligned = all([t.data_ptr() % _ALIGNED == 0 for t in given])
+        key = (shape, scalars, keep, aligned, *types.values(), *defines.values())
         plan = self._plans.get(key)
         if plan is None:
             if len(self._plans) >= _REMEMBERED:
                 self._plans.clear()
-            plan = self._plans[key] = self._prepare(shape, types, scalars, keep, defines)
+            plan = self._plans[key] = self._prepare(shape, types, scalars, keep, aligned, defines)
         plan.record(tensors, [t for t in given if all(t is not w for w in writes)], writes)
 
     def _prepare(
@@ -62,6 +64,7 @@ class RowKernel:
         types: dict[str, torch.dtype],
         scalars: tuple[float, ...],
         keep: bool,
+        aligned: bool,
         defines: dict[str, Any],
     ) -> Prepared:
         outer, size, inner = shape
@@ -69,13 +72,14 @@ class RowKernel:
         height = threads_along(size)
         if inner > 1:  # neighbouring rows are neighbours in memory: at least 32 of them a workgroup
             height = min(height, 8)
-        each = -(-size // height)
+        vectors = aligned and inner == 1 and size % _WIDTH == 0
+        each = _WIDTH * -(-size // (_WIDTH * height)) if vectors else -(-size // height)
         items = next((n for n in _KEPT if each <= n), 0) if keep else 0
         if not items:
-            check_turns(next(iter(self._templates.values())).stem, 3 * each)
+            check_turns(next(iter(self._templates.values())).stem, 3 * -(-each // _WIDTH))
         wide = rows * size >= _WIDE_FROM
         compute = storage(next(iter(types.values()))).compute
-        words: dict[str, Any] = {"A": "int" if compute == "bool" else compute, "ITEMS": items}
+        words: dict[str, Any] = {"A": "int" if compute == "bool" else compute, "ITEMS": items, "VECTORS": int(vectors)}
         words |= {"Index": "uint64_t", "Offset": "int64_t"} if wide else {"Index": "uint", "Offset": "int"}
         for name, dtype in types.items():
             row = storage(dtype)

@@ -5,7 +5,7 @@ import copy
 import pytest
 import torch
 import torch.nn.functional as F
-from support import FLOATS, assert_same, compare, to_mps
+from support import FLOATS, assert_same, compare, compare_with_float64, to_mps
 from torch import nn
 
 
@@ -81,6 +81,22 @@ def test_layer(shape, normalized, parameters):
     compare(
         lambda x, w, b: F.layer_norm(x, normalized, w, b), sample(*shape), weight, bias, grad=True, rtol=1e-3, atol=1e-4
     )
+
+
+# As of softmax; the parameters may lie beside a vector, too, and have another dtype.
+@pytest.mark.parametrize("dtype", [*FLOATS, torch.float64])
+@pytest.mark.parametrize("size", [4, 7, 64, 1000, 1001, 1028, 4096, 4100, 9001])
+@pytest.mark.parametrize("start,beside", [(0, 0), (1, 0), (0, 1)])
+def test_lengths_and_alignment(size, start, beside, dtype):
+    x, w = sample(3 * size + start, dtype=dtype), sample(size + beside, dtype=dtype)
+    for norm in (lambda x, w: F.layer_norm(x, (size,), w, w), lambda x, w: F.rms_norm(x, (size,), w, eps=1e-5)):
+        compare_with_float64(lambda x, w, n=norm: n(x[start:].view(3, size), w[beside:]), x, w, units=8)
+
+
+@pytest.mark.parametrize("start", [0, 1])
+def test_float_parameters_of_half_rows(start):
+    x, w = sample(3 * 64 + start, dtype=torch.bfloat16), sample(64)
+    compare(lambda x, w: torch.native_layer_norm(x[start:].view(3, 64), (64,), w, w, 1e-5)[0], x, w, **LOOSE)
 
 
 def test_layer_of_strided_and_empty():

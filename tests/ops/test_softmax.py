@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from support import FLOATS, assert_same, compare
+from support import FLOATS, assert_same, compare, compare_with_float64
 
 FUNCTIONS = (torch.softmax, torch.log_softmax)
 
@@ -34,8 +34,18 @@ def test_dtypes(function, dtype):
         compare(lambda t, d=dim: function(t, d, dtype=torch.float32), x, grad=True, **(loose or {"atol": 1e-6}))
 
 
+# Lengths that vectors fit or do not, in registers and beyond them; rows that start at a vector and beside one.
+@pytest.mark.parametrize("dtype", [*FLOATS, torch.float64])
+@pytest.mark.parametrize("size", [4, 7, 12, 64, 1000, 1001, 1028, 4096, 4100, 9001])
+@pytest.mark.parametrize("start", [0, 1, 4])
+def test_lengths_and_alignment(size, start, dtype):
+    x = sample(3 * size + start, dtype=dtype)
+    for function in FUNCTIONS:
+        compare_with_float64(lambda t, f=function: f(t[start:].view(3, size), 1), x, units=100)
+
+
 @pytest.mark.parametrize("function", FUNCTIONS)
-@pytest.mark.parametrize("size", [9, 5000])
+@pytest.mark.parametrize("size", [8, 9, 5000, 5001])
 def test_special_values(function, size):
     x = sample(6, size)
     x[0, 3] = math.inf
