@@ -16,7 +16,7 @@ _BOOL, _INTEGER, _FLOAT, _VECTOR, _MATRIX, _ARRAY, _STRUCT, _POINTER = 20, 21, 2
 _WORKGROUP, _PUSH_CONSTANT, _OFFSET = 4, 9, 35
 # By capability, the field of Adapter.features that has it.
 FEATURES = {9: "float16", 10: "float64", 11: "shaderInt64", 12: "int64_atomics", 22: "shaderInt16"}
-FEATURES |= {39: "shaderInt8", 4433: "storage16", 4448: "storage8"}
+FEATURES |= {39: "shaderInt8", 4433: "storage16", 4448: "storage8", 64: "subgroup_shuffle", 65: "subgroup_shuffle"}
 _HEADER = 5  # words
 _CHECKSUM = 8  # bytes at the start of a kept file (csrc/files.cpp)
 

@@ -10,7 +10,9 @@ from processes import output_of, run_script
 
 from portable_mps.runtime import adapter
 
-LEAST = "float64,float16,int64_atomics,float32_atomics,cooperative_matrix,push_constants=128,shared=16384"
+LEAST = (
+    "float64,float16,int64_atomics,float32_atomics,subgroup_shuffle,cooperative_matrix,push_constants=128,shared=16384"
+)
 
 # One of each family of kernels with much shared memory, many parameters or sums in any order.
 NETWORK = """

@@ -12,6 +12,7 @@ import torch
 
 from portable_mps.dispatch.launch import Prepared, check_turns, grid
 from portable_mps.dispatch.promotion import storage
+from portable_mps.runtime import device
 from portable_mps.runtime.kernel import Template
 
 THREADS = 256  # a workgroup, as in kernels/place.slangh
@@ -80,6 +81,7 @@ class RowKernel:
         wide = rows * size >= _WIDE_FROM
         compute = storage(next(iter(types.values()))).compute
         words: dict[str, Any] = {"A": "int" if compute == "bool" else compute, "ITEMS": items, "VECTORS": int(vectors)}
+        words["SHUFFLES"] = int(device.current().adapter.features["subgroup_shuffle"])
         words |= {"Index": "uint64_t", "Offset": "int64_t"} if wide else {"Index": "uint", "Offset": "int"}
         for name, dtype in types.items():
             row = storage(dtype)

@@ -20,7 +20,14 @@ from portable_mps.runtime.clock import Queries
 from portable_mps.runtime.parameters import MOST_BYTES
 
 INSTALL = "slangpy brings it; it needs a C++ compiler."
-_LACKING = {"float32_atomics", "int64_atomics", "cooperative_matrix", "bfloat16", "workgroup_matrix"}
+_LACKING = {
+    "float32_atomics",
+    "int64_atomics",
+    "subgroup_shuffle",
+    "cooperative_matrix",
+    "bfloat16",
+    "workgroup_matrix",
+}
 
 
 @functools.cache

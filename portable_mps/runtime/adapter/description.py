@@ -21,6 +21,7 @@ FEATURES = (
     "bufferDeviceAddress",
     "int64_atomics",
     "float32_atomics",
+    "subgroup_shuffle",
     "cooperative_matrix",
     "bfloat16",
     "workgroup_matrix",

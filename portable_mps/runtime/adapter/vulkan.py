@@ -199,6 +199,9 @@ def _pointer(struct: Any) -> Any:
     return struct if ffi.typeof(struct).kind == "pointer" else ffi.addressof(struct)
 
 
+_SHUFFLES = 0x8 | 0x10  # VK_SUBGROUP_FEATURE_BALLOT_BIT, VK_SUBGROUP_FEATURE_SHUFFLE_BIT
+
+
 def _describe(index: int, handle: Any) -> Adapter:
     vk = _vulkan()
     hides = hidden()
@@ -213,6 +216,9 @@ def _describe(index: int, handle: Any) -> Adapter:
     features = {name: bool(getattr(structs[of], fields[0])) for name, (of, *fields) in _FIELDS.items()}
     features |= {
         "float32_atomics": "atomics" in structs and bool(structs["atomics"].shaderBufferFloat32AtomicAdd),
+        "subgroup_shuffle": "subgroup_shuffle" not in hides
+        and bool(subgroup.supportedStages & vk.VK_SHADER_STAGE_COMPUTE_BIT)
+        and subgroup.supportedOperations & _SHUFFLES == _SHUFFLES,
         "cooperative_matrix": "cooperative" in structs and bool(structs["cooperative"].cooperativeMatrix),
         "bfloat16": "VK_KHR_shader_bfloat16" in extensions,
         # Conversions, tensor addressing and the rest of it: the kernels use all but the reductions in 2 x 2 blocks.
