@@ -1,6 +1,6 @@
 """Cross entropy of class labels over many classes, forward and backward without the probabilities in memory.
 
-kernels/cross_entropy.slang names the paper. csrc/cross_entropy.cpp says which losses come here: weights of classes,
+csrc/cross_entropy.cpp says which losses come here: weights of classes,
 smoothed labels, probabilities as targets and few classes are left to torch's composition of log_softmax and nll_loss,
 as are gradients of gradients.
 """
@@ -75,7 +75,8 @@ def _launch(
     **defines: Any,
 ) -> None:
     row = storage(scores.dtype)
-    variant = {"T": row.type, "LOAD(x)": row.load.format("x"), "STORE(x)": row.store.format("x")}
+    variant: dict[str, Any] = {"T": row.type, "LOAD(x)": row.load.format("x"), "STORE(x)": row.store.format("x")}
+    variant["SHUFFLES"] = int(device.current().adapter.features["subgroup_shuffle"])
     backward = {"REDUCED": 0, "COUNTED": 0, **types("S", torch.float32)}  # which the forward kernel's file has, too
     launch(template, grid(len(scores)), arguments, reads, writes, **{**backward, **variant, **defines})
 

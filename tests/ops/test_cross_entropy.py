@@ -41,6 +41,21 @@ def test_against_float64(dtype, reduction, classes):
     close(slope, exact_slope, rtol=max(2 * unit, 2e-5), atol=1e-7)
 
 
+# Rows, and those of their gradient, begin at a vector or beside one, and are as long as some vectors or not.
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("start", [0, 1, 2, 3, 4])
+@pytest.mark.parametrize("classes", [512, 513, 4096, 4099])
+def test_parts_of_rows(dtype, start, classes):
+    scores, target = sample(classes=classes + 6, dtype=dtype)
+    target %= classes
+    unit = torch.finfo(dtype).eps
+    (loss, slope), (exact, exact_slope) = both(
+        scores, target, call=lambda x, y: F.cross_entropy(x[:, start : start + classes], y)
+    )
+    close(loss, exact, rtol=max(2 * unit, 1e-6), atol=1e-6)
+    close(slope, exact_slope, rtol=max(2 * unit, 2e-5), atol=1e-7)
+
+
 def test_other_numbers_are_ignored_and_none_counts():
     scores, target = sample()
     target[1] = 3
