@@ -20,7 +20,7 @@ _OF_WORKGROUP_MEMORY = re.compile(r"template<[^>]*>\n[^\n{]*\bthreadgroup T\*[^\
 _POSITIONS = {
     "thread_position_in_threadgroup": "uint3(t[0], t[1], t[2])",
     "threadgroup_position_in_grid": "uint3(g[0], g[1], g[2])",
-    "thread_index_in_simdgroup": "metal_lane",
+    "thread_index_in_simdgroup": "metal::simd_lane()",
     "threads_per_simdgroup": "32u",
 }
 

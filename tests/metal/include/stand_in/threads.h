@@ -43,9 +43,12 @@ struct Threadgroup {
   }
 };
 
+// The caller's place in the simdgroup. What the simdgroup exchanges is not the kernel's memory: a watch leaves it alone.
+__attribute__((no_sanitize("thread"))) inline uint simd_lane() { return metal_lane; }
+
 // What thread `lane` of the simdgroup passes for `value`; a lane that is not there gives what is left in its place.
 template <typename T>
-inline T simd_shuffle(T value, ushort lane, int line = __builtin_LINE()) {
+__attribute__((no_sanitize("thread"))) inline T simd_shuffle(T value, ushort lane, int line = __builtin_LINE()) {
   static_assert(sizeof(T) <= 16, "an exchange has 16 bytes");
   __builtin_memcpy(metal_exchange(metal_lane), &value, sizeof(T));
   metal_simdgroup_barrier(line);
@@ -56,7 +59,7 @@ inline T simd_shuffle(T value, ushort lane, int line = __builtin_LINE()) {
 }
 template <typename T>
 inline T simd_shuffle_xor(T value, ushort mask, int line = __builtin_LINE()) {
-  return simd_shuffle(value, ushort(metal_lane ^ mask), line);
+  return simd_shuffle(value, ushort(simd_lane() ^ mask), line);
 }
 template <typename T>
 inline T simd_broadcast(T value, ushort lane, int line = __builtin_LINE()) { return simd_shuffle(value, lane, line); }
