@@ -99,7 +99,7 @@ class Reduction:
                 self([*outputs[:i], same, *outputs[i + 1 :]], inputs, dims, scalars)
                 output.copy_(same)
                 return
-        aligned = first.data_ptr() % (_VECTOR * first.element_size()) == 0
+        aligned = tuple([t.data_ptr() % (_VECTOR * t.element_size()) == 0 for t in inputs])
         dtypes = tuple([t.dtype for t in (*outputs, *inputs)])
         key = (dims, first.shape, strides, dtypes, aligned, *[t.stride() for t in inputs])
         launch = self._launches.get(key)
@@ -129,18 +129,20 @@ class Reduction:
         for output, result in zip(outputs, results, strict=True):
             output.copy_(result.view(output.shape))
 
-    def _prepare(self, plan: _Plan, dtypes: tuple[torch.dtype, ...], outputs: int, aligned: bool) -> _Launch:
+    def _prepare(
+        self, plan: _Plan, dtypes: tuple[torch.dtype, ...], outputs: int, aligned: tuple[bool, ...]
+    ) -> _Launch:
         if self.like:
             refuse_as_cpu(self.like, *dtypes[outputs:], out=dtypes[:outputs] if self.converts else ())
         operands = [storage(dtype, self.complex) for dtype in dtypes]
         accumulator = self._accumulator(operands[0], operands[outputs])
         kept_count = math.prod(d[0] for d in plan.kept)
         reduced_count = math.prod(d[0] for d in plan.reduced)
-        vector = self.inputs == 1 and aligned and not dtypes[outputs].is_complex and _is_vectorisable(plan)
-        shape = _geometry(kept_count, reduced_count, plan.reduced_innermost, vector)
+        vectors = () if any(dtype.is_complex for dtype in dtypes[outputs:]) else _vectors(plan, aligned)
+        shape = _geometry(kept_count, reduced_count, plan.reduced_innermost, bool(vectors))
         ranks = (_rank_class(len(plan.kept)), _rank_class(len(plan.reduced)))
 
-        source = self._source(operands[:outputs], operands[outputs:], accumulator, ranks, plan.wide, vector)
+        source = self._source(operands[:outputs], operands[outputs:], accumulator, ranks, plan.wide, vectors)
         index, offset = ("Q", "q") if plan.wide else ("I", "i")
         layout = struct.Struct(
             f"@{len(operands)}Q{self.scalars}{'d' if accumulator == 'double' else 'f'}4{index}I"
@@ -182,9 +184,9 @@ class Reduction:
         accumulator: str,
         ranks: tuple[int, int],
         wide: bool,
-        vector: bool,
+        vectors: tuple[bool, ...],
     ) -> str:
-        """The generated part, then the skeleton."""
+        """The generated part, then the skeleton. vectors: as of `_vectors`."""
         names = [f"i{k}" for k in range(self.inputs)]
         letters = _LETTERS[: self.inputs]
         index, offset = ("uint64_t", "int64_t") if wide else ("uint", "int")
@@ -203,14 +205,17 @@ class Reduction:
         scalars = [f"let k{k} = p.k{k};" for k in range(self.scalars)]
         values = [f"let {c} = v.{c};" for c in letters]
         results = [f"p.o{k}[at] = {o.store.format(f'({self.results[k]})')};" for k, o in enumerate(outputs)]
-        loads = []
         target = outputs[0] if self.converts and outputs[0].dtype in _ROUNDED else None
-        for k, operand in enumerate(inputs):
-            loads.append(f"{letters[k]} = {_loaded(operand, accumulator, f'p.i{k}[at.i{k}]', target)};")
+
+        def assigned(to: str, elements: Sequence[str]) -> list[str]:
+            operands = zip(letters, inputs, elements, strict=True)
+            return [f"{to}.{c} = {_loaded(operand, accumulator, element, target)};" for c, operand, element in operands]
+
+        elements = [f"p.i{k}[at.i{k}]" for k in range(self.inputs)]
         lines = [
             *("import lib.dtypes;", "import lib.casts;", "import lib.maths;"),
             *(f"typealias A = {accumulator};", f"typealias Index = {index};", f"typealias Offset = {offset};"),
-            f"#define WIDTH {_VECTOR if vector else 1}u",
+            f"#define WIDTH {_VECTOR if vectors else 1}u",
             *helpers,
             f"typealias State = {self.state};",
             f"struct Params {{ {' '.join(fields)} }};",
@@ -228,16 +233,17 @@ class Reduction:
             "Values load_one(Params p, Offsets base, Index element)",
             "{ Offsets at = base; Index rest = element;",
             *_advance("reduced", ranks[1], names),
-            f"Values v; {' '.join(f'v.{line}' for line in loads)} return v; }}",
+            f"Values v; {' '.join(assigned('v', elements))} return v; }}",
             "void load(Params p, Offsets base, Index unit, out Values v[WIDTH])",
         ]
-        if vector:
-            pointee = f"vector<{inputs[0].type}, {_VECTOR}>"
-            lines += [
-                f"{{ {pointee} raw = load_vector(({pointee}*)(p.i0 + base.i0) + unit);",
-                "[ForceUnroll] for (uint c = 0; c < WIDTH; ++c)",
-                f"    v[c].a = {_loaded(inputs[0], accumulator, 'raw[c]', target)}; }}",
-            ]
+        if vectors:
+            lines += ["{ Offsets at = base; Index rest = unit * WIDTH;", *_advance("reduced", ranks[1], names)]
+            for k in (k for k, is_vector in enumerate(vectors) if is_vector):
+                pointee = f"vector<{inputs[k].type}, {_VECTOR}>"
+                lines.append(f"{pointee} raw{k} = load_vector(({pointee}*)(p.i{k} + at.i{k}));")
+                elements[k] = f"raw{k}[c]"
+            body = " ".join(assigned("v[c]", elements))
+            lines.append(f"[ForceUnroll] for (uint c = 0; c < WIDTH; ++c) {{ {body} }} }}")
         else:
             lines.append("{ v[0] = load_one(p, base, unit); }")
         return "\n".join(lines) + "\n" + (KERNELS / "reduction.slang").read_text()
@@ -349,14 +355,20 @@ def _collapse(rows: list[tuple[int, ...]]) -> list[tuple[int, ...]]:
     return merged
 
 
-def _is_vectorisable(plan: _Plan) -> bool:
-    """One contiguous reduced dimension, every output's part of it aligned if the first is."""
-    return (
-        len(plan.reduced) == 1
-        and plan.reduced[0][1] == 1
-        and plan.reduced[0][0] >= 4 * _VECTOR
-        and all(row[2] % _VECTOR == 0 for row in plan.kept)
-    )
+def _vectors(plan: _Plan, aligned: tuple[bool, ...]) -> tuple[bool, ...]:
+    """Which inputs are read by vectors along the innermost reduced dimension, where the others have one element; no
+    flags where any of them has neither."""
+    size, *steps = plan.reduced[0] if plan.reduced else (0,)
+    outer = plan.reduced[1:]
+    if size < 4 * _VECTOR or (outer and size % _VECTOR):
+        return ()
+    flags = []
+    for i, step in enumerate(steps):
+        strides = [row[2 + i] for row in plan.kept] + [row[1 + i] for row in outer]
+        flags.append(step == 1 and aligned[i] and all(stride % _VECTOR == 0 for stride in strides))
+        if step != 0 and not flags[i]:
+            return ()
+    return tuple(flags) if any(flags) else ()
 
 
 def _rank_class(rank: int) -> int:

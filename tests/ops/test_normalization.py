@@ -46,6 +46,17 @@ def test_batch(dims, options):
     train_both(module, sample(6, 5, *(4, 3, 2)[:dims]), **CLOSE)
 
 
+# Vectors fit a channel's part of a sample, or its length or its place forbids it.
+@pytest.mark.parametrize("dtype", [*FLOATS, torch.float64])
+@pytest.mark.parametrize("start", [0, 1])
+@pytest.mark.parametrize("size", [(4, 4), (3, 7), (70, 60)])
+def test_planes(size, start, dtype):
+    shape = (3, 4, *size)
+    x, w = sample(12 * size[0] * size[1] + start, dtype=dtype), sample(4, dtype=dtype)
+    for norm in (lambda x, w: F.batch_norm(x, None, None, w, w, training=True), lambda x, w: F.group_norm(x, 2, w, w)):
+        compare_with_float64(lambda x, w, n=norm: n(x[start:].view(shape), w), x, w, units=16)
+
+
 def test_batch_of_vectors_and_channels_last():
     train_both(nn.BatchNorm1d(7), sample(9, 7), **CLOSE)
     train_both(nn.BatchNorm2d(4), sample(3, 4, 5, 6).contiguous(memory_format=torch.channels_last), **CLOSE)

@@ -51,6 +51,20 @@ def test_shapes(shape, dim, keepdim):
     compare(lambda t: t.mean(dims, keepdim=keepdim), x)
 
 
+# Vectors fit the innermost reduced dimension, or its length, its place or its neighbours' places forbid it.
+@pytest.mark.parametrize("dtype", [*FLOATS, torch.float64, torch.uint8])
+@pytest.mark.parametrize("start", [0, 1, 4])
+@pytest.mark.parametrize(
+    "shape,dims", [((6, 5, 32), (0, 2)), ((6, 5, 18), (0, 2)), ((3, 4, 2, 16), (0, 2)), ((3, 2100), (1,))]
+)
+def test_vectors(shape, dims, start, dtype):
+    x = sample(math.prod(shape) + 2 * start, dtype=dtype)
+    loose = {"rtol": 1e-2, "atol": 1e-2} if dtype.itemsize == 2 else {"rtol": 1e-5, "atol": 1e-5}
+    for length in (shape[-1], shape[-1] - 2):  # rows that are a part of longer ones
+        compare(lambda t, n=length: t[start : start + math.prod(shape)].view(shape)[..., :n].sum(dims), x, **loose)
+    compare(lambda t: t[start : start + math.prod(shape)].view(shape).amax(dims), x)
+
+
 def test_every_size():
     # What is left over after loads of four, with fewer threads than that.
     for size in range(1, 70):
