@@ -270,7 +270,8 @@ class Plan:
         groups = (*grid(-(-n // tile.n) * -(-m // tile.m))[:2], batch * choice.splits)
         if choice.splits == 1:
             in_place = d is not None and beta != 0 and d.data_ptr() == out.data_ptr()
-            key = variant | _layout(a, b, out, tile, k, in_place)
+            count = 1 if taps is None else taps.numel() - 2
+            key = variant | _layout(a, b, out, tile, k, in_place, count)
             if tile.engine == WORKGROUP and d is not None and alpha == beta == 1 and _span(d) < 1 << 31:
                 key["SCALED"] = 2
             numbers = (*batches, *sizes, *added)
@@ -449,9 +450,12 @@ def _types(a: torch.dtype, b: torch.dtype, result: torch.dtype) -> dict[str, Any
 
 
 def _layout(
-    a: torch.Tensor, b: torch.Tensor, out: torch.Tensor, tile: tiles.Tile, depth: int, in_place: bool
+    a: torch.Tensor, b: torch.Tensor, out: torch.Tensor, tile: tiles.Tile, depth: int, in_place: bool, taps: int = 1
 ) -> dict[str, Any]:
-    """The compile key's other part: the tile, how operands lie, what happens at the edges. depth: of a part of K."""
+    """The compile key's other part: the tile, how operands lie, what happens at the edges.
+
+    depth: of a part of K. taps: how many products are summed up.
+    """
     m, n = a.shape[1], b.shape[2]
     a_along, b_along = _contiguous(a) == 2, _contiguous(b) == 1
     inside = m % tile.m == 0 and n % tile.n == 0 and a.shape[2] % depth == 0 and depth % tile.k == 0
@@ -470,7 +474,7 @@ def _layout(
         starts = (a_along or m % unit == 0) and (b_along or n % unit == 0)
         shifted = m >= tile.m and n >= tile.n and starts and not in_place
         key |= {"SHIFTED": 1} if shifted else {"EDGE": 1}
-    unroll, tail = tiles.unrolled(tile, depth, a.shape[2])
+    unroll, tail = tiles.unrolled(tile, depth, a.shape[2], taps)
     if out.dtype == torch.float16:
         key["STORE_C(x)"] = "half(x)"  # the conversion that the matrices have
     return key | {

@@ -20,7 +20,7 @@ from portable_mps.runtime.adapter import Adapter
 
 _SPLITS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32)
 _WAVES = {WORKGROUP: (1, 2, 3, 4), SUBGROUP: (1, 2, 3, 4), PLAIN: (1, 2, 4, 6, 8)}  # for which K is split besides
-_UNROLLED = (16, 12, 8, 6, 4, 3, 2, 1)
+_UNROLLED = (16, 12, 9, 8, 6, 4, 3, 2, 1)
 CORES = 64  # where the driver does not tell
 # Of one core, in multiply-adds: filling and draining a tile's pipeline (per element of it), a byte of memory, and one
 # more dispatch, with what it costs the host. The latter two as the fastest engine counts, which does most meanwhile.
@@ -250,9 +250,14 @@ def choose(shape: Shape, engine: str, splits_k: bool = True) -> Choice | None:
     return known or expected
 
 
-def unrolled(tile: Tile, part: int, depth: int) -> tuple[int, bool]:
-    """How many steps of K the workgroup engine writes out for parts of a depth, and whether some are left over."""
+def unrolled(tile: Tile, part: int, depth: int, taps: int = 1) -> tuple[int, bool]:
+    """How many steps of K the workgroup engine writes out for parts of a depth, and whether some are left over.
+
+    taps: how many products are summed up; steps of several are written out where none has a part of a step.
+    """
     steps = part // tile.k
+    if taps > 1 and part == depth and depth % tile.k == 0:
+        return next(count for count in _UNROLLED if steps * taps % count == 0), False
     whole = next(count for count in _UNROLLED if steps % count == 0)
     unroll = whole if whole >= 4 or steps < 8 else 8
     return unroll, any(size % (unroll * tile.k) for size in (part, depth % part))
