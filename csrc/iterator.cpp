@@ -8,7 +8,12 @@ namespace portable_mps {
 namespace {
 
 constexpr int64_t kThreads = 256;  // a workgroup, as in dispatch/pointwise.py
-constexpr int64_t kVector = 4;     // elements a thread in the vectorised variant
+// The vectorised variants, of which dispatch/pointwise.py has the other half: elements of a vector,
+// and of one where an operand has elements of 8 bytes, so that none is wider than a load.
+constexpr int64_t kVector = 4, kVectorOfWide = 2;
+constexpr int64_t kMany = 1 << 14;   // elements that are worth a variant of their own
+constexpr int64_t kLarge = 1 << 22;  // elements from which a thread takes two vectors
+constexpr int64_t kEnough = 16;      // bytes that a thread reads at once, if it takes one only
 constexpr std::array<int, 10> kRankClasses = {1, 2, 3, 4, 5, 6, 8, 12, 16, 64};
 
 int rank_class(int rank) {
@@ -184,21 +189,60 @@ at::TensorIterator build(const std::vector<at::Tensor>& outputs,
   return config.build();
 }
 
-// Four elements a thread: every operand contiguous and its address aligned to a whole vector.
-bool vectorisable(const at::TensorIteratorBase& iter, const std::vector<bool>& is_scalar) {
-  if (iter.numel() % kVector != 0) {
-    return false;
+// Whether and how operands are moved in vectors along the innermost dimension.
+struct Vectors {
+  int64_t width = 1;
+  bool twice = false;     // two vectors a thread, a workgroup's vectors apart
+  uint64_t repeated = 0;  // a bit for each operand that has one element for all of a vector
+};
+
+// Contiguous operands, or ones of rows that are: each an element, or memory at multiples of
+// vectors.
+Vectors vectors_of(const at::TensorIteratorBase& iter, const std::vector<bool>& is_scalar,
+                   bool contiguous, bool unroll) {
+  Vectors found;
+  int64_t width = kVector, read = 0, written = 0;
+  for (int i = 0; i < iter.ntensors(); ++i) {
+    if (at::isComplexType(iter.dtype(i))) {
+      return found;  // a pair of floats is no element of a vector
+    }
+    if (!is_scalar[i]) {
+      const auto item = static_cast<int64_t>(iter.element_size(i));
+      width = item == 8 ? kVectorOfWide : width;
+      (i < iter.noutputs() ? written : read) += item;
+    }
+  }
+  const bool many = iter.numel() >= kMany;
+  if (contiguous ? iter.numel() % width != 0 && !many : !many || iter.shape()[0] % width != 0) {
+    return found;
   }
   for (int i = 0; i < iter.ntensors(); ++i) {
-    const auto item = static_cast<uint64_t>(iter.element_size(i));
-    if (at::isComplexType(iter.dtype(i))) {
-      return false;  // a pair of floats is no element of a vector
+    if (is_scalar[i]) {
+      continue;
     }
-    if (!is_scalar[i] && reinterpret_cast<uint64_t>(iter.data_ptr(i)) % (item * kVector) != 0) {
-      return false;
+    const auto item = static_cast<int64_t>(iter.element_size(i));
+    auto places = reinterpret_cast<uint64_t>(iter.data_ptr(i));
+    if (!contiguous) {
+      const auto strides = iter.strides(i);
+      if (strides[0] == 0 && i >= iter.noutputs()) {
+        found.repeated |= uint64_t{1} << i;
+        continue;
+      }
+      if (strides[0] != item) {
+        return found;
+      }
+      for (size_t d = 1; d < strides.size(); ++d) {
+        places |= static_cast<uint64_t>(strides[d]);
+      }
+    }
+    if (places % (item * width) != 0) {
+      return found;
     }
   }
-  return true;
+  found.width = width;
+  found.twice = contiguous && unroll && iter.numel() >= kLarge &&
+                (read != 0 ? read : written) * width <= kEnough;
+  return found;
 }
 
 }  // namespace
@@ -217,7 +261,7 @@ Range byte_range(const at::TensorBase& tensor) {
 
 Plan plan_pointwise(const std::vector<at::Tensor>& outputs, const std::vector<at::Tensor>& inputs,
                     const std::vector<at::Scalar>& scalars, const std::string& formats,
-                    Promotion promotion) {
+                    Promotion promotion, bool unroll) {
   at::TensorIterator iter = build(outputs, inputs, promotion);
   Plan plan;
   plan.outputs.reserve(outputs.size());
@@ -262,7 +306,8 @@ Plan plan_pointwise(const std::vector<at::Tensor>& outputs, const std::vector<at
     }
     return true;
   }();
-  const bool vector = contiguous && vectorisable(iter, is_scalar);
+  const Vectors vectors = vectors_of(iter, is_scalar, contiguous, unroll);
+  const bool vector = vectors.width > 1;
 
   Packer packer;
   for (int i = 0; i < count; ++i) {
@@ -273,18 +318,23 @@ Plan plan_pointwise(const std::vector<at::Tensor>& outputs, const std::vector<at
       plan.addresses.push_back(packer.put_address(iter.data_ptr(i)));
     }
   }
-  const int64_t threads = vector ? iter.numel() / kVector : iter.numel();
-  packer.put_index(threads, wide);
+  // The variant of contiguous vectors counts elements, of which the last vector may lack some.
+  const int64_t each = vectors.width * (vectors.twice ? 2 : 1);
+  const int64_t threads = (iter.numel() + each - 1) / each;
+  packer.put_index(contiguous ? iter.numel() : threads, wide);
   int rank = 0;
   if (!contiguous) {
     rank = rank_class(iter.ndim());
+    // Of vectors along the innermost dimension.
+    const auto along = [&](int d) { return d == 0 ? vectors.width : 1; };
     for (int d = 0; d < rank; ++d) {
-      packer.put_index(d < iter.ndim() ? iter.shape()[d] : 1, wide);
+      packer.put_index(d < iter.ndim() ? iter.shape()[d] / along(d) : 1, wide);
     }
     for (int i = 0; i < count; ++i) {
       const int64_t item = iter.element_size(i);
       for (int d = 0; d < rank; ++d) {
-        packer.put_index(d < iter.ndim() && !is_scalar[i] ? iter.strides(i)[d] / item : 0, wide);
+        const bool moves = d < iter.ndim() && !is_scalar[i];
+        packer.put_index(moves ? iter.strides(i)[d] / item * along(d) : 0, wide);
       }
     }
   }
@@ -294,7 +344,8 @@ Plan plan_pointwise(const std::vector<at::Tensor>& outputs, const std::vector<at
 
   plan.parameters = packer.finish();
   plan.signature = {dtypes, static_cast<uint64_t>(common),
-                    scalar_mask << 9 | static_cast<uint64_t>(rank) << 2 |
+                    vectors.repeated << 20 | scalar_mask << 10 | static_cast<uint64_t>(rank) << 3 |
+                        static_cast<uint64_t>(vectors.twice) << 2 |
                         static_cast<uint64_t>(vector) << 1 | static_cast<uint64_t>(wide)};
   plan.groups = grid_of((threads + kThreads - 1) / kThreads);
   return plan;

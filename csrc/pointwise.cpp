@@ -175,7 +175,7 @@ std::vector<at::Tensor> PointwiseKernels::run(const std::vector<at::Tensor>& out
   if (check_ == Check::kAlpha || check_ == Check::kSubtraction) {
     check(inputs, scalars);
   }
-  Plan plan = plan_pointwise(outputs, inputs, scalars, formats_, promotion_);
+  Plan plan = plan_pointwise(outputs, inputs, scalars, formats_, promotion_, unroll_);
   if (plan.groups[0] != 0) {
     const Kernel& kernel = kernel_for(plan);
     check_numbers(inputs, scalars, static_cast<at::ScalarType>(plan.signature[1]));
@@ -195,7 +195,7 @@ std::vector<at::Tensor> PointwiseKernels::run(const std::vector<at::Tensor>& out
 
 void bind_pointwise(py::module_& module) {
   py::class_<PointwiseKernels, std::shared_ptr<PointwiseKernels>>(module, "PointwiseKernels")
-      .def(py::init<std::string, int, int, py::object, py::object>())
+      .def(py::init<std::string, int, int, bool, py::object, py::object>())
       .def("run",
            torch::wrap_pybind_function([](PointwiseKernels& self, const py::tuple& outputs,
                                           const py::tuple& inputs, const py::tuple& scalars) {

@@ -24,11 +24,13 @@ class PointwiseKernels {
  public:
   // compile: from the signature's three words and the parameters' size to a _C.Kernel. check_empty:
   // called with the signature's first two words where there are no elements, and so no kernel.
-  PointwiseKernels(std::string formats, int promotion, int check, py::object compile,
+  // unroll: whether the kernel is short enough to be written out for many elements.
+  PointwiseKernels(std::string formats, int promotion, int check, bool unroll, py::object compile,
                    py::object check_empty)
       : formats_(std::move(formats)),
         promotion_(static_cast<Promotion>(promotion)),
         check_(static_cast<Check>(check)),
+        unroll_(unroll),
         compile_(std::move(compile)),
         check_empty_(std::move(check_empty)) {}
 
@@ -54,6 +56,7 @@ class PointwiseKernels {
   std::string formats_;
   Promotion promotion_;
   Check check_;
+  bool unroll_;
   py::object compile_;
   py::object check_empty_;
   std::mutex mutex_;  // guards kernels_; never held while Python is called

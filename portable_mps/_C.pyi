@@ -179,6 +179,7 @@ class PointwiseKernels:
         formats: str,
         promotion: int,
         check: int,
+        unroll: bool,
         compile: Callable[[int, int, int, int], Kernel],
         check_empty: Callable[[int, int], None],
     ) -> None: ...

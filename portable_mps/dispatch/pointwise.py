@@ -31,7 +31,8 @@ class Check(enum.IntEnum):
     EXPONENT = 5
 
 
-_VECTOR = 4  # elements a thread in the vectorised variant, as in csrc/iterator.cpp
+_VECTOR, _VECTOR_OF_WIDE = 4, 2  # elements of a vector, and of one where an operand's take 8 bytes: csrc/iterator.cpp
+_THREADS = 256
 _LETTERS = "abcdefgh"
 _OF_DTYPE = "cos"  # formats of scalars in the compute type
 _HALF = (torch.float16, torch.bfloat16)
@@ -70,7 +71,12 @@ class Pointwise:
 
     def __post_init__(self) -> None:
         self.kernels = _C.PointwiseKernels(
-            self.scalars, self.promotion, self.check, self._compile, functools.partial(self._refuse, empty=True)
+            self.scalars,
+            self.promotion,
+            self.check,
+            self.unroll,
+            self._compile,
+            functools.partial(self._refuse, empty=True),
         )
 
     def __call__(
@@ -102,8 +108,8 @@ class Pointwise:
 
     def source(self, dtypes: int, common: int, shape: int) -> str:
         """The Slang source of one variant, from the three words of the planner's signature."""
-        wide, vector, rank = shape & 1, shape >> 1 & 1, shape >> 2 & 127
-        scalar_mask = shape >> 9
+        wide, vector, twice, rank = shape & 1, shape >> 1 & 1, shape >> 2 & 1, shape >> 3 & 127
+        scalar_mask, repeated = shape >> 10 & 1023, shape >> 20
         count = len(self.expressions) + self.inputs
         operands = [storage_of_code(dtypes >> 6 * i & 63) for i in range(count)]
         compute = storage_of_code(common).compute
@@ -133,17 +139,24 @@ class Pointwise:
         lines += [f"import {m};" for m in dict.fromkeys((*modules, *(o.module for o in operands))) if m]
         lines += ["struct Params {", *(f"    {f}" for f in fields), "};", f"typealias C = {arithmetic};"]
         lines.append(f"#define K(x) x##{'lf' if arithmetic in ('double', 'ComplexDouble') else 'f'}")
-        lines += ['[shader("compute")] [numthreads(256, 1, 1)]']
+        lines += [f'[shader("compute")] [numthreads({_THREADS}, 1, 1)]']
         lines += ["void run(uint3 group : SV_GroupID, uint lane : SV_GroupIndex, PARAMS p)", "{"]
-        lines += [f"    {index} i = ({index}(group.y) * 32768 + group.x) * 256 + lane;", "    if (i >= p.n) return;"]
+        is_wide = any(o.dtype.itemsize == 8 for i, o in enumerate(operands) if not scalar_mask >> i & 1)
+        width = (_VECTOR_OF_WIDE if is_wide else _VECTOR) if vector else 1
+        step = 1 if rank else width  # what p.n counts is vectors where they are rows' parts
+        each = f"{_THREADS * step * (1 + twice)} + lane * {step}"
+        lines += [f"    {index} i = ({index}(group.y) * 32768 + group.x) * {each};", "    if (i >= p.n) return;"]
         pair = f"{compute}(p.s{{0}}, p.s{{0}}i)" if compute in COMPLEX_TYPES else "p.s{0}"
         for i, character in enumerate(self.scalars):
             lines.append(f"    let s{i} = {(pair if character in _OF_DTYPE else 'p.s{0}').format(i)};")
-        if vector:
-            lines += _vector_body(body, index)
-        else:
+        if rank or not vector:
             lines += _offsets(rank, count, scalar_mask, index, offset)
+        if not vector:
             lines += body.element([f"o{i}" for i in range(count)])
+        elif rank:
+            lines += _rows(body, width, repeated)
+        else:
+            lines += _contiguous(body, width, 1 + twice)
         lines.append("}")
         return "\n".join(lines) + "\n"
 
@@ -243,24 +256,67 @@ def _offsets(rank: int, count: int, scalar_mask: int, index: str, offset: str) -
     return lines
 
 
-def _vector_body(body: _Body, index: str) -> list[str]:
-    """Four contiguous elements: one wide load an input, one wide store an output."""
+def _vector(operand: Storage, width: int) -> str:
+    return f"vector<{operand.type}, {width}>"
+
+
+def _each(body: _Body, width: int, loaded: list[str], stored: list[str]) -> list[str]:
+    """An element's statements for each of a vector: `loaded` has the inputs' element k, `stored` takes the outputs'."""
+    values = [body.loaded(i, value, "k") for i, value in enumerate(loaded)]
+    results = [f"let r{i} = {expression};" for i, expression in enumerate(body.expressions)]
+    stores = [f"{vector}[k] = {body.stored(i)};" for i, vector in enumerate(stored)]
+    return [f"[{body.loop}] for (int k = 0; k < {width}; ++k) {{", *values, *results, *stores, "}"]
+
+
+def _contiguous(body: _Body, width: int, turns: int) -> list[str]:
+    """A vector for each turn, which are a workgroup's apart: all loads, then all stores.
+
+    At the end of the tensor it goes element by element, where what lies behind is loaded as the last one is.
+    """
     count = len(body.outputs)
-    lines = []
-    for i, operand in enumerate(body.inputs):
-        if not body.scalar_mask >> i & 1:
-            vector = f"vector<{operand.type}, {_VECTOR}>"
-            lines.append(f"    {vector} v{i + count} = load_vector(({vector}*)p.p{i + count} + i);")
-    lines += [f"    vector<{o.type}, {_VECTOR}> v{i};" for i, o in enumerate(body.outputs)]
-    lines.append(f"    [{body.loop}] for (int k = 0; k < {_VECTOR}; ++k) {{")
-    for i in range(len(body.inputs)):
-        is_scalar = body.scalar_mask >> i & 1
-        lines.append("    " + body.loaded(i, f"p.p{i + count}" if is_scalar else f"v{i + count}", "k"))
-    lines += [f"    let r{i} = {expression};" for i, expression in enumerate(body.expressions)]
-    lines += [f"    v{i}[k] = {body.stored(i)};" for i in range(count)]
-    lines.append("    }")
-    lines += [f"    store_vector((vector<{o.type}, {_VECTOR}>*)p.p{i} + i, v{i});" for i, o in enumerate(body.outputs)]
-    return lines
+    inputs = [(i + count, operand) for i, operand in enumerate(body.inputs) if not body.scalar_mask >> i & 1]
+    starts = ["i", *(f"i + {_THREADS * width * turn}" for turn in range(1, turns))]
+    some = f"[ForceUnroll] for (int k = 0; k < {width}; ++k)"
+    lines = [f"const bool is_whole = {starts[-1]} + {width} <= p.n;"]
+    declared = [*enumerate(body.outputs), *inputs]
+    lines += [f"{_vector(o, width)} v{i}_{turn};" for turn in range(turns) for i, o in declared]
+    whole, part = [], []
+    for turn, start in enumerate(starts):
+        for i, operand in inputs:
+            whole.append(f"v{i}_{turn} = load_vector(({_vector(operand, width)}*)(p.p{i} + {start}));")
+            part.append(f"v{i}_{turn}[k] = p.p{i}[min({start} + k, p.n - 1)];")
+    if inputs:
+        lines += ["if (is_whole) {", *whole, "}", f"else {some} {{", *part, "}"]
+    for turn in range(turns):
+        slots = [f"p.p{i + count}" if body.scalar_mask >> i & 1 else "" for i in range(len(body.inputs))]
+        loaded = [slot or f"v{i + count}_{turn}" for i, slot in enumerate(slots)]
+        lines += _each(body, width, loaded, [f"v{i}_{turn}" for i in range(count)])
+    whole, part = [], []
+    for turn, start in enumerate(starts):
+        for i, operand in enumerate(body.outputs):
+            whole.append(f"store_vector(({_vector(operand, width)}*)(p.p{i} + {start}), v{i}_{turn});")
+            part.append(f"if ({start} + k < p.n) p.p{i}[{start} + k] = v{i}_{turn}[k];")
+    lines += ["if (is_whole) {", *whole, "}", f"else {some} {{", *part, "}"]
+    return [f"    {line}" for line in lines]
+
+
+def _rows(body: _Body, width: int, repeated: int) -> list[str]:
+    """A vector of a row at each operand's offset, or one element where the operand has no more for the row."""
+    count = len(body.outputs)
+    loads, loaded = [], []
+    for i, operand in enumerate(body.inputs, count):
+        if body.scalar_mask >> i - count & 1:
+            loaded.append(f"p.p{i}")
+            continue
+        vector = _vector(operand, width)
+        value = f"{vector}(p.p{i}[o{i}])" if repeated >> i & 1 else f"load_vector(({vector}*)(p.p{i} + o{i}))"
+        loads.append(f"const {vector} v{i} = {value};")
+        loaded.append(f"v{i}")
+    outputs = [(i, _vector(operand, width)) for i, operand in enumerate(body.outputs)]
+    lines = [*loads, *(f"{vector} v{i};" for i, vector in outputs)]
+    lines += _each(body, width, loaded, [f"v{i}" for i, _ in outputs])
+    lines += [f"store_vector(({vector}*)(p.p{i} + o{i}), v{i});" for i, vector in outputs]
+    return [f"    {line}" for line in lines]
 
 
 def register(row: Pointwise, *names: str) -> Pointwise:
