@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 
+from portable_mps.dispatch import moves
 from portable_mps.dispatch.checks import number_of
 from portable_mps.dispatch.pointwise import Pointwise
 from portable_mps.dispatch.promotion import Promotion
@@ -11,6 +12,8 @@ from portable_mps.dispatch.registry import implements, register
 from portable_mps.dispatch.strided import once_each
 
 _fill = Pointwise("fill", ("a",), 1, promotion=Promotion.NONE)
+_WORDS = {4: torch.int32, 8: torch.int64}  # by size
+_LEAST = 1 << 20  # bytes from which it pays to fill words wider than an element
 
 
 @implements("fill_.Scalar")
@@ -32,10 +35,24 @@ def fill_tensor_(self: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
         raise RuntimeError(
             f"fill_ only supports 0-dimension value tensor but got tensor with {value.dim()} dimensions."
         )
-    if self.is_complex() or value.is_complex():
+    target = self
+    if value.is_cpu and value.dtype == self.dtype:
+        target, value = _in_words(self, value)
+    if target.is_complex() or value.is_complex():
         return self.copy_(value)
-    _fill((self,), (value,))
+    _fill((target,), (value,))
     return self
+
+
+def _in_words(self: torch.Tensor, value: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Both as integers of a complex number's width, or, where `self` is large, of as many elements as lie in a word."""
+    if self.itemsize in _WORDS and self.is_complex() and not (self.is_conj() or self.is_neg()):
+        words = self.view(_WORDS[self.itemsize])
+    elif self.itemsize < 4 and self.nbytes >= _LEAST:
+        words, _ = moves.in_words(self, self)
+    else:
+        return self, value
+    return words, value.expand(words.itemsize // self.itemsize).contiguous().view(words.dtype)[0]
 
 
 def _kaiser_window(

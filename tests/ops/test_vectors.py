@@ -5,6 +5,7 @@ import torch
 from support import assert_same, to_mps
 
 from portable_mps.dispatch.pointwise import Pointwise
+from portable_mps.ops import creation
 
 DTYPES = [torch.float32, torch.float16, torch.bfloat16, torch.int8, torch.int64, torch.bool, torch.complex64]
 MANY, LARGE = 1 << 14, 1 << 22  # elements, as in csrc/iterator.cpp
@@ -14,6 +15,10 @@ def numbers(count, dtype):
     if dtype.is_complex:
         return torch.complex(numbers(count, torch.float32), numbers(count, torch.float32).flip(0))
     return (torch.arange(count).remainder(251) - 100).to(dtype)
+
+
+def parts(tensor):
+    return torch.view_as_real(tensor) if tensor.is_complex() else tensor
 
 
 def assert_like_cpu(function, *tensors):
@@ -47,6 +52,27 @@ def check_ends(count, dtype):
         for target in (ours, theirs):
             target[start : count - 9].fill_(1)
         assert_same(ours, theirs)
+
+
+@pytest.mark.parametrize("dtype", [*DTYPES, torch.complex32, torch.complex128], ids=str)
+def test_fills_in_words(dtype):
+    value = 2 - 3j if dtype.is_complex else -3
+    for count in (0, 3, creation._LEAST, creation._LEAST + 1, creation._LEAST + 6):
+        for start in (0, 1, 2):
+            ours, theirs = (torch.zeros(count, dtype=dtype, device=device) for device in ("mps", "cpu"))
+            for t in (ours, theirs):
+                t[start:].fill_(value)
+                t[start + 100 : start + 200].fill_(1)
+            assert_same(parts(ours), parts(theirs))
+    ours, theirs = (torch.zeros(512, 4096, dtype=dtype, device=device) for device in ("mps", "cpu"))
+    for t in (ours, theirs):
+        t[1:, 4:-4].fill_(value)
+        t[:, 0].fill_(value)
+        t.t()[9] = value
+        if dtype.is_complex:
+            t[3].conj().fill_(value)
+            t[4].imag.fill_(5)
+    assert_same(parts(ours), parts(theirs))
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
