@@ -12,8 +12,9 @@ constexpr int64_t kThreads = 256;  // a workgroup, as in dispatch/pointwise.py
 // and of one where an operand has elements of 8 bytes, so that none is wider than a load.
 constexpr int64_t kVector = 4, kVectorOfWide = 2;
 constexpr int64_t kMany = 1 << 14;   // elements that are worth a variant of their own
-constexpr int64_t kLarge = 1 << 22;  // elements from which a thread takes two vectors
-constexpr int64_t kEnough = 16;      // bytes that a thread reads at once, if it takes one only
+constexpr int64_t kLarge = 1 << 22;  // elements from which a thread reads several before it stores
+constexpr int64_t kSeveral = 4;      // or two vectors
+constexpr int64_t kEnough = 16;      // bytes of a vector's operands from which it takes only one
 constexpr std::array<int, 10> kRankClasses = {1, 2, 3, 4, 5, 6, 8, 12, 16, 64};
 
 int rank_class(int rank) {
@@ -308,6 +309,7 @@ Plan plan_pointwise(const std::vector<at::Tensor>& outputs, const std::vector<at
   }();
   const Vectors vectors = vectors_of(iter, is_scalar, contiguous, unroll);
   const bool vector = vectors.width > 1;
+  const bool ahead = vector ? vectors.twice : unroll && iter.numel() >= kLarge;
 
   Packer packer;
   for (int i = 0; i < count; ++i) {
@@ -318,10 +320,10 @@ Plan plan_pointwise(const std::vector<at::Tensor>& outputs, const std::vector<at
       plan.addresses.push_back(packer.put_address(iter.data_ptr(i)));
     }
   }
-  // The variant of contiguous vectors counts elements, of which the last vector may lack some.
-  const int64_t each = vectors.width * (vectors.twice ? 2 : 1);
+  const int64_t each = vectors.width * (!ahead ? 1 : vector ? 2 : kSeveral);
   const int64_t threads = (iter.numel() + each - 1) / each;
-  packer.put_index(contiguous ? iter.numel() : threads, wide);
+  // Contiguous elements are counted one by one, as the last vector may lack some; rows' are whole.
+  packer.put_index(contiguous ? iter.numel() : iter.numel() / vectors.width, wide);
   int rank = 0;
   if (!contiguous) {
     rank = rank_class(iter.ndim());
@@ -345,8 +347,8 @@ Plan plan_pointwise(const std::vector<at::Tensor>& outputs, const std::vector<at
   plan.parameters = packer.finish();
   plan.signature = {dtypes, static_cast<uint64_t>(common),
                     vectors.repeated << 20 | scalar_mask << 10 | static_cast<uint64_t>(rank) << 3 |
-                        static_cast<uint64_t>(vectors.twice) << 2 |
-                        static_cast<uint64_t>(vector) << 1 | static_cast<uint64_t>(wide)};
+                        static_cast<uint64_t>(ahead) << 2 | static_cast<uint64_t>(vector) << 1 |
+                        static_cast<uint64_t>(wide)};
   plan.groups = grid_of((threads + kThreads - 1) / kThreads);
   return plan;
 }

@@ -41,8 +41,8 @@ using Parameters = c10::SmallVector<uint8_t, 256>;
 struct Plan {
   std::vector<at::Tensor> outputs;  // what was passed, or allocated
   // The compile key's variable part: 6 bits of dtype an operand, outputs first; the common dtype;
-  // mask of what a vector repeats, scalar mask, rank class, bits for two vectors a thread, for
-  // vectors and for 64-bit indices (portable_mps/dispatch/pointwise.py reads it).
+  // mask of what a vector repeats, scalar mask, rank class, bits for several elements or vectors a
+  // thread, for vectors and for 64-bit indices (portable_mps/dispatch/pointwise.py reads it).
   std::array<uint64_t, 3> signature{};
   Parameters parameters;
   c10::SmallVector<uint32_t, 8> addresses;  // where they are in the parameters
@@ -55,7 +55,7 @@ struct Plan {
 // outputs: tensors, undefined ones are allocated. inputs: tensors; CPU ones with one element travel
 // as scalars. formats: one character a scalar: 'c' compute type of the common dtype (two numbers
 // for a complex one), 'o' and 's' the same (pointwise.h says what they must fit), 'f' float32,
-// 'd' float64, 'i' int32, 'l' int64. unroll: whether a thread may take two vectors.
+// 'd' float64, 'i' int32, 'l' int64. unroll: whether a thread may take several.
 Plan plan_pointwise(const std::vector<at::Tensor>& outputs, const std::vector<at::Tensor>& inputs,
                     const std::vector<at::Scalar>& scalars, const std::string& formats,
                     Promotion promotion, bool unroll);

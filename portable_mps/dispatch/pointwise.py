@@ -32,6 +32,7 @@ class Check(enum.IntEnum):
 
 
 _VECTOR, _VECTOR_OF_WIDE = 4, 2  # elements of a vector, and of one where an operand's take 8 bytes: csrc/iterator.cpp
+_SEVERAL = 4  # elements of a thread that reads ahead
 _THREADS = 256
 _LETTERS = "abcdefgh"
 _OF_DTYPE = "cos"  # formats of scalars in the compute type
@@ -108,7 +109,7 @@ class Pointwise:
 
     def source(self, dtypes: int, common: int, shape: int) -> str:
         """The Slang source of one variant, from the three words of the planner's signature."""
-        wide, vector, twice, rank = shape & 1, shape >> 1 & 1, shape >> 2 & 1, shape >> 3 & 127
+        wide, vector, ahead, rank = shape & 1, shape >> 1 & 1, shape >> 2 & 1, shape >> 3 & 127
         scalar_mask, repeated = shape >> 10 & 1023, shape >> 20
         count = len(self.expressions) + self.inputs
         operands = [storage_of_code(dtypes >> 6 * i & 63) for i in range(count)]
@@ -144,19 +145,20 @@ class Pointwise:
         is_wide = any(o.dtype.itemsize == 8 for i, o in enumerate(operands) if not scalar_mask >> i & 1)
         width = (_VECTOR_OF_WIDE if is_wide else _VECTOR) if vector else 1
         step = 1 if rank else width  # what p.n counts is vectors where they are rows' parts
-        each = f"{_THREADS * step * (1 + twice)} + lane * {step}"
+        turns = (2 if vector else _SEVERAL) if ahead else 1
+        each = f"{_THREADS * step * turns} + lane * {step}"
         lines += [f"    {index} i = ({index}(group.y) * 32768 + group.x) * {each};", "    if (i >= p.n) return;"]
         pair = f"{compute}(p.s{{0}}, p.s{{0}}i)" if compute in COMPLEX_TYPES else "p.s{0}"
         for i, character in enumerate(self.scalars):
             lines.append(f"    let s{i} = {(pair if character in _OF_DTYPE else 'p.s{0}').format(i)};")
-        if rank or not vector:
-            lines += _offsets(rank, count, scalar_mask, index, offset)
-        if not vector:
-            lines += body.element([f"o{i}" for i in range(count)])
-        elif rank:
-            lines += _rows(body, width, repeated)
+        live = [i for i in range(count) if not scalar_mask >> i & 1]
+        if vector and not rank:
+            lines += _contiguous(body, width, turns)
+        elif ahead:
+            lines += _apart(body, rank, live, index, offset)
         else:
-            lines += _contiguous(body, width, 1 + twice)
+            lines += _offsets(rank, live, index, offset)
+            lines += _rows(body, width, repeated) if vector else body.element()
         lines.append("}")
         return "\n".join(lines) + "\n"
 
@@ -205,17 +207,17 @@ class _Body:
             return value
         return self.common.load.format(self.common.store.format(value))
 
-    def loaded(self, i: int, pointer: str, where: str) -> str:
-        """Declaration of input `i`, loaded from `pointer`[`where`] or taken from its parameter slot."""
+    def loaded(self, i: int, stored: str) -> str:
+        """Declaration of input `i`, of `stored`, which is what is in memory or its parameter slot."""
         operand = self.inputs[i]
         own = operand.compute
         if self.scalar_mask >> i & 1:
             slot = {"float": "asfloat(uint({}))", "double": "asdouble(uint({0}), uint({0} >> 32))"}
             slot["Complex"] = "Complex(asfloat(uint({0})), asfloat(uint({0} >> 32)))"
             slot["ComplexDouble"] = "ComplexDouble({0}, {0}i)"
-            value = slot.get(own, f"{own}({{}})" if own != "bool" else "({} != 0)").format(pointer)
+            value = slot.get(own, f"{own}({{}})" if own != "bool" else "({} != 0)").format(stored)
         else:
-            value = operand.load.format(f"{pointer}[{where}]")
+            value = operand.load.format(stored)
         promoted = self.promotion != Promotion.NONE
         target = self.compute if promoted else own
         if target != own:
@@ -231,28 +233,48 @@ class _Body:
             value = self._as_common(value, output)
         return output.store.format(value)
 
-    def element(self, offsets: list[str]) -> list[str]:
-        """Statements for one element at these offsets, outputs' first."""
-        count = len(self.outputs)
-        lines = [self.loaded(i, f"p.p{i + count}", offsets[i + count]) for i in range(len(self.inputs))]
+    def statements(self, loaded: list[str], stored: list[str]) -> list[str]:
+        """One element's: `loaded` is what inputs are made of, or their slots, `stored` is where outputs go."""
+        lines = [self.loaded(i, value) for i, value in enumerate(loaded)]
         lines += [f"let r{i} = {expression};" for i, expression in enumerate(self.expressions)]
-        lines += [f"p.p{i}[{offsets[i]}] = {self.stored(i)};" for i in range(count)]
+        lines += [f"{place} = {self.stored(i)};" for i, place in enumerate(stored)]
         return [f"    {line}" for line in lines]
 
+    def element(self) -> list[str]:
+        """Those of the element at the offsets o0, o1, …"""
+        count = len(self.outputs)
+        slots = [f"p.p{i + count}" if self.scalar_mask >> i & 1 else "" for i in range(len(self.inputs))]
+        loaded = [slot or f"p.p{i}[o{i}]" for i, slot in enumerate(slots, count)]
+        return self.statements(loaded, [f"p.p{i}[o{i}]" for i in range(count)])
 
-def _offsets(rank: int, count: int, scalar_mask: int, index: str, offset: str) -> list[str]:
-    """Statements that turn the linear index into an offset for each operand."""
+
+def _offsets(rank: int, live: list[int], index: str, offset: str, turn: str = "") -> list[str]:
+    """Statements that turn the linear index into an offset for each operand in memory. turn: the end of their names."""
     if rank == 0:
-        return [f"    {offset} o{i} = {offset}(i);" for i in range(count)]
-    live = [i for i in range(count) if not scalar_mask >> i & 1]
-    lines = [f"    {offset} o{i} = 0;" for i in live] + [f"    {index} rest = i;"]
+        return [f"    {offset} o{i}{turn} = {offset}(i{turn});" for i in live]
+    lines = [f"    {offset} o{i}{turn} = 0;" for i in live] + [f"    {index} rest{turn} = i{turn};"]
     for d in range(rank):
         last = d == rank - 1
-        lines.append(f"    {{ {index} quotient = {'0' if last else f'rest / p.size{d}'};")
-        lines.append(f"      {offset} at = {offset}({'rest' if last else f'rest - quotient * p.size{d}'});")
-        lines += [f"      o{i} += at * p.stride{i}_{d};" for i in live]
-        lines.append("      rest = quotient; }")
-    lines += [f"    {offset} o{i} = 0;" for i in range(count) if scalar_mask >> i & 1]
+        lines.append(f"    {{ {index} quotient = {'0' if last else f'rest{turn} / p.size{d}'};")
+        at = f"rest{turn}" if last else f"rest{turn} - quotient * p.size{d}"
+        lines.append(f"      {offset} at = {offset}({at});")
+        lines += [f"      o{i}{turn} += at * p.stride{i}_{d};" for i in live]
+        lines.append(f"      rest{turn} = quotient; }}")
+    return lines
+
+
+def _apart(body: _Body, rank: int, live: list[int], index: str, offset: str) -> list[str]:
+    """Several elements, a workgroup's threads apart: all loads, then all stores. Behind the end it is the last one."""
+    count, lines = len(body.outputs), []
+    for turn in range(_SEVERAL):
+        lines.append(f"    const {index} i_{turn} = min(i + {_THREADS * turn}, p.n - 1);")
+        lines += _offsets(rank, live, index, offset, f"_{turn}")
+    for turn in range(_SEVERAL):
+        lines += [f"    let v{i}_{turn} = p.p{i}[o{i}_{turn}];" for i in live if i >= count]
+    for turn in range(_SEVERAL):
+        values = [f"v{i}_{turn}" if i in live else f"p.p{i}" for i in range(count, count + len(body.inputs))]
+        results = [f"p.p{i}[o{i}_{turn}]" for i in range(count)]
+        lines += [f"    if (i + {_THREADS * turn} < p.n) {{", *body.statements(values, results), "    }"]
     return lines
 
 
@@ -261,11 +283,9 @@ def _vector(operand: Storage, width: int) -> str:
 
 
 def _each(body: _Body, width: int, loaded: list[str], stored: list[str]) -> list[str]:
-    """An element's statements for each of a vector: `loaded` has the inputs' element k, `stored` takes the outputs'."""
-    values = [body.loaded(i, value, "k") for i, value in enumerate(loaded)]
-    results = [f"let r{i} = {expression};" for i, expression in enumerate(body.expressions)]
-    stores = [f"{vector}[k] = {body.stored(i)};" for i, vector in enumerate(stored)]
-    return [f"[{body.loop}] for (int k = 0; k < {width}; ++k) {{", *values, *results, *stores, "}"]
+    """An element's statements for each of a vector: `stored` are vectors of outputs."""
+    statements = body.statements(loaded, [f"{vector}[k]" for vector in stored])
+    return [f"[{body.loop}] for (int k = 0; k < {width}; ++k) {{", *statements, "}"]
 
 
 def _contiguous(body: _Body, width: int, turns: int) -> list[str]:
@@ -289,7 +309,7 @@ def _contiguous(body: _Body, width: int, turns: int) -> list[str]:
         lines += ["if (is_whole) {", *whole, "}", f"else {some} {{", *part, "}"]
     for turn in range(turns):
         slots = [f"p.p{i + count}" if body.scalar_mask >> i & 1 else "" for i in range(len(body.inputs))]
-        loaded = [slot or f"v{i + count}_{turn}" for i, slot in enumerate(slots)]
+        loaded = [slot or f"v{i + count}_{turn}[k]" for i, slot in enumerate(slots)]
         lines += _each(body, width, loaded, [f"v{i}_{turn}" for i in range(count)])
     whole, part = [], []
     for turn, start in enumerate(starts):
@@ -311,7 +331,7 @@ def _rows(body: _Body, width: int, repeated: int) -> list[str]:
         vector = _vector(operand, width)
         value = f"{vector}(p.p{i}[o{i}])" if repeated >> i & 1 else f"load_vector(({vector}*)(p.p{i} + o{i}))"
         loads.append(f"const {vector} v{i} = {value};")
-        loaded.append(f"v{i}")
+        loaded.append(f"v{i}[k]")
     outputs = [(i, _vector(operand, width)) for i, operand in enumerate(body.outputs)]
     lines = [*loads, *(f"{vector} v{i};" for i, vector in outputs)]
     lines += _each(body, width, loaded, [f"v{i}" for i, _ in outputs])

@@ -21,8 +21,14 @@ def parts(tensor):
     return torch.view_as_real(tensor) if tensor.is_complex() else tensor
 
 
+def there(tensor):
+    """The tensor on the device, at the same place of its memory."""
+    memory = tensor if tensor._base is None else tensor._base
+    return to_mps(memory).as_strided(tensor.shape, tensor.stride(), tensor.storage_offset())
+
+
 def assert_like_cpu(function, *tensors):
-    assert_same(function(*map(to_mps, tensors)), function(*tensors))
+    assert_same(function(*map(there, tensors)), function(*tensors))
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
@@ -90,6 +96,15 @@ def test_rows_and_columns(columns, start, dtype):
     assert_like_cpu(lambda x: torch.empty(2, 160, columns).to(x).copy_(x[:, :1]), x)
 
 
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_several_elements_a_thread(dtype):
+    x = numbers(2 * LARGE + 2, dtype)[1:].view(-1, 3)
+    for other in (x.clone(), x[7], x[:, 1:2], x.flip(0)):
+        assert_like_cpu(torch.mul, x[:, 1:], other[..., -2:] if other.shape[-1] == 3 else other)
+    assert_like_cpu(lambda x: torch.cat([x, x[:, 1:].logical_not().to(x)], 1), x)
+    assert_like_cpu(lambda x: x.view(-1)[1:] * x.view(-1)[:-1], x)
+
+
 def test_dtypes_of_different_widths():
     x = numbers(MANY, torch.float32).view(128, 128)
     for narrow in (torch.int8, torch.bool, torch.float16):
@@ -122,7 +137,7 @@ def test_variants():
 
     def variant(*tensors):
         row.variants = []
-        assert_same(row((None,), tuple(map(to_mps, tensors)))[0], torch.add(*tensors))
+        assert_same(row((None,), tuple(map(there, tensors)))[0], torch.add(*tensors))
         return row.variants
 
     small, many, large = (numbers(count, torch.float32) for count in (3, MANY + 2, LARGE + 2))
@@ -137,3 +152,5 @@ def test_variants():
     assert variant(table, table[:, :1]) == [(1, 0, 2)]
     assert variant(table, table[0, 1:2]) == [(1, 0, 1)]
     assert variant(table[:, 1:], table[:, 1:]) == [(0, 0, 2)]
+    assert variant(large[1:], large[:-1]) == [(0, 1, 0)]
+    assert variant(large[1:].view(-1, 5), large[:5]) == [(0, 1, 2)]
