@@ -115,7 +115,7 @@ def models() -> None:
     for dtype in (torch.float32, torch.bfloat16, torch.float16):
         for build, batch, length in ((bert, 32, 128), (gpt2, 8, 1024)):
             workload = build("mps", batch, length)
-            train(workload.model, workload.optimizer, lambda w=workload: w.loss(*w.data), dtype)
+            train(workload.model, workload.optimizer, lambda w=workload: w.loss(w.model, *w.data), dtype)
             if build is gpt2:
                 with torch.no_grad():
                     workload.model.to(dtype).generate(workload.data[0][:1, :8], max_new_tokens=4, pad_token_id=0)
