@@ -103,8 +103,9 @@ def _plain(adapter: Adapter, shape: Shape) -> Iterator[Tile]:
 
 _PLAIN_TILES = (
     (128, 128, 8, 8, 8, 1.0),
-    (64, 64, 8, 8, 8, 0.8),
-    (64, 64, 16, 4, 4, 0.4),
+    (128, 64, 8, 8, 8, 0.93),
+    (64, 64, 8, 8, 4, 0.84),
+    (64, 64, 16, 4, 4, 0.68),
 )
 
 
@@ -253,10 +254,10 @@ def choose(shape: Shape, engine: str, splits_k: bool = True) -> Choice | None:
 def unrolled(tile: Tile, part: int, depth: int, taps: int = 1) -> tuple[int, bool]:
     """How many steps of K the workgroup engine writes out for parts of a depth, and whether some are left over.
 
-    taps: how many products are summed up; steps of several are written out where none has a part of a step.
+    taps: how many products are summed up; steps of several are written out where each has few.
     """
     steps = part // tile.k
-    if taps > 1 and part == depth and depth % tile.k == 0:
+    if taps > 1 and steps < 8 and part == depth and depth % tile.k == 0:
         return next(count for count in _UNROLLED if steps * taps % count == 0), False
     whole = next(count for count in _UNROLLED if steps % count == 0)
     unroll = whole if whole >= 4 or steps < 8 else 8
