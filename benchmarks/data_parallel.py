@@ -12,9 +12,9 @@ The speedup is the throughput of all processes over that of one: processes times
 """
 
 import argparse
+import dataclasses
 import os
-import time
-from collections.abc import Callable
+import statistics
 from datetime import timedelta
 from pathlib import Path
 
@@ -27,37 +27,16 @@ from torch import nn
 PATIENCE = timedelta(minutes=30)  # for process 0, whose first step compiles
 
 
-def median(step: Callable[[], object], steps: int, device: str) -> float:
-    """Seconds of a step in this process alone."""
-    seconds = []
-    for _ in range(training.WARMUP + steps):
-        training.synchronize(device)
-        start = time.perf_counter()
-        step()
-        training.synchronize(device)
-        seconds.append(time.perf_counter() - start)
-    return sorted(seconds[training.WARMUP :])[steps // 2]
+def median(workload: training.Workload, device: str, dtype: torch.dtype, steps: int) -> float:
+    """Seconds of a step in this process."""
+    _, seconds = training.train(workload, device, dtype, training.WARMUP + steps)
+    return statistics.median(seconds[training.WARMUP :])
 
 
-def step_of(workload: training.Workload, model: nn.Module, device: str, dtype: torch.dtype) -> Callable[[], float]:
-    """A training step of the workload by `model`, which is its own model or wraps it; gives the loss."""
-
-    def step() -> float:
-        with torch.autocast(device, dtype=torch.bfloat16, enabled=dtype == torch.bfloat16):
-            loss = workload.loss(model, *workload.data)
-        workload.optimizer.zero_grad()
-        loss.backward()
-        workload.optimizer.step()
-        return loss.item()
-
-    return step
-
-
-def trace(step: Callable[[], object], path: Path, device: str) -> None:
+def trace(workload: training.Workload, device: str, dtype: torch.dtype, path: Path) -> None:
     """Operators, autograd and collectives of one step on the host, as a file that opens in Perfetto."""
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
-        step()
-        training.synchronize(device)
+        training.train(workload, device, dtype, 1)
     profile.export_chrome_trace(str(path))
 
 
@@ -66,22 +45,21 @@ def measure(name: str, dtype: str, options: argparse.Namespace) -> None:
     torch.manual_seed(training.SEED)
     build, batch, length = training.WORKLOADS[name]
     workload = build(device, options.batch or batch, options.length or length)
-    workload.model.train()
     kind = getattr(torch, dtype)
-    alone = median(step_of(workload, workload.model, device, kind), options.steps, device) if rank == 0 else 0.0
+    alone = median(workload, device, kind, options.steps) if rank == 0 else 0.0
     dist.barrier()
     parallel = nn.parallel.DistributedDataParallel(workload.model)
-    step = step_of(workload, parallel, device, kind)
+    wrapped = dataclasses.replace(workload, model=parallel)
     with parallel.no_sync():
-        apart = collectives.slowest(median(step, options.steps, device))
-    together = collectives.slowest(median(step, options.steps, device))
+        apart = collectives.slowest(median(wrapped, device, kind, options.steps))
+    together = collectives.slowest(median(wrapped, device, kind, options.steps))
     gradients = torch.zeros(sum(p.numel() for p in workload.model.parameters()), device=device)
     synchronize = getattr(torch, device).synchronize
     reduced = collectives.median(lambda: dist.all_reduce(gradients), synchronize)
     if options.trace and rank == 0:
-        trace(step, options.trace, device)
+        trace(wrapped, device, kind, options.trace)
     elif options.trace:
-        step()
+        training.train(wrapped, device, kind, 1)
     if rank == 0:
         times = {"alone": alone, "apart": apart, "together": together, "reduced": reduced}
         print(
