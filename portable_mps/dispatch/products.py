@@ -486,10 +486,14 @@ def _layout(
     }
 
 
-def _run(out: torch.Tensor, count: int) -> int:
-    """`count`, if as many neighbours of a row can be stored as one vector everywhere; else 1."""
-    fits = out.stride(2) == 1 and out.shape[2] % count == 0 and _is_aligned(out, count * out.element_size())
-    return count if fits and _contiguous(out) == 2 else 1
+def _run(out: torch.Tensor, most: int) -> int:
+    """How many neighbours of a row can be stored as one vector everywhere: `most`, or what halving it leads to."""
+    if _contiguous(out) != 2 or out.stride(2) != 1:
+        return 1
+    run = most
+    while run > 1 and (out.shape[2] % run or not _is_aligned(out, run * out.element_size())):
+        run //= 2
+    return run
 
 
 def _is_vector(tensor: torch.Tensor, size: int) -> bool:
